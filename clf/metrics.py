@@ -1,0 +1,126 @@
+"""Accuracy and loss as sums: exact on any number of ranks, O(B + C) an update, one sync an epoch.
+
+`ClassificationMetrics` only adds up integers by class (and the loss's two sums) on the device;
+nothing is divided, and no rank talks to another, before the epoch's end. So a result depends
+neither on how the images were spread over ranks nor on the padding that made the ranks equal.
+
+B rows of a batch, C classes, N nodes.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torchmetrics import Metric
+
+from clf.batch import PADDING
+
+TOP_K_HITS, NAN_ROWS, BAD_LABELS = (
+    0,
+    1,
+    2,
+)  # the last columns of the counts, after three blocks of C
+
+
+def sum_over_ranks(state: Tensor, group: Any = None) -> list[Tensor]:
+    """One all-reduce in place of torchmetrics' barrier and two all-gathers; [sum], as its
+    `dist_sync_fn` returns."""
+    total = state.clone()
+    torch.distributed.all_reduce(total, group=group)
+    return [total]
+
+
+class ClassificationMetrics(Metric):
+    """Top-1, top-k, macro and per-class accuracy and the mean loss of an epoch, exact over ranks.
+
+    A row whose label is `PADDING` counts for nothing. Top-1 and top-k agree with
+    `torchmetrics.MulticlassAccuracy` (micro); per-class is its `average=None`; macro is the mean
+    over the classes that have samples.
+
+    Args:
+        num_classes: C
+        top_k: the second accuracy counts a row as right if its label is among the k largest logits
+        num_nodes, node_rank: where this rank sits, so that counts can also be told apart by node
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    counts_NK: Tensor
+    loss_sums: Tensor
+
+    def __init__(
+        self, num_classes: int, top_k: int, num_nodes: int = 1, node_rank: int = 0
+    ) -> None:
+        super().__init__(dist_sync_fn=sum_over_ranks)
+        if not 1 <= top_k <= num_classes:
+            raise ValueError(f"top_k must be from 1 to num_classes={num_classes}, got {top_k}")
+        self.num_classes, self.top_k, self.node_rank = num_classes, top_k, node_rank
+        # A rank fills its node's row, so the sum over ranks is the table by node, and its column
+        # sums the totals. K = support of each class, correct of each, predicted of each, then the
+        # three single counts.
+        counts_NK = torch.zeros(num_nodes, 3 * num_classes + 3, dtype=torch.int64)
+        self.add_state("counts_NK", counts_NK, dist_reduce_fx="sum")
+        self.add_state("loss_sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self, logits_BC: Tensor, labels_B: Tensor, loss_sum: Tensor, weight_sum: Tensor
+    ) -> None:
+        """Add a batch. Needs no host sync.
+
+        Args:
+            logits_BC: float [B, C]
+            labels_B: int64 [B], a class or `PADDING`
+            loss_sum: sum of the rows' weighted losses; weight_sum: sum of their weights
+        """
+        C, counts_K = self.num_classes, self.counts_NK[self.node_rank]
+        is_nan_B = ~torch.isfinite(logits_BC).all(dim=1) & (labels_B != PADDING)
+        is_bad_B = (labels_B >= C) | (labels_B < PADDING)
+        valid_B = (labels_B != PADDING) & ~is_bad_B
+        label_B = torch.where(valid_B, labels_B, 0)
+        predicted_B = logits_BC.argmax(dim=1)
+        in_top_k_B = (logits_BC.topk(self.top_k, dim=1).indices == label_B[:, None]).any(dim=1)
+        # Each row adds 1 or 0 at three places; an index that is not valid adds 0 at class 0.
+        places_3B = torch.cat([label_B, C + label_B, 2 * C + predicted_B])
+        ones_3B = torch.cat([valid_B, valid_B & (predicted_B == label_B), valid_B])
+        counts_K.index_add_(0, places_3B, ones_3B.to(torch.int64))
+        counts_K[3 * C :] += torch.stack(
+            [(valid_B & in_top_k_B).sum(), is_nan_B.sum(), is_bad_B.sum()]
+        )
+        self.loss_sums += torch.stack([loss_sum, weight_sum]).to(torch.float64)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The epoch's numbers; call it on all ranks together.
+
+        Returns:
+            loss, acc_top1, acc_top_k, acc_macro: float64 scalars, NaN where there is no sample;
+            support_NC, correct_NC: int64 by node, predicted_C: int64
+
+        Raises:
+            ValueError: a row had logits that are not finite, or a label that is no class
+        """
+        C = self.num_classes
+        support_NC, correct_NC, predicted_NC, single_N3 = self.counts_NK.split([C, C, C, 3], dim=1)
+        top_k_hits, nan_rows, bad_labels = single_N3.sum(dim=0)
+        if bad_labels:
+            raise ValueError(
+                f"{int(bad_labels)} labels are outside 0..{C - 1} (or {PADDING}, padding)"
+            )
+        if nan_rows:
+            raise ValueError(
+                f"the model gave logits that are not finite for {int(nan_rows)} images: training "
+                "has diverged. Lower model.learning_rate, or set strategy.gradient_clip=1.0"
+            )
+        support_C, correct_C = support_NC.sum(dim=0), correct_NC.sum(dim=0)
+        seen_C = support_C > 0
+        accuracy_C = correct_C[seen_C].double() / support_C[seen_C]
+        total = support_C.sum()
+        return {
+            "loss": self.loss_sums[0] / self.loss_sums[1],
+            "acc_top1": correct_C.sum().double() / total,
+            "acc_top_k": top_k_hits.double() / total,
+            "acc_macro": accuracy_C.mean(),
+            "support_NC": support_NC,
+            "correct_NC": correct_NC,
+            "predicted_C": predicted_NC.sum(dim=0),
+        }

@@ -1,0 +1,117 @@
+"""Counts and losses of an epoch against NumPy and torchmetrics' own accuracy."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from clf.batch import PADDING
+from clf.metrics import ClassificationMetrics
+
+
+def batches(total: int, classes: int, seed: int, size: int = 7) -> list[tuple]:
+    """Random logits and labels in batches, the last one filled up with padding rows."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(total, classes, generator=generator)
+    labels = torch.randint(classes, (total,), generator=generator)
+    padded = -total % size
+    logits = torch.cat([logits, torch.full((padded, classes), 1e9)])
+    labels = torch.cat([labels, torch.full((padded,), PADDING)])
+    return list(zip(logits.split(size), labels.split(size), strict=True))
+
+
+def run(metrics: ClassificationMetrics, data: list[tuple]) -> dict:
+    for logits, labels in data:
+        loss_sum = F.cross_entropy(logits, labels, ignore_index=PADDING, reduction="sum")
+        metrics.update(logits, labels, loss_sum, (labels != PADDING).sum())
+    return metrics.compute()
+
+
+@pytest.mark.parametrize(("total", "classes", "top_k"), [(1, 2, 2), (50, 10, 5), (333, 43, 3)])
+def test_numbers_equal_numpy_and_padding_counts_for_nothing(total, classes, top_k):
+    data = batches(total, classes, seed=total)
+    result = run(ClassificationMetrics(classes, top_k), data)
+
+    logits = np.concatenate([x.numpy() for x, _ in data])[:total].astype(np.float64)
+    labels = np.concatenate([y.numpy() for _, y in data])[:total]
+    right = logits.argmax(1) == labels
+    support = np.bincount(labels, minlength=classes)
+    correct = np.bincount(labels[right], minlength=classes)
+    in_top_k = (np.argsort(-logits, 1)[:, :top_k] == labels[:, None]).any(1)
+    log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    loss = (log_sum - logits[np.arange(total), labels]).mean()
+
+    np.testing.assert_array_equal(result["support_NC"][0], support)
+    np.testing.assert_array_equal(result["correct_NC"][0], correct)
+    predicted = np.bincount(logits.argmax(1), minlength=classes)
+    np.testing.assert_array_equal(result["predicted_C"], predicted)
+    assert result["acc_top1"] == right.mean()
+    assert result["acc_top_k"] == in_top_k.mean()
+    present = support > 0
+    assert result["acc_macro"] == pytest.approx(
+        (correct[present] / support[present]).mean(), abs=1e-12
+    )
+    assert result["loss"] == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 5])
+def test_top_k_is_torchmetrics_multiclass_accuracy(top_k):
+    data = batches(200, 8, seed=top_k)
+    result = run(ClassificationMetrics(8, top_k), data)
+    reference = MulticlassAccuracy(8, top_k=top_k, average="micro", ignore_index=PADDING)
+    for logits, labels in data:
+        reference.update(logits, labels)
+    assert result["acc_top_k"].item() == pytest.approx(reference.compute().item(), abs=1e-7)
+
+
+def test_a_class_without_samples_does_not_pull_the_macro_accuracy_down():
+    metrics = ClassificationMetrics(3, top_k=1)
+    logits = torch.eye(3)[[0, 1]]
+    metrics.update(logits, torch.tensor([0, 1]), torch.tensor(0.0), torch.tensor(2.0))
+    assert metrics.compute()["acc_macro"] == 1.0
+
+
+def test_an_epoch_without_images_is_not_a_number_rather_than_zero():
+    assert torch.isnan(ClassificationMetrics(3, top_k=1).compute()["acc_top1"])
+
+
+def test_diverged_logits_are_an_error_and_not_class_zero():
+    metrics = ClassificationMetrics(3, top_k=1)
+    logits = torch.tensor([[float("nan")] * 3, [1.0, 0.0, 0.0]])
+    metrics.update(logits, torch.tensor([0, 0]), torch.tensor(0.0), torch.tensor(2.0))
+    with pytest.raises(ValueError, match="not finite .* for 1 images: training has diverged"):
+        metrics.compute()
+
+
+def test_padding_rows_may_hold_anything():
+    metrics = ClassificationMetrics(2, top_k=1)
+    logits = torch.tensor([[float("nan")] * 2, [1.0, 0.0]])
+    metrics.update(logits, torch.tensor([PADDING, 0]), torch.tensor(0.0), torch.tensor(1.0))
+    assert metrics.compute()["acc_top1"] == 1.0
+
+
+def test_a_label_that_is_no_class_is_an_error():
+    metrics = ClassificationMetrics(3, top_k=1)
+    metrics.update(torch.zeros(2, 3), torch.tensor([3, 0]), torch.tensor(0.0), torch.tensor(2.0))
+    with pytest.raises(ValueError, match=r"1 labels are outside 0\.\.2"):
+        metrics.compute()
+
+
+def test_top_k_over_the_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match="top_k must be from 1 to num_classes=3, got 4"):
+        ClassificationMetrics(3, top_k=4)
+
+
+def test_counts_do_not_take_part_in_half_precision():
+    metrics = ClassificationMetrics(2, top_k=1).bfloat16()
+    for _ in range(300):  # bfloat16 cannot count past 256
+        metrics.update(
+            torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16),
+            torch.tensor([0]),
+            torch.tensor(0.1),
+            torch.tensor(1.0),
+        )
+    result = metrics.compute()
+    assert result["support_NC"].tolist() == [[300, 0]]
+    assert result["loss"] == pytest.approx(0.1, abs=1e-6)
