@@ -1,0 +1,222 @@
+"""What every classifier shares: loss, metrics, optimizer, learning rate. A model of one's own
+overrides `build_network`; see `clf/models/resnet.py`.
+
+B images, C classes, H x W pixels.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from clf.batch import PADDING, ClassificationBatch
+from clf.metrics import ClassificationMetrics
+from clf.optim import parameter_groups, warmup_cosine
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
+
+
+class BaseClassificationModel(LightningModule):
+    """Cross-entropy, AdamW, warm-up and cosine, and exact metrics around any network.
+
+    Args:
+        num_classes: C
+        pretrained: start from the network's default ImageNet weights
+        weights: a weights name of torchvision's or a local file, in place of the default
+        learning_rate: peak, after the warm-up
+        weight_decay: AdamW's, on kernels and matrices only
+        label_smoothing: of the cross-entropy, 0 to 1
+        class_weights: a weight per class in the loss; None: 1 each
+        warmup_epochs: epochs of linear warm-up
+        warmup_start_factor: first learning rate / peak
+        cosine_eta_min_factor: last learning rate / peak
+        interval: "step" or "epoch", how often the learning rate moves; both agree at epoch
+        boundaries
+        top_k: of the second accuracy; None: min(5, C)
+    """
+
+    class_weights: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        pretrained: bool = False,
+        weights: str | None = None,
+        learning_rate: float = 5e-4,
+        weight_decay: float = 0.05,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+        warmup_epochs: int = 1,
+        warmup_start_factor: float = 0.1,
+        cosine_eta_min_factor: float = 0.01,
+        interval: str = "step",
+        top_k: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.num_classes = num_classes
+        self.top_k = top_k or min(5, num_classes)
+        # "acc_top5" stays "acc_top5" when there are fewer than 5 classes, so that dashboards keep
+        # their panel.
+        self.top_k_name = f"acc_top{top_k or 5}"
+        self.register_buffer("class_weights", torch.ones(num_classes))
+        if class_weights is not None:
+            self.set_class_weights(class_weights)
+        self.register_buffer(
+            "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False
+        )
+        self.stage_metrics = nn.ModuleDict()
+        self._build_metrics(num_nodes=1, node_rank=0)
+        self._counts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.network = self.build_network()
+
+    def build_network(self) -> nn.Module:
+        """The network from normalised images [B, 3, H, W] to logits [B, C]; read `self.hparams`
+        here."""
+        raise NotImplementedError(f"{type(self).__name__} must define build_network()")
+
+    def set_class_weights(self, class_weights: list[float] | Tensor) -> None:
+        """Weigh the classes in the loss; also called with the data's inverse frequencies.
+
+        Raises:
+            ValueError: not C finite numbers of at least 0
+        """
+        weights_C = torch.as_tensor(class_weights, dtype=torch.float32)
+        if weights_C.shape != (self.num_classes,):
+            raise ValueError(
+                f"class_weights needs {self.num_classes} numbers, one per class; "
+                f"got {weights_C.numel()}"
+            )
+        if not (torch.isfinite(weights_C).all() and (weights_C >= 0).all()):
+            raise ValueError(
+                f"class_weights must be finite and at least 0; got {weights_C.tolist()}"
+            )
+        self.class_weights.copy_(weights_C)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
+        if images_BCHW.dtype == torch.uint8:
+            images_BCHW = (images_BCHW - self.mean) / self.std
+        return self.network(images_BCHW)
+
+    def loss_sums(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted, smoothed cross-entropy as (sum over rows, sum of the rows' weights).
+
+        Their quotient is `torch.nn.functional.cross_entropy(..., reduction="mean")`; as sums,
+        batches and ranks add up exactly. Computed in float32 whatever the logits' precision.
+        """
+        loss_sum = F.cross_entropy(
+            logits_BC.float(),
+            labels_B,
+            weight=self.class_weights,
+            ignore_index=PADDING,
+            reduction="sum",
+            label_smoothing=self.hparams["label_smoothing"],
+        )
+        weights_B = self.class_weights[labels_B.clamp(min=0)]
+        return loss_sum, torch.where(labels_B == PADDING, 0.0, weights_B).sum()
+
+    # --- the loops ---
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.num_nodes > 1:
+            self._build_metrics(self.trainer.num_nodes, self.trainer.node_rank)
+
+    def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        logits_BC, (loss_sum, weight_sum) = self._step("train", batch)
+        loss = loss_sum / weight_sum
+        self.log("train/loss_step", loss)
+        return loss
+
+    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        return self._step("val", batch)[0]
+
+    def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        return self._step("test", batch)[0]
+
+    def _step(self, stage: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        logits_BC = self(batch["images"])
+        sums = self.loss_sums(logits_BC, batch["labels"])
+        self.metrics(stage).update(
+            logits_BC.detach(), batch["labels"], *(value.detach() for value in sums)
+        )
+        return logits_BC, sums
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics("val").reset()  # whatever the sanity check left
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.metrics("test").reset()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+
+    # --- metrics ---
+
+    def metrics(self, stage: str) -> ClassificationMetrics:
+        metrics = self.stage_metrics[f"{stage}_metrics"]
+        assert isinstance(metrics, ClassificationMetrics)
+        return metrics
+
+    def per_class_counts(self, stage: str) -> tuple[Tensor, Tensor]:
+        """(support_NC, correct_NC), int64 on the CPU, of the stage's last epoch, over all ranks by
+        node."""
+        return self._counts[stage]
+
+    def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
+        for stage in ("train", "val", "test"):
+            self.stage_metrics[f"{stage}_metrics"] = ClassificationMetrics(
+                self.num_classes, self.top_k, num_nodes, node_rank
+            ).to(self.class_weights.device)
+
+    def _log_epoch(self, stage: str) -> None:
+        """Pattern A: compute (one sync), log, reset, once an epoch."""
+        result = self.metrics(stage).compute()
+        self.metrics(stage).reset()
+        self._counts[stage] = (result["support_NC"].cpu(), result["correct_NC"].cpu())
+        names = {
+            "loss": "loss",
+            "acc_top1": "acc_top1",
+            "acc_macro": "acc_macro",
+            self.top_k_name: "acc_top_k",
+        }
+        for name, key in names.items():
+            self.log(f"{stage}/{name}", result[key].float(), prog_bar=name in ("loss", "acc_top1"))
+
+    # --- optimizer ---
+
+    def configure_optimizers(self) -> Any:
+        hp = self.hparams
+        groups = parameter_groups(self.network, hp["weight_decay"])
+        optimizer = torch.optim.AdamW(groups, lr=hp["learning_rate"])
+        epochs = self.trainer.max_epochs
+        assert epochs, "the run's length is given in epochs"
+        per_epoch = (
+            int(self.trainer.estimated_stepping_batches) // epochs
+            if hp["interval"] == "step"
+            else 1
+        )
+        scheduler = warmup_cosine(
+            optimizer,
+            warmup=hp["warmup_epochs"] * per_epoch,
+            total=epochs * per_epoch,
+            start_factor=hp["warmup_start_factor"],
+            eta_min_factor=hp["cosine_eta_min_factor"],
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": hp["interval"]},
+        }

@@ -1,0 +1,30 @@
+"""ResNet18 and ResNet50 of torchvision, with a head for the data's classes."""
+
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+from clf.models.base import BaseClassificationModel
+from clf.models.pretrained import load_pretrained
+from clf.registry import register
+
+
+class _ResNetModel(BaseClassificationModel):
+    """`network.fc` is the head, new for `num_classes` whatever the weights were trained for."""
+
+    builder = staticmethod(resnet18)
+
+    def build_network(self) -> nn.Module:
+        network = self.builder(num_classes=self.num_classes)
+        if self.hparams["pretrained"] or self.hparams["weights"]:
+            load_pretrained(network, self.builder.__name__, self.hparams["weights"], head="fc")
+        return network
+
+
+@register(name="resnet18")
+class ResNet18Model(_ResNetModel):
+    builder = staticmethod(resnet18)
+
+
+@register(name="resnet50")
+class ResNet50Model(_ResNetModel):
+    builder = staticmethod(resnet50)

@@ -1,0 +1,113 @@
+"""The seed's numbers: heads, parameter counts, loss, weights to start from."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from clf.batch import PADDING
+from clf.models import pretrained
+from clf.models.resnet import ResNet18Model, ResNet50Model
+
+
+@pytest.mark.parametrize(
+    ("model_class", "features", "parameters"),
+    [(ResNet18Model, 512, 11_689_512), (ResNet50Model, 2048, 25_557_032)],
+)
+def test_head_and_parameter_count(model_class, features, parameters):
+    model = model_class(num_classes=1000)
+    assert model.network.fc.in_features == features
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model_class(num_classes=43).network.fc.out_features == 43
+
+
+def test_uint8_images_are_normalised_as_torchvision_does():
+    model = ResNet18Model(num_classes=3).eval()
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model.network(normalise(images / 255)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_weighted_smoothed_cross_entropy(smoothing):
+    weights = [1.0, 2.0, 0.5]
+    model = ResNet18Model(num_classes=3, class_weights=weights, label_smoothing=smoothing)
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, PADDING, PADDING])
+    loss_sum, weight_sum = model.loss_sums(logits, labels)
+
+    z, y, w = logits.numpy().astype(np.float64)[:4], labels.numpy()[:4], np.array(weights)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    hard = -(w[y] * log_p[np.arange(4), y]).sum()
+    smooth = -(w * log_p).sum() / 3
+    assert weight_sum.item() == w[y].sum()
+    assert loss_sum.item() == pytest.approx((1 - smoothing) * hard + smoothing * smooth, abs=1e-5)
+
+
+def test_class_weights_travel_with_the_checkpoint():
+    model = ResNet18Model(num_classes=3)
+    model.set_class_weights([1.0, 2.0, 3.0])
+    assert model.state_dict()["class_weights"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([1.0, 2.0], "needs 3 numbers, one per class; got 2"), ([1.0, -1.0, 1.0], "at least 0")],
+)
+def test_class_weights_that_do_not_fit_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet18Model(num_classes=3, class_weights=weights)
+
+
+def test_a_local_file_fills_all_but_the_head(tmp_path):
+    source = torchvision.models.resnet18(num_classes=1000)
+    file = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), file)
+    model = ResNet18Model(num_classes=43, weights=str(file))
+    own = model.network.state_dict()
+    assert torch.equal(own["layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
+    assert own["fc.weight"].shape == (43, 512)
+
+
+def test_one_of_our_checkpoints_is_a_file_to_start_from(tmp_path):
+    first = ResNet18Model(num_classes=10)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "best.ckpt")
+    second = ResNet18Model(num_classes=43, weights=str(tmp_path / "best.ckpt"))
+    assert torch.equal(second.network.conv1.weight, first.network.conv1.weight)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match="does not fit this ResNet.*another architecture"):
+        ResNet50Model(num_classes=10, weights=str(tmp_path / "r18.pth"))
+
+
+def test_a_missing_file_and_an_unknown_name_say_what_is_valid():
+    with pytest.raises(ValueError, match=r"model.weights=none.pth: no such file"):
+        ResNet18Model(num_classes=10, weights="none.pth")
+    with pytest.raises(ValueError, match="resnet18 has IMAGENET1K_V1"):
+        ResNet18Model(num_classes=10, weights="IMAGENET9")
+
+
+def test_where_weights_cannot_be_downloaded_the_error_says_where_to_put_the_file(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(ValueError, match="could not download resnet18-f37072fd.pth") as error:
+        ResNet18Model(num_classes=10, pretrained=True)
+    assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in str(error.value)
+
+
+def test_a_file_put_in_the_cache_by_hand_is_used_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = pretrained.cached_file(pretrained.named_weights("resnet18", None))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a download")
+    with pytest.raises(ValueError, match="is damaged .*delete it"):
+        ResNet18Model(num_classes=10, pretrained=True)
