@@ -96,7 +96,8 @@ def signature_schema(cls: type, target: str, base: type) -> type:
     made: list[Any] = [("_target_", str, field(default=target))]
     for name, (hint, default) in parameters.items():
         if name not in known:
-            made.append((name, *_described(hint, default)))
+            if (described := _described(hint, default)) is not None:
+                made.append((name, *described))
         elif (
             default is not inspect.Parameter.empty
         ):  # the class's own default, the group's type and limits
@@ -126,19 +127,20 @@ def _parameters(cls: type) -> tuple[dict[str, tuple[Any, Any]], bool]:
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except (
-        NameError
-    ):  # an annotation that only a type checker can resolve: its parameter takes anything
+    except NameError:  # known to a type checker only: such a parameter takes anything
         return {}
 
 
-def _described(hint: Any, default: Any) -> tuple[Any, Any]:
-    """(type, dataclass field) of a parameter, in types that OmegaConf checks, else Any."""
+def _described(hint: Any, default: Any) -> tuple[Any, Any] | None:
+    """(type, dataclass field) of a parameter, in a type that OmegaConf checks, else Any.
+
+    None for a default that no YAML file can hold, such as a function: the class keeps it.
+    """
     from omegaconf import MISSING
 
     metadata: dict[str, Any] = {}
     if typing.get_origin(hint) is Literal and all(
-        isinstance(value, str) for value in typing.get_args(hint)
+        isinstance(v, str) for v in typing.get_args(hint)
     ):
         metadata, hint = {"choices": typing.get_args(hint)}, str
     if hint is inspect.Parameter.empty:
@@ -147,16 +149,16 @@ def _described(hint: Any, default: Any) -> tuple[Any, Any]:
         default = MISSING
     if isinstance(default, tuple):
         default = list(default)
-    return (hint if _checkable(hint) else Any), _field(default, metadata)
+    made = _field(default, metadata)
+    return next(((kind, made) for kind in (hint, Any) if _holds(kind, made)), None)
 
 
-def _checkable(hint: Any) -> bool:
-    from omegaconf import MISSING, OmegaConf
+def _holds(hint: Any, made: Any) -> bool:
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    probe = make_dataclass("probe", [("value", hint, field(default=MISSING))])
     try:
-        OmegaConf.structured(probe)
+        OmegaConf.structured(make_dataclass("probe", [("value", hint, made)]))
     except (OmegaConfBaseException, ValueError, TypeError):
         return False
     return True
@@ -197,7 +199,7 @@ def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
         )
     module, _, name = target.rpartition(".")
     spec = _find(module)
-    if spec is None:
+    if spec is None or not name:
         return (
             f"no module {module or target} can be found from here; write package.module.ClassName"
         )
@@ -217,6 +219,8 @@ def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
 
 def _find(module: str) -> ModuleSpec | None:
     """The module's file, without importing its parents."""
+    if not module:
+        return None
     spec: ModuleSpec | None = None
     path: Sequence[str] | None = None
     parts = module.split(".")

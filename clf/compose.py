@@ -1,0 +1,259 @@
+"""YAML files and `key=value` overrides -> `RunConfig`, with every fault in one message.
+
+    cfg = compose(["model=resnet50", "data.batch_size=256"])  # raises ConfigError
+    cfg = resolve(cfg)  # name, absolute paths, number of classes
+    save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
+
+Hydra composes `configs/` and parses the overrides; the values are then laid one by one into the
+typed schema, so that a second fault shows beside the first. Imports no torch.
+"""
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from clf.check import ConfigError, check, show
+from clf.config import RunConfig
+from clf.overrides import parse, split_choices
+from clf.registry import registered
+from clf.settings import Setting, lay
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+__all__ = [
+    "CONFIG_DIR",
+    "ConfigError",
+    "check",
+    "compose",
+    "from_dict",
+    "load",
+    "resolve",
+    "save",
+    "to_yaml",
+]
+
+
+def compose(
+    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
+) -> RunConfig:
+    """The typed, checked configuration of a run.
+
+    Args:
+        overrides: `key=value` in Hydra's grammar; `group=option` chooses a file of `config_dir`
+        config_name: root file, "train" or "debug"
+        config_dir: folder of YAML files
+
+    Raises:
+        ConfigError: with every fault, each with key, value and remedy
+    """
+    settings, faults = parse(overrides)
+    packages = _packages(settings, config_name, config_dir)
+    faults += _import(packages)
+    choices, values, choice_faults = split_choices(settings, config_dir)
+    faults += choice_faults
+    from_files, file_faults = _compose_files(choices, config_name, config_dir)
+    faults += file_faults
+    cfg, value_faults = lay([*from_files, *values])
+    faults += value_faults
+    if cfg is not None:
+        # Where a file is not the one that was meant, what its data lacks would only mislead.
+        faults += check(cfg, look_at_data=not choice_faults and not file_faults)
+    if faults:
+        raise ConfigError(_one_a_key(faults))
+    assert cfg is not None
+    return cfg
+
+
+def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
+    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes."""
+    from clf.data import made
+    from clf.data.datasets import data_faults
+
+    if cfg.name is None:
+        model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
+        cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
+    cfg.runs_dir = _absolute(cfg.runs_dir)
+    if cfg.data.name in made.DATASETS:
+        cfg.data.root = str(made.folder(cfg.data))  # here, not beside the snapshot that a job runs
+    if cfg.data.root is not None:
+        cfg.data.root = _absolute(cfg.data.root)
+    if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
+        cfg.model.weights = _absolute(cfg.model.weights)
+    if cfg.model.num_classes is None:
+        names, _ = data_faults(cfg.data)
+        cfg.model.num_classes = len(names) if names else None
+    return cfg
+
+
+def to_yaml(cfg: RunConfig) -> str:
+    """The configuration as YAML, keys in the order of the schema."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+
+
+def save(cfg: RunConfig, path: Path) -> None:
+    """Write the configuration whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(f"# A run's configuration, resolved.\n{to_yaml(cfg)}", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def load(path: Path) -> RunConfig:
+    """What `save` wrote, its keys and types checked again.
+
+    Raises:
+        ConfigError: not there, not YAML, or with keys and types that this version does not know
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{path}: expected keys and values, got {show(tree)[:80]}"])
+    return from_dict(tree, f" (in {path})")
+
+
+def from_dict(tree: dict[str, Any], source: str = "") -> RunConfig:
+    """A configuration from nested plain values, such as a checkpoint holds; keys and types checked.
+
+    Raises:
+        ConfigError: with every unknown key and wrong type
+    """
+    faults = _import(tree.get("trusted_packages") or [])
+    cfg, value_faults = lay([Setting(key, value, source=source) for key, value in tree.items()])
+    if faults + value_faults or cfg is None:
+        raise ConfigError([*faults, *value_faults])
+    return cfg
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _one_a_key(faults: list[str]) -> Iterator[str]:
+    """The first fault of each key: a wrong type would be reported again for its default."""
+    seen: set[str] = set()
+    for fault in faults:
+        key = fault.split("=")[0].split(":")[0]
+        if key not in seen or "=" not in fault.split(":")[0]:
+            yield fault
+        seen.add(key)
+
+
+def _packages(settings: list[Setting], config_name: str, config_dir: Path) -> list[str]:
+    """`trusted_packages`, known before the rest: their models are needed to compose it."""
+    recipes = [s.value for s in settings if s.key == "recipe" and isinstance(s.value, str)]
+    files = [
+        config_dir / f"{config_name}.yaml",
+        *(config_dir / "recipe" / f"{name}.yaml" for name in recipes),
+    ]
+    found: Any = None
+    for path in files:
+        found = _read_plain(path).get("trusted_packages", found)
+    for setting in settings:
+        if setting.key == "trusted_packages":
+            found = setting.value
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _import(packages: Sequence[str]) -> list[str]:
+    faults = []
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except (ImportError, SyntaxError, ValueError) as error:  # @register's is a ValueError
+            faults.append(
+                f"trusted_packages={show(list(packages))}: importing {package} failed ({error}); "
+                "it must be installed, or lie in the repository's root or a folder of PYTHONPATH"
+            )
+    return faults
+
+
+# --- the YAML files -----------------------------------------------------------------------------
+
+
+def _compose_files(
+    choices: dict[str, str], config_name: str, config_dir: Path
+) -> tuple[list[Setting], list[str]]:
+    """The YAML files as one setting per key, each naming the file that it came from."""
+    import yaml
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [f"{group}={option}" for group, option in choices.items()]
+    try:
+        with (
+            warnings.catch_warnings(),
+            initialize_config_dir(str(config_dir.absolute()), version_base="1.3", job_name="clf"),
+        ):
+            # A registered class and its YAML file share a name on purpose; `lay` checks the types.
+            warnings.filterwarnings("ignore", "(?s).*ConfigStore schema with the same name.*")
+            composed = hydra_compose(config_name, overrides, return_hydra_config=True)
+        chosen = dict(composed.hydra.runtime.choices)
+        tree = OmegaConf.to_container(composed)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        return [], [
+            f"{config_dir.name}/{config_name}.yaml with {' '.join(overrides) or 'no choice'}: "
+            f"{reason}"
+        ]
+    assert isinstance(tree, dict)
+    del tree["hydra"]
+    files = [(None, config_dir / f"{config_name}.yaml")]
+    files += [(group, config_dir / group / f"{option}.yaml") for group, option in chosen.items()]
+    origins: dict[tuple[str, ...], str] = {}  # path of a key -> the last file that sets it
+    for group, file in files:
+        package = () if group is None or _is_global(file) else (group,)
+        for path, _ in _leaves(_read_plain(file)):
+            origins[(*package, *path)] = f" (in {file.relative_to(config_dir.parent)})"
+    leaves = [
+        Setting(".".join(path), value, source=origins.get(path, ""))
+        for path, value in _leaves(tree)
+    ]
+    return leaves, _shadowed(config_dir)
+
+
+def _leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """(path of keys, value) of all that is no dictionary."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*prefix, str(key)))
+        else:
+            yield (*prefix, str(key)), value
+
+
+def _is_global(file: Path) -> bool:
+    return file.is_file() and "@package _global_" in file.read_text(encoding="utf-8")
+
+
+def _shadowed(config_dir: Path) -> list[str]:
+    """Registered classes that a YAML file of the same name for another class would hide."""
+    faults = []
+    for name, entry in registered("model").items():
+        path = config_dir / "model" / f"{name}.yaml"
+        if path.is_file() and _read_plain(path).get("_target_", entry.target) != entry.target:
+            faults.append(
+                f"model={name}: {entry.target} is registered under the name of {path.name} in "
+                "configs/model, which builds another class; register it under another name"
+            )
+    return faults
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    """A YAML file as a dictionary; empty where it is none (composing it tells why)."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return tree if isinstance(tree, dict) else {}

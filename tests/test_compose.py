@@ -1,0 +1,240 @@
+"""YAML and `key=value` -> RunConfig: what fits is typed, what does not is told all at once, with
+its remedy."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clf.check import check
+from clf.compose import CONFIG_DIR, ConfigError, compose, from_dict, load, resolve, save
+from clf.config import RunConfig
+
+
+def faults_of(*overrides: str, **where: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides, **where)
+    return caught.value.faults
+
+
+def make_images(root: Path, *folders: str) -> None:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (8, 8), (index * 80, 10, 10)).save(root / folder / f"{index}.png")
+
+
+def test_a_run_with_nothing_said_is_resnet18_on_digits() -> None:
+    cfg = compose()
+    assert isinstance(cfg, RunConfig)
+    assert cfg.model._target_ == "clf.models.resnet.ResNet18Model"
+    assert (cfg.data.name, cfg.strategy.name, cfg.nodes, cfg.gpus) == ("digits", "auto", 1, None)
+
+
+def test_overrides_reach_every_group_with_their_types() -> None:
+    cfg = compose(
+        ["model=resnet50", "data.batch_size=128", "model.learning_rate=1e-3", "tracking.tags=[a,b]"]
+        + ["data.augment={jpeg: 0.5, noise: 0.25}", "model.class_weights=null", "debug=true"]
+    )
+    assert cfg.model._target_ == "clf.models.resnet.ResNet50Model"
+    assert (cfg.data.batch_size, cfg.model.learning_rate, cfg.tracking.tags) == (
+        128,
+        1e-3,
+        ["a", "b"],
+    )
+    assert (cfg.data.augment.jpeg, cfg.data.augment.noise, cfg.debug) == (0.5, 0.25, True)
+
+
+def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None:
+    cfg = compose(["name=007", "runs_dir=~/runs,old", "tracking.project='two words'"])
+    assert (cfg.name, cfg.runs_dir, cfg.tracking.project) == ("007", "~/runs,old", "two words")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batchsize=16", "data.batchsize=16: no such key; did you mean data.batch_size?"),
+        ("batch_size=16", "batch_size=16: no such key; did you mean data.batch_size?"),
+        ("lr=0.1", "lr=0.1: no such key; did you mean model.learning_rate?"),
+        ("epochs=ten", "epochs=ten: expected a whole number of at least 1"),
+        ("epochs=2.5", "got the number 2.5"),
+        ("data.batch_size=null", "got null"),
+        ("debug=perhaps", "debug=perhaps: expected true or false"),
+        ("data.augment.crop_scale=0.5", "expected a list of numbers"),
+        ("data.augment=5", "data.augment is a group of keys"),
+        ("data.augment={jpgs: 1}", "data.augment.jpgs=1: no such key; did you mean"),
+        ("model=resnet19", "model=resnet19: no such model; expected one of"),
+        ("strategy=dpp", "did you mean strategy=ddp?"),
+        ("nodes=-1", "nodes=-1: expected a number of at least 1"),
+        ("data.augment.erasing=1.5", "expected a number from 0 to 1"),
+        ("model.learning_rate=nan", "model.learning_rate=nan: expected a finite number"),
+        ("model.interval=batch", "model.interval=batch: expected one of step, epoch"),
+        ("model.num_classes=43", "model.num_classes=43: the data has 10 classes"),
+        ("model.top_k=11", "model.top_k=11: there are only 10 classes"),
+        ("model.class_weights=[1,2]", "has 2 numbers for 10 classes"),
+        ("model.warmup_epochs=99", "model.warmup_epochs=99: the warm-up would fill all of epochs="),
+        ("data.augment.crop_scale=[1.0,0.5]", "such as data.augment.crop_scale=[0.5,1.0]"),
+        ("data.eval_resize=8", "data.eval_resize=8: smaller than the centre crop"),
+        ("model.weights=/no/such/file.pth", "model.weights=/no/such/file.pth: no such file"),
+        ("name=../../etc", "name=../../etc: cannot be the name of a run folder"),
+        ("name='two words'", "name=two words: cannot be the name"),
+        ("checkpoint.monitor=val/acc", "did you mean val/acc_top1?"),
+        ("checkpoint.monitor=val/loss", "checkpoint.mode=max: val/loss is best at its minimum"),
+        ("seed=1,2", "seed=1,2: several values where a run takes one"),
+        ("epochs", "epochs: not a setting; write key=value"),
+        ("+epochs=3", "write epochs=3"),
+        ("model._target_=os.system", "model._target_=os.system: not a trusted package"),
+        ("tracking.project=${oc.env:WANDB_API_KEY}", "a key or token must not stand in a"),
+        ("slurm.account='a\nrm -rf'", r"slurm.account=a\nrm -rf: holds a line break"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None:
+    (fault,) = faults_of(override)
+    assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["strategy=single", "gpus=2"],
+            "strategy.name=single: takes one device, not the 2 of gpus=2",
+        ),
+        (["strategy=single", "strategy.sync_batchnorm=true"], "strategy.sync_batchnorm=true"),
+        (
+            ["gpus=3", "data.batch_size=64"],
+            "data.batch_size=64: not divisible by 3 ranks = 3; set data.batch_size=63 or 66",
+        ),
+        (["data.batch_size=64", "data.micro_batch_size=48"], "x data.micro_batch_size=48 = 48"),
+        (
+            ["data.class_weights=inverse_frequency", "model.class_weights=[1,1,1,1,1,1,1,1,1,1]"],
+            "would overwrite it",
+        ),
+        (
+            ["model.pretrained=true", "model.weights=/no/file.pth"],
+            "it goes before model.pretrained=true",
+        ),
+        (["data.val_fraction=0.6", "data.test_fraction=0.6"], "nothing is left to train on"),
+        (["strategy.precision=16-mixed", "strategy.accelerator=cpu"], "needs a GPU"),
+        (["nodes=2", "nodes=3"], "nodes=3: also given as nodes=2; keep one"),
+    ],
+)
+def test_values_that_do_not_go_together_are_told(overrides: list[str], message: str) -> None:
+    assert any(message in fault for fault in faults_of(*overrides))
+
+
+def test_one_message_holds_every_mistake_so_that_one_more_try_is_enough() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(
+            ["data.batchsize=16", "epochs=ten", "model=resnet19", "nodes=-1", "name=a/b", "+x=1"]
+        )
+    text = str(caught.value)
+    assert text.startswith("6 faults in the configuration:\n- ")
+    for given in (
+        "data.batchsize=16:",
+        "epochs=ten:",
+        "model=resnet19:",
+        "nodes=-1:",
+        "name=a/b:",
+        "+x=1:",
+    ):
+        assert f"\n- {given}" in text
+
+
+def test_a_missing_data_folder_is_found_before_anything_runs(tmp_path: Path) -> None:
+    assert any("data.root" in fault for fault in faults_of("data=imagefolder"))
+    missing = tmp_path / "nowhere"
+    faults = faults_of("data=imagefolder", f"data.root={missing}", "model.top_k=0")
+    assert any(str(missing) in fault for fault in faults)
+    assert any(fault.startswith("model.top_k=0") for fault in faults)
+
+
+def test_a_class_that_only_the_validation_images_have_is_found_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    make_images(tmp_path, "train/cat", "train/dog", "val/cat", "val/wolf")
+    faults = faults_of("data=imagefolder", f"data.root={tmp_path}")
+    assert any("wolf" in fault for fault in faults)
+
+
+def test_the_classes_of_a_folder_are_counted_before_anything_runs(tmp_path: Path) -> None:
+    make_images(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
+    given = ["data=imagefolder", f"data.root={tmp_path}", "data.batch_size=2"]
+    assert any("the data has 2 classes" in f for f in faults_of(*given, "model.num_classes=3"))
+    assert resolve(compose([*given, "model.top_k=2"])).model.num_classes == 2
+
+
+def test_a_recipe_is_a_whole_run_and_the_command_line_still_wins(tmp_path: Path) -> None:
+    make_images(tmp_path, "train/7", "train/8", "val/7", "val/8")
+    given = ["recipe=jersey_finetune", f"data.root={tmp_path}", "data.batch_size=2"]
+    cfg = compose(given)
+    assert (cfg.model._target_, cfg.model.pretrained) == ("clf.models.resnet.ResNet50Model", True)
+    assert (cfg.data.name, cfg.data.augment.horizontal_flip) == ("imagefolder", 0.0)
+    cfg = compose([*given, "model=resnet18", "model.pretrained=false", "epochs=7"])
+    assert (cfg.model._target_, cfg.epochs) == ("clf.models.resnet.ResNet18Model", 7)
+
+
+def test_every_recipe_says_how_it_is_run_and_what_it_was_measured_at() -> None:
+    for path in (CONFIG_DIR / "recipe").glob("*.yaml"):
+        opening = path.read_text().split("defaults:")[0]
+        assert "python launch/submit.py" in opening
+        assert f"recipe={path.stem}" in opening
+        assert "nmeasured" in opening or "top-1" in opening
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path) -> Path:
+    import shutil
+
+    return shutil.copytree(CONFIG_DIR, tmp_path / "configs")
+
+
+def test_mistakes_in_a_recipe_of_ones_own_are_told_with_the_file(own_configs: Path) -> None:
+    (own_configs / "recipe" / "mine.yaml").write_text(
+        "# @package _global_\nepochs: many\ndata:\n  batchsize: 12\nmodel:\n  top_k: 99\n"
+    )
+    faults = faults_of("recipe=mine", "nodes=0", config_dir=own_configs)
+    assert any("data.batchsize=12: no such key (in configs/recipe/mine.yaml)" in f for f in faults)
+    assert any("epochs=many" in f and "configs/recipe/mine.yaml" in f for f in faults)
+    assert any(f.startswith("model.top_k=99") for f in faults)
+    assert any(f.startswith("nodes=0") for f in faults)
+
+
+def test_a_file_that_is_no_yaml_is_told_and_not_a_traceback(own_configs: Path) -> None:
+    (own_configs / "recipe" / "mine.yaml").write_text("# @package _global_\nepochs: [1\n")
+    faults = faults_of("recipe=mine", "nodes=0", config_dir=own_configs)
+    assert any("mine.yaml" in fault for fault in faults)
+    assert any(fault.startswith("nodes=0") for fault in faults)
+
+
+def test_a_saved_run_loads_as_it_was_and_resolving_it_again_changes_nothing(tmp_path: Path) -> None:
+    cfg = resolve(compose(["epochs=3", "data.augment.jpeg=0.5"]), datetime(2026, 1, 2, 3, 4, 5))
+    assert cfg.name == "digits-resnet18-20260102-030405"
+    assert Path(cfg.runs_dir).is_absolute()
+    assert cfg.model.num_classes == 10
+    save(cfg, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == cfg
+    assert resolve(load(tmp_path / "config.yaml")) == cfg
+
+
+def test_a_saved_run_that_was_edited_wrongly_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    save(resolve(compose()), path)
+    path.write_text(path.read_text().replace("epochs: 10", "epochs: ten\nepoch: 3", 1))
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert len(caught.value.faults) == 2
+    assert all(str(path) in fault for fault in caught.value.faults)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_checkpoint_of_another_version_is_told_by_its_unknown_keys() -> None:
+    with pytest.raises(ConfigError, match="no such key"):
+        from_dict({"epochs": 3, "learning_rat": 1})
+
+
+def test_what_compose_gives_has_no_fault_of_its_own() -> None:
+    assert check(compose()) == []
+    assert check(compose(config_name="debug")) == []

@@ -1,0 +1,174 @@
+"""@register and the list of packages that a `_target_` may name."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from clf.compose import ConfigError, compose, load, save
+from clf.config import ModelConfig
+from clf.registry import check_trusted, register, schema_of, target_fault, trusted
+
+MODEL = """
+from clf.registry import register
+
+
+class Base:
+    def __init__(self, num_classes, pretrained=False, weights=None, learning_rate=5e-4,
+    weight_decay=0.05,
+                 label_smoothing=0.0, class_weights=None, warmup_epochs=1, warmup_start_factor=0.1,
+                 cosine_eta_min_factor=0.01, interval="step", top_k=None):
+        pass
+
+
+@register(name="{name}")
+class Net(Base):
+    def __init__(self, width: int = 64, depth: list[int] = [2, 2], learning_rate: float = 1e-2,
+    **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package of the user's own that registers a model; its name is that of the model."""
+    name = f"net_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(MODEL.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_a_model_of_ones_own_is_chosen_by_name_with_its_own_defaults(package: str) -> None:
+    cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
+    assert cfg.model._target_ == f"{package}.Net"
+    assert vars(cfg.model)["width"] == 32
+    assert vars(cfg.model)["depth"] == [2, 2]
+    assert cfg.model.learning_rate == 1e-2
+
+
+def test_parameters_of_a_model_of_ones_own_are_typed_and_spell_checked(package: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(
+            [
+                f"trusted_packages=[{package}]",
+                f"model={package}",
+                "model.width=wide",
+                "model.dept=[1]",
+            ]
+        )
+    assert any(
+        "model.width=wide: expected a whole number" in fault for fault in caught.value.faults
+    )
+    assert any("did you mean model.depth?" in fault for fault in caught.value.faults)
+
+
+def test_a_model_of_ones_own_survives_being_saved_and_loaded(package: str, tmp_path: Path) -> None:
+    cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
+    save(cfg, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == cfg
+
+
+def test_a_package_that_cannot_be_imported_is_a_fault_among_the_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["trusted_packages=[no_such_package]", "nodes=0"])
+    assert any("importing no_such_package failed" in fault for fault in caught.value.faults)
+    assert any(fault.startswith("nodes=0") for fault in caught.value.faults)
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    register(name="twice")(type("First", (), {"__init__": lambda self, **kwargs: None}))
+    with pytest.raises(ValueError, match="'twice' is already .*First; give .*Second another name"):
+        register(name="twice")(type("Second", (), {"__init__": lambda self, **kwargs: None}))
+
+
+def test_registering_the_same_class_again_is_no_clash() -> None:
+    model = type("Again", (), {"__init__": lambda self, **kwargs: None})
+    assert register(name="again")(model) is register(name="again")(model)
+
+
+def test_a_model_that_cannot_take_every_setting_is_refused_when_it_is_registered() -> None:
+    def init(self: Any, num_classes: int, width: int = 3) -> None: ...
+
+    with pytest.raises(ValueError, match=r"does not take pretrained, .*Add \*\*kwargs"):
+        register(name="short")(type("Short", (), {"__init__": init}))
+
+
+def test_only_known_groups_can_be_registered_to() -> None:
+    with pytest.raises(ValueError, match="expected one of model"):
+        register(name="x", group="modle")
+
+
+def test_a_signature_becomes_fields_with_types_defaults_and_choices() -> None:
+    class Wide:
+        def __init__(
+            self,
+            size: int,
+            act: Literal["relu", "gelu"] = "relu",
+            rate=0.5,
+            scales: tuple[int, ...] = (1, 2),
+            norm: Any = print,  # no YAML file can hold it
+            **kwargs: Any,
+        ) -> None: ...
+
+    register(name="wide")(Wide)
+    schema = schema_of(f"{Wide.__module__}.{Wide.__qualname__}")
+    assert issubclass(schema, ModelConfig)
+    fields = schema.__dataclass_fields__
+    assert (fields["size"].type, fields["rate"].type) == (int, float)
+    assert fields["act"].metadata["choices"] == ("relu", "gelu")
+    assert fields["scales"].default_factory() == [1, 2]
+    assert "norm" not in fields
+
+
+def test_a_parameter_without_default_must_be_given() -> None:
+    def init(self: Any, hidden: int, **kwargs: Any) -> None: ...
+
+    register(name="needy")(type("Needy", (), {"__init__": init, "__module__": "clf.models.resnet"}))
+    with pytest.raises(ConfigError, match=r"model\.hidden=\?\?\?: has no default; give it as"):
+        compose(["model=needy"])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "clf",
+        "clf.models.resnet.NoSuchModel",
+        "clf.models.pretrained.hashlib.sha256",  # hidden in a module of ours
+        "clf.models.pretrained.hashlib",
+        "clf.no_such_module.Model",
+        "clfx.Model",
+        "",
+    ],
+)
+def test_a_target_outside_the_trusted_packages_is_refused(target: str) -> None:
+    assert not trusted(target)
+    with pytest.raises(ValueError, match="_target_="):
+        check_trusted(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["clf.models.resnet.ResNet18Model", "torchvision.models.resnet18", "torchvision.models.ResNet"],
+)
+def test_targets_of_clf_and_torchvision_are_trusted(target: str) -> None:
+    assert target_fault(target) is None
+
+
+def test_a_package_of_ones_own_is_trusted_once_it_is_listed(package: str) -> None:
+    assert not trusted(f"{package}.Net")
+    assert trusted(f"{package}.Net", [package])
+
+
+def test_asking_whether_a_target_is_trusted_runs_none_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap").mkdir()
+    (tmp_path / "trap" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "trap" / "net.py").write_text("class Net: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert trusted("trap.net.Net", ["trap"])
