@@ -1,0 +1,98 @@
+"""The data of a run, as Lightning asks for it: splits, loaders of this rank, class weights."""
+
+import numpy as np
+from lightning import LightningDataModule
+
+from clf.config import DataConfig
+from clf.data import datasets, sampler
+from clf.data.datasets import ImageSplits
+from clf.data.loader import ThreadedLoader, threads_per_rank
+from clf.data.sampler import EvalSampler, TrainSampler
+from clf.data.transforms import EvalTransform, TrainTransform
+
+
+class ClassificationDataModule(LightningDataModule):
+    """Loaders for training and exact evaluation, on any number of ranks.
+
+    Without a trainer it is that of a single process.
+
+    Args:
+        cfg: which images, and how they become batches
+        seed: of the order and the augmentation
+    """
+
+    def __init__(self, cfg: DataConfig, seed: int) -> None:
+        super().__init__()
+        self.cfg, self.seed = cfg, seed
+        self._splits: ImageSplits | None = None
+
+    def prepare_data(self) -> None:
+        """Makes digits and jersey on disk. DataError lists what is wrong with the data."""
+        self._splits = datasets.load_splits(self.cfg)
+
+    @property
+    def splits(self) -> ImageSplits:
+        """Files and labels, read once."""
+        if self._splits is None:
+            self._splits = datasets.load_splits(self.cfg)
+        return self._splits
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in label order."""
+        return self.splits.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        return self.splits.class_to_idx
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def class_weights(self) -> list[float] | None:
+        """n / (C * n_c) over the training images, if `cfg.class_weights` asks; as scikit-learn's
+        "balanced"."""
+        if self.cfg.class_weights == "none":
+            return None
+        counts_C = np.bincount(self.splits.train.labels, minlength=self.num_classes)
+        return (counts_C.sum() / (len(counts_C) * counts_C)).tolist()
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of a rank per optimizer step; ValueError if the batch cannot be cut so."""
+        return sampler.accumulation(self.cfg, world_size)
+
+    def train_dataloader(self) -> ThreadedLoader:
+        rank, world_size = self._place()
+        train = self.splits.train
+        order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
+        transform = TrainTransform(self.cfg)
+        return ThreadedLoader(
+            train, order, transform, self.seed, self._threads(), self.cfg.prefetch
+        )
+
+    def val_dataloader(self) -> ThreadedLoader:
+        return self.eval_loader("val", *self._place())
+
+    def test_dataloader(self) -> ThreadedLoader:
+        return self.eval_loader("test", *self._place())
+
+    def eval_loader(self, split: str, rank: int = 0, world_size: int = 1) -> ThreadedLoader:
+        """Every image of "train", "val" or "test" once over all ranks, without augmentation."""
+        images = getattr(self.splits, split)
+        size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
+        order = EvalSampler(len(images), size, rank, world_size)
+        transform = EvalTransform(self.cfg)
+        return ThreadedLoader(
+            images, order, transform, self.seed, self._threads(), self.cfg.prefetch
+        )
+
+    def _place(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _threads(self) -> int:
+        if self.cfg.threads is not None:
+            return self.cfg.threads
+        return threads_per_rank(self.trainer.num_devices if self.trainer is not None else 1)

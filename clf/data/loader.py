@@ -1,0 +1,166 @@
+"""Batches by threads: decoding and resizing release the GIL, so threads scale, start at once, copy
+nothing between processes and have no children that signals could reach.
+
+B images of a batch, 3 channels, S pixels a side.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clf.batch import PADDING, ClassificationBatch
+from clf.data.datasets import Split
+from clf.data.decode import decode
+from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
+from clf.data.transforms import EvalTransform, TrainTransform
+
+SAMPLE = 0  # keeps the samples' generators apart from the samplers'
+CHUNK = 8  # images a task: fewer cost more bookkeeping, more leave threads idle at a batch's end
+
+
+def threads_per_rank(ranks_here: int) -> int:
+    """An equal share of this machine's cores for each of its ranks, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+
+
+class ThreadedLoader:
+    """Yields ClassificationBatches in the order of its sampler.
+
+    What it yields depends on (seed, epoch, position) alone, not on `threads` or `prefetch`.
+    Resumable: Lightning's fit loop saves and loads its state with each checkpoint.
+
+    Args:
+        split: files and labels
+        sampler: gives the batches of this rank; Lightning calls its `set_epoch`
+        transform: of one image, with a generator of its own
+        seed: of the samples' generators
+        threads: that decode; 0: the calling thread does, so that a breakpoint stops there
+        prefetch: batches made ahead of the one in use
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        sampler: TrainSampler | EvalSampler,
+        transform: TrainTransform | EvalTransform,
+        seed: int,
+        threads: int,
+        prefetch: int = 4,
+    ) -> None:
+        self.split, self.sampler, self.transform = split, sampler, transform
+        self.batch_sampler = None  # Lightning asks every loader with a sampler for it
+        self.seed, self.threads, self.prefetch = seed, threads, prefetch
+        self.pin = torch.cuda.is_available()
+        self._epoch, self._handed_out, self._resumes = 0, 0, False
+
+    def __len__(self) -> int:
+        """Batches of an epoch, also where an iteration resumes in its middle."""
+        return len(self.sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it that the caller has had; those made ahead do not count."""
+        return {"epoch": self._epoch, "batches": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration goes on from there, if it is of the same epoch."""
+        self._epoch, self._handed_out, self._resumes = state["epoch"], state["batches"], True
+
+    def __iter__(self) -> Iterator[ClassificationBatch]:
+        # A generator: nothing starts before the first batch is asked for. Lightning makes an
+        # iterator before it tells the epoch, and another one that it never uses.
+        epoch = self.sampler.epoch
+        start = self._handed_out if self._resumes and self._epoch == epoch else 0
+        self._epoch, self._handed_out, self._resumes = epoch, start, False
+        batches = iter(self.sampler)
+        for _ in range(start):
+            next(batches)
+        for batch in self._in_thread(batches) if self.threads == 0 else self._ahead(batches):
+            self._handed_out += 1
+            yield batch
+
+    def _in_thread(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
+        for micro in batches:
+            batch = self._empty(micro)
+            self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+            yield batch
+
+    def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
+        """Keeps `prefetch` batches in the making; leaving it, by any way, stops the threads."""
+        queue: deque[tuple[ClassificationBatch, list[Future[None]]]] = deque()
+        pool = _start_threads(self.threads)
+        try:
+            while True:
+                while len(queue) <= self.prefetch and (micro := next(batches, None)) is not None:
+                    queue.append(self._submit(pool, micro))
+                if not queue:
+                    return
+                batch, parts = queue.popleft()
+                for part in parts:
+                    part.result()
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, micro: MicroBatch
+    ) -> tuple[ClassificationBatch, list[Future[None]]]:
+        batch, size = self._empty(micro), len(micro.indices_m)
+        chunks = [range(size)[start : start + CHUNK] for start in range(0, size, CHUNK)]
+        return batch, [pool.submit(self._fill, batch, micro, self._epoch, rows) for rows in chunks]
+
+    @torch.inference_mode(False)  # of the caller's: other threads could not fill its tensors
+    def _empty(self, micro: MicroBatch) -> ClassificationBatch:
+        """Labels and indices are there, images still to be filled in."""
+        size, indices_B = self.transform.size, micro.indices_m
+        labels_B = np.where(indices_B == PADDING, PADDING, self.split.labels[indices_B])
+        images_BHWC = torch.empty(
+            (len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self.pin
+        )
+        return ClassificationBatch(
+            images=images_BHWC.permute(0, 3, 1, 2),  # channels_last
+            labels=self._pinned(labels_B),
+            indices=self._pinned(indices_B),
+        )
+
+    def _pinned(self, numbers_B: np.ndarray) -> Tensor:
+        tensor = torch.tensor(numbers_B, dtype=torch.int64)
+        return tensor.pin_memory() if self.pin else tensor
+
+    def _fill(self, batch: ClassificationBatch, micro: MicroBatch, epoch: int, rows: range) -> None:
+        for row in rows:
+            index = int(micro.indices_m[row])
+            image_CHW = batch["images"][row]
+            if index == PADDING:
+                image_CHW.zero_()
+                continue
+            rng = np.random.default_rng([SAMPLE, self.seed, epoch, int(micro.positions_m[row])])
+            path = self.split.paths[index]
+            try:
+                image_CHW.copy_(self.transform(decode(path, self.transform.short_side), rng))
+            except Exception as error:
+                error.add_note(f"while reading {path}")
+                raise
+
+
+def _start_threads(count: int) -> ThreadPoolExecutor:
+    """A pool whose threads each use one core; torch would use all of them in every thread."""
+    here = torch.get_num_threads()
+    all_up = Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        all_up.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="clf-loader")
+    for _ in range(count):
+        pool.submit(start)
+    all_up.wait()
+    # In a thread, `set_num_threads` sets its own number and that of all threads still to be born.
+    torch.set_num_threads(here)
+    return pool

@@ -1,0 +1,143 @@
+"""Which images make which batch, on which rank. The global order is a pure function of (seed,
+epoch): ranks take parts of it, so their number changes speed and not the mathematics. Imports no
+torch.
+
+N images, B images per optimizer step over all ranks, m per micro-batch: a rank's forward pass.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from clf.batch import PADDING
+from clf.config import DataConfig
+from clf.data.rows import DataError
+
+ORDER, CLASS_ORDER, IMAGE_ORDER = 1, 2, 3  # keep the generators of one seed apart
+
+
+class MicroBatch(NamedTuple):
+    """One forward pass of one rank, before its images are read; PADDING where there is no image."""
+
+    indices_m: np.ndarray  # int64, in the split
+    positions_m: np.ndarray  # int64, in the epoch's global order
+
+
+def accumulation(cfg: DataConfig, world_size: int) -> int:
+    """Micro-batches of a rank per optimizer step.
+
+    Raises:
+        ValueError: the batch cannot be cut into equal micro-batches for all ranks
+    """
+    at_once = world_size * (cfg.micro_batch_size or 1)
+    if cfg.batch_size % at_once:
+        micro = f" x data.micro_batch_size={cfg.micro_batch_size}" if cfg.micro_batch_size else ""
+        near = max(1, round(cfg.batch_size / at_once)) * at_once
+        raise ValueError(
+            f"data.batch_size={cfg.batch_size} cannot be shared by {world_size} ranks{micro}; "
+            f"set data.batch_size={near}, or any multiple of {at_once}"
+        )
+    return cfg.batch_size // at_once if cfg.micro_batch_size else 1
+
+
+def micro_batch_size(cfg: DataConfig, world_size: int) -> int:
+    """Images per forward pass of a rank in training; ValueError as `accumulation`."""
+    return cfg.batch_size // world_size // accumulation(cfg, world_size)
+
+
+class TrainSampler:
+    """Each epoch's order, cut into the micro-batches of one rank, without a last incomplete batch.
+
+    Step s trains on `order[s*B:(s+1)*B]`. Its j-th micro-batch is rank `j % world_size`'s, in
+    accumulation step `j // world_size`.
+
+    Args:
+        labels_N: class of each image
+        kind: "shuffle": each image at most once; "class_balanced": every class equally often, its
+            images in shuffled cycles, none a second time before all were used
+
+    Raises:
+        DataError: fewer images than a batch
+    """
+
+    def __init__(
+        self,
+        labels_N: np.ndarray,
+        cfg: DataConfig,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if len(labels_N) < cfg.batch_size:
+            raise DataError(
+                f"data.batch_size={cfg.batch_size} is larger than the training split of "
+                f"{len(labels_N)} images; set data.batch_size={len(labels_N)} or less"
+            )
+        self.labels_N = labels_N
+        self.balanced = cfg.sampler == "class_balanced"
+        self.size = len(labels_N) // cfg.batch_size * cfg.batch_size  # images an epoch
+        self.micro = micro_batch_size(cfg, world_size)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Micro-batches of this rank."""
+        return self.size // self.micro // self.world_size
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        order = self.global_order()
+        positions = np.arange(self.size)
+        for start in range(self.rank * self.micro, self.size, self.world_size * self.micro):
+            part = slice(start, start + self.micro)
+            yield MicroBatch(order[part], positions[part])
+
+    def global_order(self) -> np.ndarray:
+        """Indices of the epoch's images over all ranks, [steps * B] int64."""
+        if self.balanced:
+            return self._balanced_order()
+        rng = np.random.default_rng([ORDER, self.seed, self.epoch])
+        return rng.permutation(len(self.labels_N))[: self.size]
+
+    def _balanced_order(self) -> np.ndarray:
+        """Rounds over all classes, each in an order of its own, so that batches are even too."""
+        present = np.unique(self.labels_N)
+        rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
+        rounds = -(-self.size // len(present))
+        classes = np.concatenate([rng.permutation(present) for _ in range(rounds)])[: self.size]
+        order = np.empty(self.size, dtype=np.int64)
+        for label in present:
+            places = np.flatnonzero(classes == label)
+            members = np.flatnonzero(self.labels_N == label)
+            draw = np.random.default_rng([IMAGE_ORDER, self.seed, self.epoch, int(label)])
+            cycles = -(-len(places) // len(members))
+            drawn = np.concatenate([draw.permutation(members) for _ in range(cycles)])
+            order[places] = drawn[: len(places)]
+        return order
+
+
+class EvalSampler:
+    """Every image once, in order, a contiguous part to each rank.
+
+    All ranks have equally many equally large batches, which collectives need: where images run out
+    a rank has PADDING, at most `world_size - 1` rows in all. An empty split has no batches.
+    """
+
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        share = -(-count // world_size)
+        indices = np.arange(rank * share, (rank + 1) * share)
+        self.indices = np.where(indices < count, indices, PADDING)
+        self.batch_size = batch_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for start in range(0, len(self.indices), self.batch_size):
+            part = self.indices[start : start + self.batch_size]
+            yield MicroBatch(part, part)

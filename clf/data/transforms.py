@@ -1,0 +1,142 @@
+"""From a decoded image to what the model sees: uint8, [3, S, S]. Training images vary;
+evaluation's do not.
+
+An augmentation is a function of the image and a generator: parameters are drawn from the sample's
+own `numpy.random.Generator` and applied by torchvision's v2 functional kernels. Nothing draws from
+a global one.
+
+C channels, H x W pixels, S pixels a side of the model's input.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from clf.config import AugmentConfig, DataConfig
+from clf.data.policies import rand_augment, trivial_augment
+
+ERASED_RGB = (124, 116, 104)  # ImageNet's mean: 0 once the model has normalised
+ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al. 2017, arXiv 1708.04896
+
+
+class TrainTransform:
+    """Crop, flip, policy, colour jitter, noise, JPEG, erasing: in this order, as the config says.
+
+    Noise comes before JPEG, as in a camera.
+    """
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.size = cfg.image_size
+        self.augment = cfg.augment
+        low, (narrow, wide) = cfg.augment.crop_scale[0], cfg.augment.crop_ratio
+        # Short side of an image whose smallest crop still has S pixels a side.
+        self.short_side = math.ceil(self.size / math.sqrt(low * min(narrow, 1 / wide, 1.0)))
+
+    def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """[3, S, S] uint8, a pure function of the image and the generator's state."""
+        augment = self.augment
+        height, width = image_HWC.shape[:2]
+        box = draw_crop(height, width, augment.crop_scale, augment.crop_ratio, rng)
+        image_CHW = F.resized_crop_image(
+            as_CHW(image_HWC), *box, [self.size, self.size], antialias=True
+        )
+        if rng.random() < augment.horizontal_flip:
+            image_CHW = F.horizontal_flip_image(image_CHW)
+        if augment.policy == "rand_augment":
+            ops, magnitude = augment.rand_augment_ops, augment.rand_augment_magnitude
+            image_CHW = rand_augment(image_CHW, ops, magnitude, rng)
+        elif augment.policy == "trivial_augment":
+            image_CHW = trivial_augment(image_CHW, rng)
+        image_CHW = jitter(image_CHW, augment, rng)
+        if rng.random() < augment.noise:
+            image_CHW = add_noise(image_CHW, augment.noise_std, rng)
+        if rng.random() < augment.jpeg:
+            low, high = augment.jpeg_quality
+            image_CHW = F.jpeg_image(image_CHW.contiguous(), int(rng.integers(low, high + 1)))
+        if rng.random() < augment.erasing:
+            image_CHW = erase(image_CHW, rng)
+        return image_CHW
+
+
+class EvalTransform:
+    """Short side to `eval_resize` pixels, then the middle S x S."""
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.size = cfg.image_size
+        self.short_side = cfg.eval_resize or round(cfg.image_size / 0.875)
+
+    def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+        """[3, S, S] uint8. `rng` is not used: both transforms are called alike."""
+        image_CHW = F.resize_image(as_CHW(image_HWC), [self.short_side], antialias=True)
+        return F.center_crop_image(image_CHW, [self.size, self.size])
+
+
+def as_CHW(image_HWC: np.ndarray) -> Tensor:
+    """A view: torchvision resizes such channels-last memory fastest."""
+    if not image_HWC.flags.writeable:  # PIL's; torch warns of them
+        image_HWC = image_HWC.copy()
+    return torch.from_numpy(image_HWC).permute(2, 0, 1)
+
+
+def draw_crop(
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop: `scale` of the area, `ratio` of width to height.
+
+    As torchvision's RandomResizedCrop: ten tries, then the largest crop in the middle that has a
+    ratio within the limits (Szegedy et al. 2014, arXiv 1409.4842).
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(scale[0], scale[1])
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_height = min(height, max(1, round(width / ratio[0])))
+    crop_width = min(width, max(1, round(height * ratio[1])))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def jitter(image_CHW: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue in a drawn order, as torchvision's ColorJitter."""
+    kernels = (
+        (F.adjust_brightness_image, augment.brightness),
+        (F.adjust_contrast_image, augment.contrast),
+        (F.adjust_saturation_image, augment.saturation),
+    )
+    if not any(amount for _, amount in kernels) and not augment.hue:
+        return image_CHW
+    for place in rng.permutation(4):
+        if place == 3:
+            if augment.hue:
+                turn = rng.uniform(-augment.hue, augment.hue)
+                image_CHW = F.adjust_hue_image(image_CHW, turn)
+            continue
+        kernel, amount = kernels[place]
+        if amount:
+            image_CHW = kernel(image_CHW, rng.uniform(max(0.0, 1 - amount), 1 + amount))
+    return image_CHW
+
+
+def add_noise(image_CHW: Tensor, std: float, rng: np.random.Generator) -> Tensor:
+    """Gaussian noise of `std` grey levels in every channel of every pixel."""
+    noise_CHW = rng.standard_normal(tuple(image_CHW.shape), dtype=np.float32) * np.float32(std)
+    return (image_CHW + torch.from_numpy(noise_CHW)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def erase(image_CHW: Tensor, rng: np.random.Generator) -> Tensor:
+    """One rectangle becomes the mean colour."""
+    height, width = image_CHW.shape[-2:]
+    top, left, crop_height, crop_width = draw_crop(height, width, ERASED_SCALE, ERASED_RATIO, rng)
+    colour = torch.tensor(ERASED_RGB, dtype=torch.uint8)[:, None, None]
+    return F.erase_image(image_CHW, top, left, crop_height, crop_width, colour)
