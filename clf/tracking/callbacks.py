@@ -1,0 +1,256 @@
+"""What a run tells while it runs: per-class tables, images per second, status.json.
+
+Only rank 0 writes. Nothing here waits for the device within a training step.
+
+N nodes, C classes.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from clf.tracking.run_folder import RunFolder
+from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
+from clf.tracking.wandb_run import GuardedWandbLogger
+
+
+class PerClassTables(Callback):
+    """After each evaluation: per_class/<stage>.csv, during training val_epoch<NNN>.csv as well, and
+    the table `<stage>/per_class` in W&B.
+
+    The model gives the counts, `per_class_counts(stage) -> (support_NC, correct_NC)`, int64 on the
+    CPU, summed over ranks; the datamodule the names, `classes`, in label order. Lightning calls a
+    callback's on_*_epoch_end before the model's, which computes the counts: so this uses on_*_end.
+
+    Args:
+        class_scalars: log val/acc_class/<name> too
+    """
+
+    def __init__(self, folder: RunFolder, class_scalars: bool = False) -> None:
+        self.folder, self.class_scalars = folder, class_scalars
+        self.nodes: list[str] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.num_nodes > 1 and not self.nodes:
+            self.nodes = _node_names(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._write(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        support_NC, correct_NC = pl_module.per_class_counts(stage)
+        classes = trainer.datamodule.classes
+        rows = rows_from_counts(classes, support_NC, correct_NC, self.nodes)
+        epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
+        write_csv(rows, self.folder.per_class / f"{stage}.csv")
+        if trainer.state.fn == "fit":
+            write_csv(rows, self.folder.per_class / f"{stage}_epoch{epoch:03d}.csv")
+        for logger in trainer.loggers:
+            if isinstance(logger, GuardedWandbLogger):
+                logger.log_per_class(f"{stage}/per_class", rows, epoch, step)
+            if self.class_scalars:
+                logger.log_metrics(_class_scalars(rows, stage) | {"epoch": epoch}, step)
+
+
+class Throughput(Callback):
+    """Logs train/images_per_second: all ranks' images over the wall time between two log lines.
+
+    It counts optimizer steps by the host's clock. The device may be a few steps behind, which
+    evens out over a window; waiting for it would slow the training down.
+
+    Args:
+        batch_size: images of an optimizer step over all ranks
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.images_per_second: float | None = None
+        self._window = (0.0, 0)  # (seconds, optimizer steps) at its start
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_window(trainer)  # resumed in mid-epoch: its start does not come
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_window(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_window(trainer)  # evaluation is not training time
+
+    def _begin_window(self, trainer: Trainer) -> None:
+        self._window = (time.perf_counter(), trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        step = trainer.global_step
+        start, first = self._window
+        # The same steps as Lightning's own scalars, so that they share a row.
+        due = step % trainer.log_every_n_steps == 0 or trainer.is_last_batch
+        if not due or step == first:
+            return
+        self.images_per_second = (step - first) * self.batch_size / (time.perf_counter() - start)
+        self._begin_window(trainer)
+        scalars = {"train/images_per_second": self.images_per_second}
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                scalars | {"epoch": trainer.current_epoch}, _step_of_scalars(trainer)
+            )
+
+
+class StatusFile(Callback):
+    """status.json: what the run is doing, at most once a second and at the ends of epochs.
+
+    Fields: state (running; failed; finished, once the evaluation that ends a run is done), run,
+    host, pid, device, epoch and step (done so far), epochs and steps (in all), images_per_second,
+    metrics (the latest of each name), eta_s (of the training), started and updated (seconds since
+    1970), error, wandb (page, or folder to sync; None without W&B).
+    """
+
+    EVERY_S = 1.0
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.started = time.time()
+        self.metrics: dict[str, float] = {}
+        self._written = 0.0  # seconds of the monotonic clock
+        self._begun: tuple[float, int] | None = None  # (seconds, steps) when training began
+        self._constant: dict[str, Any] = {}
+        self._warned = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        loggers = [one for one in trainer.loggers if isinstance(one, GuardedWandbLogger)]
+        self._constant = {
+            "device": _device_name(trainer),
+            "wandb": loggers[0].location if loggers else None,
+        }
+        self._write(trainer, "running")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = (time.time(), trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._write_if_due(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._write_if_due(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._write_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._take(trainer.callback_metrics)
+            self._write(trainer, "running")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take(trainer.callback_metrics)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take(trainer.callback_metrics)
+        self._write(trainer, "running")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":  # a fit is followed by the evaluation of its best checkpoint
+            self._write(trainer, "finished")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
+
+    def _take(self, metrics: Mapping[str, Any]) -> None:
+        """Waits for the device: for the ends of epochs only."""
+        self.metrics |= {
+            name: float(value)
+            for name, value in metrics.items()
+            if name.startswith(("train/", "val/", "test/")) and not name.endswith("_step")
+        }
+
+    def _write_if_due(self, trainer: Trainer) -> None:
+        if time.monotonic() - self._written >= self.EVERY_S:
+            self._write(trainer, "running")
+
+    def _write(self, trainer: Trainer, state: str, error: str | None = None) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._written = time.monotonic()
+        try:
+            self.folder.write_json(self.folder.status, self._content(trainer, state, error))
+        except OSError as problem:  # a full disk: no reason to lose the training, or its error
+            if not self._warned:
+                rank_zero_warn(f"{self.folder.status} cannot be written: {problem}")
+            self._warned = True
+
+    def _content(self, trainer: Trainer, state: str, error: str | None) -> dict[str, Any]:
+        now, step, steps = time.time(), trainer.global_step, _total_steps(trainer)
+        eta_s = None
+        if self._begun and steps and step > self._begun[1]:
+            eta_s = (now - self._begun[0]) / (step - self._begun[1]) * (steps - step)
+        speeds = [one.images_per_second for one in _throughputs(trainer)]
+        return {
+            "state": state,
+            "run": self.folder.path.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": self._constant.get("device"),
+            "epoch": trainer.current_epoch,
+            "epochs": trainer.max_epochs,
+            "step": step,
+            "steps": steps,
+            "images_per_second": speeds[0] if speeds else None,
+            "metrics": self.metrics,
+            "eta_s": eta_s,
+            "started": self.started,
+            "updated": now,
+            "error": error,
+            "wandb": self._constant.get("wandb"),
+        }
+
+
+def _step_of_scalars(trainer: Trainer) -> int:
+    """The step that Lightning gives its own scalars at this moment: within the fit that of the last
+    optimizer step, counted from 0; after it the number of steps."""
+    return max(0, trainer.global_step - int(trainer.state.fn == "fit"))
+
+
+def _class_scalars(rows: list[PerClassRow], stage: str) -> dict[str, float]:
+    pairs = ((f"{stage}/acc_class/{row.name}", row.accuracy) for row in rows)
+    return {name: accuracy for name, accuracy in pairs if accuracy is not None}
+
+
+def _node_names(trainer: Trainer) -> list[str]:
+    """A name for each node, in order of node rank; one gather of short texts at the start."""
+    name = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, (trainer.node_rank, name))
+    names = dict(sorted(found))
+    if len(set(names.values())) == len(names):
+        return list(names.values())
+    return [f"{name}-{rank}" for rank, name in names.items()]
+
+
+def _throughputs(trainer: Any) -> list[Throughput]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    batches = trainer.num_training_batches
+    if batches in (0, float("inf")) or not trainer.max_epochs:
+        return None
+    return -(-int(batches) // trainer.accumulate_grad_batches) * trainer.max_epochs
+
+
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name

@@ -1,0 +1,220 @@
+"""The run in Weights & Biases: rank 0 writes it, nothing that W&B does stops or slows the training.
+
+Everything sent is in the run folder too, in open formats: a lost network loses nothing.
+"""
+
+import netrc
+import os
+import secrets
+import socket
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from clf.config import TrackingConfig
+from clf.tracking.run_folder import RunFolder, write_text
+from clf.tracking.tables import PerClassRow, header
+
+CONNECT_TIMEOUT_S = 5
+INIT_TIMEOUT_S = 20  # W&B's own is 90, all of which a job without network would wait
+FINISH_TIMEOUT_S = 30  # for the upload of what is left at the end
+NO_KEY = "there is no key: type `wandb login`, or set WANDB_API_KEY"
+
+
+class GuardedWandbLogger(WandbLogger):
+    """Lightning's logger of a run that was started already; its failures are reported, once, and do
+    not end the training."""
+
+    closed = False
+
+    @property
+    def location(self) -> str:
+        """The run's page; offline, the folder that `wandb sync` takes."""
+        run = self.experiment
+        return str(Path(run.dir).parent) if run.offline else str(run.url)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self._guarded(lambda: super(GuardedWandbLogger, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def log_per_class(
+        self, name: str, rows: Sequence[PerClassRow], epoch: int, step: int | None = None
+    ) -> None:
+        """A per-class table in the dashboard; a class without images has no accuracy, not 0."""
+
+        def log() -> None:
+            import wandb
+
+            table = wandb.Table(columns=[*header(rows)], data=[row.cells() for row in rows])
+            self.log_metrics({name: table, "epoch": epoch}, step)
+
+        self._guarded(log)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The whole config was given at the start."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if status == "failed":  # after "success" the final evaluation is still to come
+            self.close(exit_code=1)
+
+    def close(self, exit_code: int = 0) -> None:
+        self._guarded(lambda: self.experiment.finish(exit_code=exit_code))
+        self.closed = True
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        if self.closed:
+            return
+        try:
+            call()
+        except Exception as error:  # W&B's errors have no common class, and none is worth a run
+            self.closed = True
+            rank_zero_warn(
+                f"W&B takes no more data ({_said(error)}). The training goes on; metrics.csv and "
+                "per_class/ in the run folder have everything"
+            )
+
+
+def wandb_logger(
+    cfg: TrackingConfig, folder: RunFolder, config: dict[str, Any], name: str
+) -> GuardedWandbLogger | None:
+    """Start the W&B run of this folder, or go on with it; None if disabled or not on rank 0.
+
+    A run that should be online but cannot reach or convince the server is recorded offline, after
+    half a minute at most, with a warning that says how to upload it.
+
+    Args:
+        cfg: `mode`, and where the run goes
+        folder: the run's files go to `<folder>/wandb`; its id is kept in `wandb/run_id.txt`
+        config: plain values, shown in the dashboard
+        name: of the run in the dashboard
+    """
+    mode = os.environ.get("WANDB_MODE", "auto") if cfg.mode == "auto" else cfg.mode
+    if mode == "disabled" or getattr(rank_zero_only, "rank", 0) != 0:
+        return None
+    arguments: dict[str, Any] = {
+        "project": cfg.project,
+        "entity": cfg.entity,
+        "group": cfg.group,
+        "tags": list(cfg.tags),
+        "name": name,
+        "id": _run_id(folder),
+        "dir": str(folder.path),
+        "config": config,
+        "resume": "allow",
+    }
+    run, problem = (None, "") if mode == "offline" else _start_online(arguments)
+    if problem and not (mode == "auto" and problem == NO_KEY):
+        rank_zero_warn(
+            f"W&B cannot be used online ({problem}). The run is recorded offline; upload it "
+            f"later with: wandb sync {folder.wandb}/offline-run-*"
+        )
+    if run is None:
+        run, problem = _start("offline", arguments)
+    if run is None:
+        rank_zero_warn(f"W&B is left out ({problem}); metrics.csv and per_class/ have everything")
+        return None
+    return GuardedWandbLogger(experiment=run, save_dir=str(folder.path))
+
+
+def close(loggers: Sequence[Logger]) -> None:
+    """End the W&B run: all is on disk, or on the server, when this returns (within seconds; half a
+    minute where the server is lost). The end of the process does it too."""
+    for logger in loggers:
+        if isinstance(logger, GuardedWandbLogger):
+            logger.close()
+
+
+def _start_online(arguments: dict[str, Any]) -> tuple[Any, str]:
+    """(run, "") or (None, what stands against it)."""
+    import wandb
+
+    try:
+        settings = wandb.setup().settings  # from the environment and W&B's own files
+    except Exception as error:  # as in `_start`
+        return None, _said(error)
+    if not (settings.api_key or _has_key(settings.base_url)):
+        return None, NO_KEY
+    problem = _unreachable(settings.base_url)
+    return (None, problem) if problem else _start("online", arguments)
+
+
+def _start(mode: Literal["online", "offline"], arguments: dict[str, Any]) -> tuple[Any, str]:
+    import wandb
+
+    try:
+        run = wandb.init(mode=mode, settings=_settings(), **arguments)
+        # The SDK counts its own calls; a resumed run would be drawn over itself.
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    except Exception as error:  # W&B's errors have no common class, and none is worth a run
+        wandb.teardown()
+        return None, _said(error)
+    return run, ""
+
+
+def _settings() -> Any:
+    import wandb
+
+    return wandb.Settings(
+        init_timeout=INIT_TIMEOUT_S,
+        login_timeout=INIT_TIMEOUT_S,
+        finish_timeout=FINISH_TIMEOUT_S,
+        reinit="finish_previous",
+        silent=True,
+        # Metadata holds the command line, and what is printed may hold anything: secrets too.
+        x_disable_meta=True,
+        console="off",
+        disable_code=True,
+        save_code=False,
+        disable_git=True,
+    )
+
+
+def _has_key(server: str) -> bool:
+    """Looks where W&B does, but never asks the person at the terminal."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    paths = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    path = next((found for found in map(os.path.expanduser, paths) if os.path.exists(found)), None)
+    try:
+        entries = netrc.netrc(path) if path else None
+    except (OSError, netrc.NetrcParseError):
+        return False
+    hosts = (urlsplit(server).netloc, "api.wandb.ai")  # an alias of the default server
+    return entries is not None and any(entries.authenticators(host) for host in hosts)
+
+
+def _unreachable(server: str) -> str:
+    """A look first: W&B itself tries again and again for as long as it is let. "" if it answers, or
+    if a proxy stands between."""
+    parts = urlsplit(server)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        return f"{server} cannot be reached: {error}"
+    return ""
+
+
+def _run_id(folder: RunFolder) -> str:
+    """One id for all starts of a run."""
+    path = folder.wandb / "run_id.txt"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")

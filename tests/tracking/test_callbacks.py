@@ -1,0 +1,324 @@
+"""What a run leaves behind, by training a tiny module for real.
+
+C classes, N nodes.
+"""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from clf.config import TrackingConfig
+from clf.tracking import callbacks
+from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.tracking.csv_logger import CsvLogger
+from clf.tracking.run_folder import RunFolder
+from clf.tracking.status import read_status
+from clf.tracking.wandb_run import close, wandb_logger
+
+BATCH, TRAIN_BATCHES, EVERY = 4, 10, 4
+VAL_LABELS = [0, 0, 0, 2, 2, 3, 0, 2]  # class 1 has no images
+TEST_LABELS = [3, 3, 3, 1, 0]
+# What the model of the tests answers in epoch e of the training, whatever it sees.
+ANSWER = [0, 2, 3]
+
+
+class Data(LightningDataModule):
+    classes = ["zero", "one", "two", "three"]
+
+    def __init__(self, micro_batch: int = BATCH) -> None:
+        super().__init__()
+        self.micro_batch = micro_batch
+
+    def loader(self, labels: list[int], size: int) -> DataLoader:
+        return DataLoader(TensorDataset(torch.tensor(labels)), batch_size=size)
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader([0] * (BATCH * TRAIN_BATCHES), self.micro_batch)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(VAL_LABELS, 3)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader(TEST_LABELS, 3)
+
+
+class Tiny(LightningModule):
+    """Counts its answers; `during` is called at the start of each step with the stage's name."""
+
+    def __init__(self, during=lambda module, stage: None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.during = during
+        self.counts_2C = torch.zeros(2, 4, dtype=torch.int64)
+        self.done: dict[str, torch.Tensor] = {}
+
+    def training_step(self, batch, batch_idx):
+        self.during(self, "train")
+        self.log("train/loss_step", float(self.global_step))
+        return self.weight.sum()
+
+    def evaluation_step(self, batch, stage: str) -> None:
+        self.during(self, stage)
+        answer = ANSWER[min(self.current_epoch, 2)]
+        for label in batch[0].tolist():
+            self.counts_2C[:, label] += torch.tensor([1, int(label == answer)])
+
+    def validation_step(self, batch, batch_idx):
+        self.evaluation_step(batch, "val")
+
+    def test_step(self, batch, batch_idx):
+        self.evaluation_step(batch, "test")
+
+    def on_train_epoch_end(self):
+        self.log("train/loss", 0.25 + self.current_epoch)
+
+    def end(self, stage: str) -> None:
+        self.done[stage], self.counts_2C = self.counts_2C, torch.zeros_like(self.counts_2C)
+        support_C, correct_C = self.done[stage]
+        self.log(f"{stage}/acc_top1", correct_C.sum() / support_C.sum())
+
+    def on_validation_epoch_end(self):
+        self.end("val")
+
+    def on_test_epoch_end(self):
+        self.end("test")
+
+    def per_class_counts(self, stage: str):
+        support_C, correct_C = self.done[stage]
+        return support_C[None], correct_C[None]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def trainer(folder: RunFolder, loggers=None, epochs=2, class_scalars=False, **options) -> Trainer:
+    last = ModelCheckpoint(folder.checkpoints, "last", enable_version_counter=False)
+    return Trainer(
+        max_epochs=epochs,
+        logger=[CsvLogger(folder.metrics_csv)] if loggers is None else loggers,
+        callbacks=[
+            LearningRateMonitor(logging_interval="step"),
+            Throughput(BATCH),
+            PerClassTables(folder, class_scalars),
+            StatusFile(folder),
+            last,
+        ],
+        log_every_n_steps=EVERY,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def counted(labels: list[int], answer: int) -> list[list]:
+    support_C = np.bincount(labels, minlength=4).tolist()
+    correct_C = [n if c == answer else 0 for c, n in enumerate(support_C)]
+    shares = [k / n if n else None for n, k in zip(support_C, correct_C, strict=True)]
+    return [list(row) for row in zip(Data.classes, support_C, correct_C, shares, strict=True)]
+
+
+def as_text(table: list[list]) -> list[list[str]]:
+    return [["" if cell is None else str(cell) for cell in row] for row in table]
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "runs" / "one")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """Two epochs and the final test, with W&B offline."""
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "whole")
+    loggers = [
+        CsvLogger(folder.metrics_csv),
+        wandb_logger(TrackingConfig(mode="offline"), folder, {}, "whole"),
+    ]
+    made, model, data = trainer(folder, loggers), Tiny(), Data()
+    made.fit(model, data)
+    made.test(model, data, verbose=False)
+    close(loggers)
+    return folder
+
+
+def test_each_table_is_what_was_counted_in_that_evaluation(run):
+    def table(name: str) -> list[list[str]]:
+        with (run.per_class / name).open(newline="") as file:
+            return list(csv.reader(file))[1:]
+
+    assert table("val_epoch000.csv") == as_text(counted(VAL_LABELS, ANSWER[0]))
+    assert table("val_epoch001.csv") == as_text(counted(VAL_LABELS, ANSWER[1]))
+    assert table("val.csv") == table("val_epoch001.csv")
+    assert table("test.csv") == as_text(counted(TEST_LABELS, ANSWER[2]))
+    assert len(list(run.per_class.iterdir())) == 4, "the sanity check counts for nothing"
+
+
+def test_the_dashboard_has_the_same_tables(run):
+    def tables(stage: str) -> list[list[list]]:
+        files = run.wandb.glob(f"offline-run-*/files/media/table/{stage}/per_class*.json")
+        return [json.loads(path.read_text())["data"] for path in files]
+
+    expected = [counted(VAL_LABELS, ANSWER[epoch]) for epoch in (0, 1)]
+    assert sorted(tables("val"), key=str) == sorted(expected, key=str)
+    assert tables("test") == [counted(TEST_LABELS, ANSWER[2])]
+
+
+def test_a_finished_run_says_so_with_its_last_numbers(run):
+    status = read_status(run.path)
+    expected = {"state": "finished", "run": "whole", "device": "CPU", "error": None}
+    expected |= {"epoch": 2, "epochs": 2, "step": 20, "steps": 20, "eta_s": 0.0}
+    assert {name: status[name] for name in expected} == expected
+    assert status["metrics"] == pytest.approx(
+        {"train/loss": 1.25, "val/acc_top1": 3 / 8, "test/acc_top1": 3 / 5}
+    )
+    assert status["images_per_second"] > 0
+    assert status["started"] <= status["updated"]
+    assert status["wandb"] == str(next(run.wandb.glob("offline-run-*")))
+
+
+def test_metrics_csv_has_a_row_a_step_with_speed_and_learning_rate(run):
+    found = rows(run.metrics_csv)
+    # Every fourth step, the last of each epoch, and the final test.
+    assert [int(row["step"]) for row in found] == [3, 7, 9, 11, 15, 19, 20]
+    for row in found[:-1]:
+        assert float(row["train/images_per_second"]) > 0
+    for row in found[:2] + found[3:5]:
+        assert float(row["lr-SGD"]) == 0.5
+    epoch = [float(found[2][name]) for name in ("epoch", "train/loss", "val/acc_top1")]
+    assert epoch == pytest.approx([0, 0.25, 4 / 8])
+    assert float(found[5]["val/acc_top1"]) == 3 / 8
+    assert float(found[6]["test/acc_top1"]) == pytest.approx(3 / 5)
+
+
+def test_a_resumed_run_says_everything_once_and_in_order(folder, run):
+    def breaks(module, stage):
+        if module.global_step == 17:
+            raise RuntimeError("node lost")
+
+    made = trainer(folder)
+    with pytest.raises(RuntimeError, match="node lost"):
+        made.fit(Tiny(breaks), Data())
+    assert [row["step"] for row in rows(folder.metrics_csv)][-2:] == ["11", "15"]
+    for _ in range(2):  # the second time there is nothing left to train
+        made, model = trainer(folder), Tiny()
+        made.fit(model, Data(), ckpt_path=folder.checkpoints / "last.ckpt", weights_only=False)
+        made.test(model, Data(), verbose=False)
+        steps, whole = rows(folder.metrics_csv), rows(run.metrics_csv)
+        assert [(r["epoch"], r["step"]) for r in steps] == [(r["epoch"], r["step"]) for r in whole]
+        for name in ("train/loss_step", "train/loss", "val/acc_top1", "test/acc_top1"):
+            assert [r.get(name) for r in steps] == [r.get(name) for r in whole], name
+        assert read_status(folder.path)["state"] == "finished"
+
+
+@pytest.mark.parametrize("error", [ValueError("labels: 43 classes"), KeyboardInterrupt()])
+def test_a_failed_run_says_why(folder, error):
+    def breaks(module, stage):
+        if module.global_step == 5:
+            raise error
+
+    made = trainer(folder)
+    with pytest.raises((ValueError, SystemExit)):  # Lightning turns Ctrl-C into SystemExit
+        made.fit(Tiny(breaks), Data())
+    status = read_status(folder.path)
+    assert (status["state"], status["step"]) == ("failed", 5)
+    assert status["error"] in ("ValueError: labels: 43 classes", "KeyboardInterrupt")
+
+
+def test_a_failed_run_is_closed_in_wandb_too(folder):
+    def breaks(module, stage):
+        raise RuntimeError("out of memory")
+
+    logger = wandb_logger(TrackingConfig(mode="offline"), folder, {}, "one")
+    made = trainer(folder, [logger])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made.fit(Tiny(breaks), Data())
+    assert logger.closed
+
+
+def test_a_full_disk_under_the_status_does_not_stop_the_training(folder, monkeypatch):
+    def full(path, content):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_json", staticmethod(full))
+    made = trainer(folder, epochs=1)
+    with pytest.warns(UserWarning, match=r"status\.json cannot be written: No space left") as told:
+        made.fit(Tiny(), Data())
+    assert made.global_step == TRAIN_BATCHES
+    assert sum("status.json" in str(warning.message) for warning in told) == 1
+
+
+class Clock:
+    """Stands in for the time module: a training step takes 0.25 s, one of an evaluation 100 s."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.time = self.monotonic = self.perf_counter = lambda: self.now
+
+    def passes(self, module, stage) -> None:
+        self.now += 0.25 if stage == "train" else 100.0
+
+
+def test_images_per_second_is_of_the_global_batch_and_of_training_alone(folder, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    made = trainer(folder, accumulate_grad_batches=2, val_check_interval=10)
+    made.fit(Tiny(clock.passes), Data(micro_batch=BATCH // 2))
+    name = "train/images_per_second"
+    found = {int(r["step"]): float(r[name]) for r in rows(folder.metrics_csv) if name in r}
+    assert sorted(found) == [3, 7, 9, 11, 15, 19]
+    assert [*found.values()] == pytest.approx([BATCH / 0.5] * len(found))
+    assert read_status(folder.path)["images_per_second"] == pytest.approx(BATCH / 0.5)
+
+
+def test_the_status_is_written_at_most_once_a_second_of_training(folder, monkeypatch):
+    clock, times = Clock(), []
+    monkeypatch.setattr(callbacks, "time", clock)
+    write = RunFolder.write_json
+
+    def noted(path, content):
+        if content["state"] == "running" and 0 < content["step"] < 10:
+            times.append(clock.now)
+        write(path, content)
+
+    monkeypatch.setattr(RunFolder, "write_json", staticmethod(noted))
+    trainer(folder, epochs=1, num_sanity_val_steps=0).fit(Tiny(clock.passes), Data())
+    assert len(times) == 2  # ten steps take 2.5 s
+    assert np.diff(times) == pytest.approx([1.0])
+
+
+def test_accuracy_by_class_is_a_scalar_only_when_asked_for(folder, run):
+    assert not any("acc_class" in name for row in rows(run.metrics_csv) for name in row)
+    trainer(folder, epochs=1, class_scalars=True).fit(Tiny(), Data())
+    found = rows(folder.metrics_csv)[-1]
+    scalars = {name: float(value) for name, value in found.items() if "acc_class" in name}
+    of_class = "val/acc_class/"
+    assert scalars == {f"{of_class}zero": 1.0, f"{of_class}two": 0.0, f"{of_class}three": 0.0}
+    assert (found["step"], "val/acc_top1" in found) == ("9", True), "in the epoch's own row"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"), [(["b", "a"], ["b", "a"]), (["lab", "lab"], ["lab-0", "lab-1"])]
+)
+def test_two_nodes_are_told_apart_in_the_table(folder, monkeypatch, hosts, expected):
+    def gather(found, own):
+        found[:] = [(1, hosts[1]), (0, hosts[0]), (1, hosts[1]), (0, hosts[0])]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    tables = PerClassTables(folder)
+    made = SimpleNamespace(num_nodes=2, node_rank=0, world_size=4)
+    tables.setup(made, None, "fit")
+    assert tables.nodes == expected

@@ -1,0 +1,261 @@
+"""W&B: offline without a key, never in the way of the training, and never with a secret.
+
+No test leaves this machine: servers are sockets on the loopback that each test opens and closes.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+from lightning.pytorch.utilities import rank_zero_only
+
+from clf.config import TrackingConfig
+from clf.tracking import wandb_run
+from clf.tracking.run_folder import RunFolder
+from clf.tracking.tables import PerClassRow, read_csv, write_csv
+from clf.tracking.wandb_run import close, wandb_logger
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = {"seed": 7, "data": {"name": "digits", "augment": {"crop_scale": [0.35, 1.0]}}}
+ROWS = [PerClassRow("00", 0, 0), PerClassRow("0", 7, 2), PerClassRow("1", 3, 3)]
+
+
+@pytest.fixture(autouse=True)
+def hermetic(tmp_path, monkeypatch) -> Iterator[None]:
+    for name in [*os.environ]:
+        if name.startswith("WANDB_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc of the person who runs the tests
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def silent_server(monkeypatch) -> Iterator[None]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield
+
+
+@pytest.fixture
+def refusing_server(monkeypatch) -> Iterator[None]:
+    """Answers each request with: 401 Unauthorized."""
+    answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return  # the test is over
+            with connection:
+                connection.settimeout(5)
+                connection.recv(65536)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def start(folder: RunFolder, mode: str = "auto"):
+    return wandb_logger(TrackingConfig(mode=mode), folder, CONFIG, "one")
+
+
+def offline_runs(folder: RunFolder) -> list[Path]:
+    return sorted(folder.wandb.glob("offline-run-*"))
+
+
+def records(run: Path) -> list[dict]:
+    """What the .wandb file of a run holds, as W&B's own tool shows it."""
+    (path,) = run.glob("*.wandb")
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_without_a_key_the_run_is_recorded_offline_and_nobody_is_asked(folder, recwarn):
+    logger = start(folder)
+    assert logger.location == str(offline_runs(folder)[0])
+    close([logger])
+    assert not [w for w in recwarn if "W&B" in str(w.message)], "this is no fault"
+
+
+def test_online_without_a_key_says_how_to_get_one(folder):
+    with pytest.warns(UserWarning, match="no key: type `wandb login`"):
+        logger = start(folder, "online")
+    assert offline_runs(folder)
+    close([logger])
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_with_a_key_a_server_that_is_away_costs_no_time(folder, where, monkeypatch, tmp_path):
+    if where == "environment":
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    else:
+        entry = f"machine 127.0.0.1:9 login user password {'a' * 40}\n"
+        (tmp_path / "netrc").write_text(entry)
+        (tmp_path / "netrc").chmod(0o600)
+    begun = time.monotonic()
+    with pytest.warns(UserWarning, match=r"cannot be reached.*refused.*wandb sync .*offline-run"):
+        logger = start(folder)
+    assert time.monotonic() - begun < 10
+    logger.log_metrics({"val/loss": 0.5}, step=3)
+    close([logger])
+    assert len(offline_runs(folder)) == 1
+
+
+def test_a_server_that_never_answers_does_not_hold_up_the_training(
+    folder, silent_server, monkeypatch
+):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert wandb_run.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 3)
+    begun = time.monotonic()
+    with pytest.warns(UserWarning, match=r"W&B cannot be used online.*wandb sync"):
+        logger = start(folder)
+    assert time.monotonic() - begun < 3 + 10
+    assert offline_runs(folder)
+    close([logger])
+
+
+@pytest.mark.parametrize("key", ["b" * 40, "mistyped"])
+def test_a_wrong_key_becomes_an_offline_run_that_says_so(folder, refusing_server, key, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    with pytest.warns(UserWarning, match="401|API key must have") as caught:
+        logger = start(folder)
+    assert key not in "".join(str(warning.message) for warning in caught)
+    assert offline_runs(folder)
+    close([logger])
+
+
+def test_disabled_leaves_wandb_out(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would fail
+    assert start(folder, "disabled") is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert start(folder, "auto") is None
+    assert not list(folder.wandb.iterdir())
+
+
+def test_only_rank_0_writes_the_run(folder, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert start(folder, "offline") is None
+    assert not list(folder.wandb.iterdir())
+
+
+def test_a_wandb_that_does_not_work_at_all_costs_the_dashboard_only(folder, monkeypatch):
+    def broken(**arguments):
+        raise RuntimeError("wandb-core is not executable")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    with pytest.warns(UserWarning, match=r"left out \(RuntimeError: wandb-core is not executable"):
+        assert start(folder, "offline") is None
+
+
+def test_a_resumed_run_goes_on_in_the_same_dashboard_run(folder):
+    ids = []
+    for _ in range(2):
+        logger = start(folder, "offline")
+        ids.append(logger.experiment.id)
+        close([logger])
+        time.sleep(1.1)  # W&B names the folder of a start by the second
+    assert ids[0] == ids[1] == (folder.wandb / "run_id.txt").read_text()
+    assert len(offline_runs(folder)) == 2
+    for run in offline_runs(folder):
+        assert ids[0] in run.name
+    other = start(RunFolder.create(folder.path.with_name("two")), "offline")
+    assert other.experiment.id != ids[0]
+    close([other])
+
+
+def test_a_failure_while_logging_is_told_once_and_training_goes_on(folder, monkeypatch, recwarn):
+    logger = start(folder, "offline")
+    calls = []
+
+    def lost(*args, **kwargs):
+        calls.append(args)
+        raise ConnectionResetError("the service is gone")
+
+    monkeypatch.setattr(type(logger.experiment), "log", lost)
+    with pytest.warns(UserWarning, match="ConnectionResetError: the service is gone"):
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.log_per_class("val/per_class", ROWS, epoch=0, step=1)
+    logger.finalize("failed")
+    assert len(calls) == 1
+    assert not recwarn.list
+
+
+def test_the_table_in_wandb_is_the_csv_and_no_images_is_no_accuracy(folder):
+    logger = start(folder, "offline")
+    logger.log_per_class("val/per_class", ROWS, epoch=4, step=99)
+    close([logger])
+    path = folder.per_class / "val.csv"
+    write_csv(ROWS, path)
+    (run,) = offline_runs(folder)
+    (table_file,) = run.glob("files/media/table/val/per_class*.json")
+    table = json.loads(table_file.read_text())
+    assert table["columns"] == path.read_text().splitlines()[0].split(",")
+    assert table["data"] == [["00", 0, 0, None], ["0", 7, 2, 2 / 7], ["1", 3, 3, 1.0]]
+    assert table["data"] == [row.cells() for row in read_csv(path)]
+
+
+def test_scalars_and_config_of_an_offline_run_can_be_uploaded_later(folder):
+    logger = start(folder, "offline")
+    logger.log_metrics({"val/acc_top1": 0.625, "epoch": 2}, step=42)
+    close([logger])
+    found = json.dumps(records(offline_runs(folder)[0]))
+    for expected in ("val/acc_top1", "0.625", "trainer/global_step", "42", "crop_scale", "digits"):
+        assert expected in found
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from clf.config import TrackingConfig
+from clf.tracking.run_folder import RunFolder
+from clf.tracking.wandb_run import close, wandb_logger
+logger = wandb_logger(TrackingConfig(mode="offline"), RunFolder.create(Path("run")), {}, "run")
+print("printed-" + sys.argv[1])
+logger.log_metrics({"train/loss": 1.5}, step=0)
+close([logger])
+"""
+
+
+def test_neither_arguments_nor_environment_nor_code_nor_output_reach_wandb(tmp_path):
+    program = tmp_path / "train.py"
+    program.write_text(PROGRAM + "# code-hunter2\n")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "WANDB_API_KEY": "environment-" + "hunter2" * 6,
+        "MY_PASSWORD": "environment-hunter2",
+    }
+    command = [sys.executable, str(program), "--password=argument-hunter2"]
+    subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=100
+    )
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(b"train/loss" in path.read_bytes() for path in files)
+    assert [path for path in files if b"hunter2" in path.read_bytes()] == []
