@@ -80,7 +80,7 @@ def test_diverged_logits_are_an_error_and_not_class_zero():
     metrics = ClassificationMetrics(3, top_k=1)
     logits = torch.tensor([[float("nan")] * 3, [1.0, 0.0, 0.0]])
     metrics.update(logits, torch.tensor([0, 0]), torch.tensor(0.0), torch.tensor(2.0))
-    with pytest.raises(ValueError, match="not finite .* for 1 images: training has diverged"):
+    with pytest.raises(ValueError, match="not finite for 1 images: training has diverged"):
         metrics.compute()
 
 

@@ -1,0 +1,107 @@
+"""Checkpoints that a kill at any instant leaves whole: written aside, synced to disk, renamed.
+
+A checkpoint holds plain types only (`torch.load(weights_only=True)` takes it), and with the weights
+the config and
+the class names: it can be evaluated with nothing else at hand.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from clf.config import CheckpointConfig
+
+RECORD = "clf"  # our entry in a checkpoint: {"config": ..., "class_to_idx": ...}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's own goes through TMPDIR, which may be another file system: there a full disk
+    destroys the old
+    file, and a permission error passes in silence (Lightning issue 21800). This one writes beside
+    the target."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
+    ) -> None:
+        write_aside(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+    """`write` a temporary file in the folder of `path`, bring it to disk, then rename it over
+    `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
+    """`best.ckpt` by the monitored number and `last.ckpt` of every epoch.
+
+    Two callbacks, since one with `monitor` rewrites its "last" only when it also saves a best one;
+    and no version counter, which would write `last-v1.ckpt` beside a stale `last.ckpt`.
+    """
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=cfg.monitor, mode=cfg.mode, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
+
+
+class RunRecord(Callback):
+    """Adds the run's config and class names to each checkpoint."""
+
+    def __init__(self, config: dict[str, Any], class_to_idx: dict[str, int]) -> None:
+        self.record = {"config": config, "class_to_idx": class_to_idx}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[RECORD] = self.record
+
+
+def find_checkpoint(run_or_checkpoint: Path) -> Path:
+    """A checkpoint file itself, or a run folder's best one (its last, if there is no best yet).
+
+    Raises:
+        ValueError: neither
+    """
+    if run_or_checkpoint.is_file():
+        return run_or_checkpoint
+    folder = run_or_checkpoint / "checkpoints"
+    for name in ("best.ckpt", "last.ckpt"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(
+        f"{run_or_checkpoint}: expected a checkpoint file, "
+        "or a run folder that holds checkpoints/best.ckpt"
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours on the CPU; ValueError if it is another tool's, or damaged."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if RECORD not in checkpoint:
+        raise ValueError(f"{path} was not saved by a run of clf: it has no '{RECORD}' entry")
+    return checkpoint

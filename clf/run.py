@@ -1,0 +1,228 @@
+"""A run, from config to numbers: `fit` trains and tests, `evaluate` scores a checkpoint. Read this
+first.
+
+YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) -> counts (metrics)
+     -> one sync an epoch -> scalars and per-class tables (tracking) -> run folder and W&B
+"""
+
+import logging
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
+
+from clf.checkpoint import (
+    RECORD,
+    AtomicCheckpointIO,
+    RunRecord,
+    checkpoint_callbacks,
+    find_checkpoint,
+    read_checkpoint,
+)
+from clf.compose import from_dict
+from clf.config import RunConfig
+from clf.data.datamodule import ClassificationDataModule
+from clf.models.base import BaseClassificationModel
+from clf.parallel import AgreeOnBatchNorm, trainer_arguments
+from clf.registry import check_trusted
+from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.tracking.csv_logger import CsvLogger
+from clf.tracking.predictions import PredictionFile
+from clf.tracking.run_folder import RunFolder
+from clf.tracking.tables import PerClassRow, rows_from_counts
+from clf.tracking.wandb_run import wandb_logger
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    split: str
+    checkpoint: Path
+    scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
+    per_class: list[PerClassRow]
+
+
+def fit(cfg: RunConfig, run_dir: Path, progress: bool = True) -> dict[str, float]:
+    """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
+    is one.
+
+    Args:
+        cfg: a checked config, as `clf.compose.compose` gives it
+        run_dir: everything the run leaves is in here
+        progress: show a progress bar
+
+    Returns:
+        the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
+        ...)
+    """
+    folder = RunFolder.create(run_dir)
+    quiet_lightning()
+    seed_everything(cfg.seed, verbose=False)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
+    resume = folder.last if folder.last.is_file() else None
+    model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
+    if weights := datamodule.class_weights():
+        model.set_class_weights(weights)
+    trainer = Trainer(
+        max_epochs=cfg.epochs,
+        accumulate_grad_batches=datamodule.accumulation(cfg.nodes * (cfg.gpus or 1)),
+        logger=_loggers(cfg, folder),
+        callbacks=_callbacks(cfg, folder, datamodule, progress),
+        log_every_n_steps=cfg.tracking.log_every,
+        **_common(cfg, progress),
+        **trainer_arguments(cfg),
+    )
+    trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    scalars = _scalars(trainer)
+    # The split that nobody looked at if there is one, else the validation images once more, with
+    # the best weights.
+    final = trainer.test if len(datamodule.splits.test) else trainer.validate
+    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    return scalars | _scalars(trainer)
+
+
+def evaluate(
+    run_or_checkpoint: Path,
+    split: str | None = None,
+    predictions: Path | None = None,
+    data: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a run's best checkpoint, or a checkpoint file, on one device.
+
+    Args:
+        run_or_checkpoint: a run folder or a file
+        split: "train", "val" or "test"; None: test if the data has one, else val
+        predictions: CSV to write, a row an image: image, label, predicted, probability
+        data: fields of the data config to replace, such as {"root": "..."}
+
+    Raises:
+        ValueError: no checkpoint there, an empty split, or data whose classes are not the
+        checkpoint's
+    """
+    quiet_lightning()
+    path = find_checkpoint(run_or_checkpoint)
+    record = read_checkpoint(path)[RECORD]
+    cfg = from_dict(record["config"])
+    cfg = replace(cfg, nodes=1, gpus=1, data=replace(cfg.data, **(data or {})))
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    if datamodule.class_to_idx != record["class_to_idx"]:
+        different = set(datamodule.class_to_idx.items()) ^ set(record["class_to_idx"].items())
+        raise ValueError(
+            f"{path} was trained on other classes than {cfg.data.root or cfg.data.name} has; they "
+            f"differ in {sorted({name for name, _ in different})[:10]}. Give data.root=FOLDER with "
+            "the same class folders"
+        )
+    split = split or ("test" if len(datamodule.splits.test) else "val")
+    loader = datamodule.eval_loader(split)
+    if not len(loader):
+        raise ValueError(f"the {split} split of {cfg.data.root or cfg.data.name} has no images")
+    model = build_model(cfg, datamodule.num_classes, pretrained=False)
+    images = getattr(datamodule.splits, split).paths
+    writers = [PredictionFile(predictions, images, datamodule.classes)] if predictions else []
+    trainer = Trainer(
+        logger=False,
+        callbacks=[*writers, *([RichProgressBar()] if progress else [])],
+        **_common(replace(cfg, limit_batches=None), progress),
+        **trainer_arguments(cfg),
+    )
+    trainer.test(model, dataloaders=loader, ckpt_path=path, weights_only=True, verbose=False)
+    scalars = {
+        name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
+    }
+    rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
+    return Evaluation(split, path, scalars, rows)
+
+
+def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClassificationModel:
+    """The model that `cfg.model._target_` names, in the memory format of the config.
+
+    Args:
+        num_classes: of the data; must be the config's own, if that gives one
+        pretrained: False where a checkpoint fills the weights anyway, so that nothing is downloaded
+
+    Raises:
+        ValueError: a class outside the trusted packages, or arguments that it does not take
+    """
+    check_trusted(cfg.model._target_, cfg.trusted_packages)
+    if cfg.model.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"model.num_classes={cfg.model.num_classes}: the data has {num_classes} classes. "
+            "Leave it out (null) to take the data's"
+        )
+    arguments = {**asdict(cfg.model), "num_classes": num_classes}
+    if not pretrained:
+        arguments |= {"pretrained": False, "weights": None}
+    model = instantiate(arguments, _convert_="all")
+    if cfg.strategy.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.strategy.compile:
+        model.network.compile()
+    return model
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's notices that are not about the user's run off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Our numbers are sums over all ranks before they are logged: syncing them again would be wrong.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # A run that goes on writes where it wrote before.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Lightning's own use of a torch function that torch has renamed.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
+    limit = (
+        {}
+        if cfg.limit_batches is None
+        else dict.fromkeys(
+            ("limit_train_batches", "limit_val_batches", "limit_test_batches"), cfg.limit_batches
+        )
+    )
+    return {
+        "enable_progress_bar": progress,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # ours are exact
+        "plugins": [AtomicCheckpointIO()],
+        "detect_anomaly": cfg.debug,
+        **limit,
+    }
+
+
+def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
+    wandb = wandb_logger(cfg.tracking, folder, asdict(cfg), cfg.name or folder.path.name)
+    return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
+
+
+def _callbacks(
+    cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
+) -> list[Callback]:
+    callbacks = [
+        AgreeOnBatchNorm(),
+        RunRecord(asdict(cfg), datamodule.class_to_idx),
+        LearningRateMonitor(logging_interval="step"),
+        Throughput(cfg.data.batch_size),
+        PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
+        StatusFile(folder),
+        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints),
+    ]
+    stop = cfg.early_stopping
+    if stop.patience is not None:
+        monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
+        callbacks.append(EarlyStopping(monitor, stop.min_delta, stop.patience, mode=mode))
+    return callbacks + ([RichProgressBar()] if progress else [])
+
+
+def _scalars(trainer: Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}

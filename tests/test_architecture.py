@@ -1,0 +1,117 @@
+"""The arrows between the packages, read from the sources: launch -> slurm -> clf, and none back."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(path for top in ("clf", "launch", "slurm") for path in (ROOT / top).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, at_import_only: bool = False) -> set[str]:
+    """Dotted names that a file imports; all of them, or those outside functions and
+    TYPE_CHECKING."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        if (
+            at_import_only
+            and isinstance(node, ast.If)
+            and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+FORBIDDEN = [  # (importer, what it must not import)
+    ("clf", ("launch", "slurm", "submitit", "argparse")),
+    ("slurm", ("launch",)),
+    ("clf.data", ("clf.models", "clf.metrics", "clf.tracking", "clf.run", "clf.optim")),
+    ("clf.models", ("clf.data", "clf.tracking", "clf.run")),
+    ("clf.metrics", ("clf.data", "clf.models", "clf.tracking", "clf.run")),
+    ("clf.tracking", ("clf.data", "clf.models", "clf.metrics", "clf.run")),
+    ("clf.config", ("clf.data", "clf.models", "clf.tracking", "hydra", "omegaconf")),
+    ("launch", ("submitit", "hydra", "omegaconf", "lightning", "wandb")),
+]
+
+
+@pytest.mark.parametrize(("importer", "forbidden"), FORBIDDEN, ids=[row[0] for row in FORBIDDEN])
+def test_a_layer_can_be_read_and_changed_without_those_above_it(
+    importer: str, forbidden: tuple[str, ...]
+) -> None:
+    files = [path for path in SOURCES if within(module_of(path), (importer,))]
+    assert files
+    broken = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imports(path)
+        if within(name, forbidden)
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("wandb", ("clf.tracking",)),
+        ("submitit", ("slurm",)),
+        ("hydra", ("clf.compose", "clf.overrides", "clf.registry", "clf.run")),
+    ],
+)
+def test_a_library_stays_behind_the_one_place_that_hides_it(
+    library: str, home: tuple[str, ...]
+) -> None:
+    users = [path for path in SOURCES if any(within(name, (library,)) for name in imports(path))]
+    assert [module_of(path) for path in users if not within(module_of(path), home)] == []
+
+
+def test_only_launch_and_slurm_assemble_a_run() -> None:
+    users = [path for path in SOURCES if "clf.run" in imports(path)]
+    assert users
+    assert all(within(module_of(path), ("launch", "slurm")) for path in users)
+
+
+def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
+    light = [
+        "clf.config",
+        "clf.batch",
+        "clf.compose",
+        "clf.check",
+        "clf.registry",
+        "clf.data.datasets",
+    ]
+    light += ["clf.tracking.run_folder", "clf.tracking.status", "clf.tracking.tables"]
+    light += [module_of(path) for top in ("launch", "slurm") for path in (ROOT / top).glob("*.py")]
+    heavy = "{'torch', 'torchvision', 'lightning', 'wandb'} & set(sys.modules)"
+    program = (
+        "import sys, importlib\n"
+        f"for name in {light!r}:\n    importlib.import_module(name)\n"
+        f"print({heavy})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,40 @@
+"""A kill or a full disk during a save must leave the previous checkpoint whole."""
+
+import pytest
+import torch
+
+from clf.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def disk_full(content, file):
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_folder_gives_its_best_checkpoint_before_its_last(tmp_path):
+    with pytest.raises(ValueError, match="expected a checkpoint file, or a run folder"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "best.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+        assert find_checkpoint(tmp_path).name == name
+
+
+def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match="foreign.ckpt was not saved by a run of clf"):
+        read_checkpoint(tmp_path / "foreign.ckpt")
+    (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(ValueError, match="damaged.ckpt cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "damaged.ckpt")
