@@ -1,0 +1,103 @@
+"""How many devices a node has and what this machine can give, found out without importing torch."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from clf.config import RunConfig
+
+QUERY_TIMEOUT_S = 20
+
+
+def has_slurm() -> bool:
+    """Whether jobs can be submitted to SLURM from this machine."""
+    return shutil.which("sbatch") is not None and shutil.which("srun") is not None
+
+
+def local_gpus() -> list[str]:
+    """Ids of this machine's GPUs, as CUDA_VISIBLE_DEVICES takes them; [] on a machine without
+    any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [item for item in visible.split(",") if item.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi"):
+        listing = _output(["nvidia-smi", "-L"])
+        return [str(index) for index in range(len(re.findall(r"^GPU \d+", listing, re.MULTILINE)))]
+    return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def devices_per_node(cfg: RunConfig) -> int:
+    """`gpus` as given; else all GPUs of a node, or 1 process where there are none.
+
+    Under SLURM a node is one of the partition asked for (the default one otherwise).
+    """
+    if cfg.gpus is not None:
+        return cfg.gpus
+    if cfg.strategy.accelerator == "cpu" or cfg.strategy.name == "single":
+        return 1
+    return max(1, slurm_gpus(cfg.slurm.partition) if has_slurm() else len(local_gpus()))
+
+
+def slurm_gpus(partition: str | None) -> int:
+    """GPUs of the smallest GPU node of a partition, 0 if it has none."""
+    where = ["-p", partition] if partition else []
+    listing = _output(["sinfo", "-h", "-N", "-o", "%P|%G", *where])
+    counts = []
+    for line in listing.splitlines():
+        name, _, resources = line.strip().partition("|")
+        if partition is None and not name.endswith("*"):
+            continue  # the default partition is marked with a star
+        counts += [int(count) for count in re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources)]
+    return min(counts, default=0)
+
+
+def resource_faults(cfg: RunConfig) -> list[str]:
+    """What is asked for and this machine cannot give, in the form of `clf.check`."""
+    if has_slurm():
+        return []
+    faults = []
+    gpus = len(local_gpus())
+    if cfg.nodes > 1:
+        faults.append(
+            f"nodes={cfg.nodes}: this machine has no SLURM (no sbatch on the PATH), so a run has "
+            "one node here; set nodes=1, or submit on a login node of your cluster"
+        )
+    if cfg.strategy.accelerator == "gpu" and gpus == 0:
+        faults.append(
+            "strategy.accelerator=gpu: no GPU was found on this machine; "
+            "set strategy.accelerator=auto to use the CPU"
+        )
+    elif cfg.strategy.accelerator != "cpu" and 0 < gpus < (cfg.gpus or 1):
+        faults.append(
+            f"gpus={cfg.gpus}: this machine has {gpus}; set gpus={gpus} or less"
+            " (or strategy.accelerator=cpu for CPU processes)"
+        )
+    elif cfg.gpus and (gpus == 0 or cfg.strategy.accelerator == "cpu") and cfg.gpus > cores():
+        faults.append(
+            f"gpus={cfg.gpus}: without GPUs each is a CPU process, and this machine has {cores()} "
+            f"cores; set gpus={cores()} or less"
+        )
+    return faults
+
+
+def uses_gpus(cfg: RunConfig) -> bool:
+    """Whether the run will take GPUs of this machine."""
+    return cfg.strategy.accelerator != "cpu" and bool(local_gpus())
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""  # no answer: as on a machine without the tool

@@ -1,0 +1,92 @@
+"""What runs on each task of a job. It takes the run folder alone: the tenth start is as the first.
+
+submitit pickles `Job` by name; the job's process imports it from the run's code snapshot.
+"""
+
+import json
+import os
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from clf.check import is_for_the_user
+
+
+class Job:
+    """Trains the run of a folder, or goes on where it stopped.
+
+    Args:
+        run_dir: folder with `config.yaml`
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+
+    def __call__(self) -> dict[str, float]:
+        """One rank's part of the run: its final scalars. An error is also left in the logs."""
+        os.umask(0o077)
+        run_dir = Path(self.run_dir)
+        try:
+            export_ranks()
+            from clf.compose import load
+            from clf.run import fit
+
+            return fit(load(run_dir / "config.yaml"), run_dir, progress=False)
+        except BaseException as error:  # Ctrl-C and sys.exit too: whoever looks must learn why
+            record_error(run_dir, int(os.environ.get("RANK", 0)), error)
+            raise
+
+    def checkpoint(self) -> Any:
+        """What submitit puts in the queue again: the same job."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(Job(self.run_dir))
+
+
+def export_ranks() -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, NODE_RANK, MASTER_ADDR and MASTER_PORT from the job's own.
+
+    submitit's local executor sets SUBMITIT_LOCAL_* only, and Lightning reads these.
+    """
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    # Overwriting: a shell inside another job may hold that job's values.
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    environment = JobEnvironment()
+    os.environ["NODE_RANK"] = str(environment.node)
+    if environment.name() == "local":
+        os.environ["MASTER_ADDR"] = "127.0.0.1"  # a laptop's host name need not resolve
+
+
+def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
+    """Leave the error in `logs/error_rank<r>.json`, for `first_error`."""
+    record = {
+        "time": time.time(),
+        "rank": rank,
+        "host": socket.gethostname(),
+        "type": type(error).__name__,
+        "message": str(error),
+        "for_the_user": is_for_the_user(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    logs = run_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    aside = logs / f".error_rank{rank}.json"
+    aside.write_text(json.dumps(record), encoding="utf-8")
+    aside.replace(logs / f"error_rank{rank}.json")
+
+
+def first_error(run_dir: Path) -> dict[str, Any] | None:
+    """The error that came first over all ranks; later ones mostly follow from it."""
+    records = [json.loads(path.read_text()) for path in (run_dir / "logs").glob("error_rank*.json")]
+    real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
+    return min(real or records, key=lambda record: record["time"], default=None)
+
+
+def clear_errors(run_dir: Path) -> None:
+    """Forget what an earlier start of the job left."""
+    for path in (run_dir / "logs").glob("error_rank*.json"):
+        path.unlink()

@@ -1,0 +1,49 @@
+"""What tests of jobs and commands share: a checkout of its own whose training is a stand-in, so
+that a job runs for real in about a second."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = '''
+"""Writes what a rank sees. A file `wait` in the run folder holds it back until it is gone."""
+import json, os, sys, time
+
+MARK = "as submitted"
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def fit(cfg, run_dir, progress=True):
+    rank = int(os.environ.get("RANK", 0))
+    seen = {name: os.environ.get(name) for name in NAMES} | {"mark": MARK, "path": sys.path[:2]}
+    (run_dir / f"seen{rank}.json").write_text(json.dumps(seen))
+    while (run_dir / "wait").exists():
+        time.sleep(0.05)
+    if cfg.seed == 13 and rank == 1:
+        raise RuntimeError("no more luck")
+    if cfg.seed == 14:
+        raise ValueError("data.root: this folder is not the one")
+    if cfg.seed == 15:
+        os.kill(os.getpid(), 9)
+    scalars = {"test/acc_top1": 0.5, "test/acc_top5": 1.0, "test/loss": 0.25}
+    if rank == 0:
+        (run_dir / "metrics.csv").write_text("epoch,step,val/loss,val/acc_top1\\n0,9,0.5,0.75\\n")
+        status = {"state": "finished", "epoch": 1, "epochs": 1, "metrics": scalars}
+        (run_dir / "status.json").write_text(json.dumps(status))
+        (run_dir / "per_class").mkdir(exist_ok=True)
+        table = "class,support,correct,accuracy\\ncat,4,1,0.25\\ndog,0,0,\\n"
+        (run_dir / "per_class" / "test.csv").write_text(table)
+    return scalars
+'''
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Copies of launch, clf, configs and slurm, where `clf/run.py` is the stand-in."""
+    for name in ("launch", "clf", "configs", "slurm"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=ignore)
+    (tmp_path / "checkout" / "clf" / "run.py").write_text(STAND_IN)
+    return tmp_path / "checkout"
