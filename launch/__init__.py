@@ -1,0 +1,1 @@
+"""Commands that people run. They parse flags, print and delegate; no torch at import."""

@@ -1,0 +1,219 @@
+"""Follows a local job: a progress bar fed by `status.json`, a line for each epoch, and the error if
+it fails."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from clf.tracking.status import read_status
+from launch.runs import shown
+from launch.summary import measures
+from slurm.job import first_error
+
+POLL_S = 0.25
+STOP_S = 5  # submitit gives interrupted ranks a second, then kills them
+GRACE_S = 5  # for the other ranks to end by themselves after one failed
+LOG_LINES = 20
+
+
+class Follower:
+    """Shows a job until it ends.
+
+    Args:
+        out: Rich console
+        job: submitit's handle
+        run_dir: its run folder
+    """
+
+    def __init__(self, out: Any, job: Any, run_dir: Path) -> None:
+        self.out, self.job, self.run_dir = out, job, run_dir
+        self.begun = time.time()
+        self.epochs_shown = _epochs_in(run_dir / "metrics.csv")
+        self.failed_since: float | None = None
+
+    def follow(self) -> bool:
+        """Block until the job has ended. True if it did its work.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the job is stopped by then
+        """
+        try:
+            if self.out.is_terminal:
+                self._follow_live()
+            else:
+                self.out.print("starting (importing torch takes some seconds) ...")
+                while not self._ended():
+                    self._print_epochs()
+            self._print_epochs()
+        except KeyboardInterrupt:
+            self._stop(already_told=True)
+            raise
+        return first_error(self.run_dir) is None and all(map(_succeeded, _tasks(self.job)))
+
+    def _follow_live(self) -> None:
+        from rich.live import Live
+
+        with Live(console=self.out, refresh_per_second=8, transient=True) as live:
+            while not self._ended():
+                self._print_epochs()
+                live.update(self._picture())
+
+    def _ended(self) -> bool:
+        time.sleep(POLL_S)
+        if self.job.done():
+            return True
+        if self.failed_since is None and first_error(self.run_dir) is not None:
+            self.failed_since = time.time()
+        if self.failed_since is not None and time.time() - self.failed_since > GRACE_S:
+            self._stop()  # the other ranks wait for the failed one, and would for half an hour
+            return True
+        return False
+
+    def _stop(self, already_told: bool = False) -> None:
+        """Interrupt the job and wait for its end.
+
+        Args:
+            already_told: the terminal sent Ctrl-C to the job as well; a second one now would
+                break off submitit's own ending of the ranks, so give it time first
+        """
+        if not (already_told and self._ends_within(STOP_S)):
+            self.job.cancel()
+            self._ends_within(STOP_S)
+
+    def _ends_within(self, seconds: float) -> bool:
+        deadline = time.time() + seconds
+        while time.time() < deadline:
+            if self.job.done():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _status(self) -> dict[str, Any]:
+        """What the job last said; nothing that an earlier start of it left."""
+        path = self.run_dir / "status.json"
+        if not path.is_file() or path.stat().st_mtime < self.begun:
+            return {}
+        return read_status(self.run_dir) or {}
+
+    def _picture(self) -> Any:
+        """A bar over all steps and a line of numbers; each fits any width."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        status = self._status()
+        if not status.get("steps"):
+            waited = int(time.time() - self.begun)
+            return Spinner("dots", f"starting: importing torch, making the data ready ({waited} s)")
+        done = status.get("step", 0)
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        epoch = min(status.get("epoch", 0) + 1, status["epochs"])
+        bar.add_row(
+            f"[bold]epoch {epoch}/{status['epochs']}[/bold]",
+            ProgressBar(total=status["steps"], completed=done),
+            f"{done / status['steps']:.0%}".replace("%", " %"),
+        )
+        parts = [
+            _duration(status.get("eta_s"), " left"),
+            _speed(status),
+            str(status.get("device") or ""),
+        ]
+        text = Text(
+            " · ".join(part for part in parts if part),
+            style="dim",
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+        return Group(bar, text)
+
+    def _print_epochs(self) -> None:
+        """A line for each epoch that was validated since the last call."""
+        for row in _rows(self.run_dir / "metrics.csv"):
+            scalars = {
+                name: float(value)
+                for name, value in row.items()
+                if name.startswith("val/") and value
+            }
+            epoch = int(float(row.get("epoch") or 0)) + 1
+            if scalars and epoch > self.epochs_shown:
+                self.epochs_shown = epoch
+                train = row.get("train/loss")
+                tail = f"   [dim]train loss {float(train):.4g}[/dim]" if train else ""
+                self.out.print(f"epoch {epoch:>3}   val {measures(scalars, 'val')}{tail}")
+
+
+def print_failure(out: Any, job: Any, run_dir: Path) -> None:
+    """The first real error of all ranks, and where the log is."""
+    error = first_error(run_dir)
+    if error is None:
+        log = Path(job.task(0).paths.stdout)
+        out.print(
+            "The job ended without finishing, and without an error of its own.", style="bold red"
+        )
+        out.print(
+            "Was it killed? A machine out of memory kills the largest process. Its last lines:"
+        )
+        _tail(out, log)
+    else:
+        log = Path(job.task(error["rank"]).paths.stdout)
+        where = f" on rank {error['rank']}" if job.num_tasks > 1 else ""
+        out.print(f"[bold red]The job failed{where}:[/bold red] ", end="")
+        kind = "" if error["for_the_user"] else f"{error['type']}: "
+        out.print(f"{kind}{error['message']}", markup=False)
+        if not error["for_the_user"]:
+            lines = error["traceback"].rstrip().split("\n")
+            out.print("\n".join(lines[-LOG_LINES:]), style="dim", markup=False)
+    out.print(f"log: {shown(log)}", soft_wrap=True)
+
+
+def _tasks(job: Any) -> list[Any]:
+    return [job.task(index) for index in range(job.num_tasks)]
+
+
+def _succeeded(task: Any) -> bool:
+    # Looked for first: submitit would wait for the result of a killed process.
+    return task.paths.result_pickle.exists() and task.exception() is None
+
+
+def _tail(out: Any, log: Path) -> None:
+    lines = log.read_text(errors="replace").rstrip().split("\n") if log.is_file() else []
+    out.print("\n".join(f"  {line}" for line in lines[-LOG_LINES:]), style="dim", markup=False)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def _epochs_in(path: Path) -> int:
+    """Epochs that an earlier start of the run has shown already."""
+    done = [
+        int(float(row["epoch"])) + 1
+        for row in _rows(path)
+        if row.get("val/loss") and row.get("epoch")
+    ]
+    return max(done, default=0)
+
+
+def _speed(status: dict[str, Any]) -> str:
+    speed = status.get("images_per_second")
+    return f"{speed:,.0f} images/s" if speed else ""
+
+
+def _duration(seconds: float | None, after: str) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min{after}"
+    return f"{minutes} min {rest:02} s{after}" if minutes else f"{rest} s{after}"

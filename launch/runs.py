@@ -1,0 +1,118 @@
+"""Run folders as a command meets them: new, to go on with, or complete already."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clf.check import ConfigError, show
+from clf.config import RunConfig
+from slurm.executor import private_files
+
+# What may change between two starts of a run: it alters its speed or its record, not its
+# mathematics.
+MAY_DIFFER = ("nodes", "gpus", "debug", "slurm.", "tracking.", "data.threads", "data.prefetch")
+MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
+ALIVE_S = 60  # a running job rewrites status.json far more often
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and how a command finds it: "new", "unfinished" or "finished"."""
+
+    path: Path
+    state: str
+
+
+def find_run(cfg: RunConfig) -> Run:
+    """The folder of a resolved config, and what is in it already. Writes nothing.
+
+    Raises:
+        ConfigError: the folder holds another run, or one that is running now
+    """
+    from clf.tracking.run_folder import RunFolder
+    from clf.tracking.status import read_status
+
+    assert cfg.name is not None, "resolve(cfg) gives it a name"
+    folder = RunFolder(Path(cfg.runs_dir, cfg.name))
+    held = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
+    if held <= MADE_FIRST:
+        return Run(folder.path, "new")
+    if not folder.config.is_file():
+        raise ConfigError(
+            [f"name={cfg.name}: {folder.path} exists and is no run folder; choose another name"]
+        )
+    faults = _differences(folder.config, cfg)
+    if faults:
+        raise ConfigError(faults)
+    status = read_status(folder.path) or {}
+    if status.get("state") == "running" and time.time() - os.path.getmtime(folder.status) < ALIVE_S:
+        raise ConfigError(
+            [
+                f"name={cfg.name}: this run is running now (epoch {status.get('epoch')} of "
+                f"{cfg.epochs}); wait for it, stop it, or choose another name"
+            ]
+        )
+    return Run(folder.path, "finished" if status.get("state") == "finished" else "unfinished")
+
+
+def create(cfg: RunConfig, run: Run) -> None:
+    """Make the folder with the resolved config and a snapshot of the code, as it is now."""
+    from clf.compose import save
+    from clf.tracking.run_folder import RunFolder, snapshot_code
+
+    with private_files():
+        folder = RunFolder.create(run.path)
+        # Who types the command again means the code as it is now; a requeued job keeps its own.
+        shutil.rmtree(folder.code, ignore_errors=True)
+        snapshot_code(ROOT, folder.code)
+        _snapshot_packages(cfg.trusted_packages, folder.code)
+        save(cfg, folder.config)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _differences(saved_path: Path, cfg: RunConfig) -> list[str]:
+    from clf.compose import load
+
+    saved, now = _flat(load(saved_path)), _flat(cfg)
+    faults = []
+    for key in now | saved:
+        old, new = saved.get(key), now.get(key)
+        if old != new and not key.startswith(MAY_DIFFER):
+            faults.append(
+                f"{key}={show(new)}: the run {cfg.name} was begun with {key}={show(old)}; "
+                "give that to go on with it, or another --name for a new run"
+            )
+    return faults
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if hasattr(node, "__dataclass_fields__"):
+        node = vars(node)
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= _flat(value, f"{prefix}{key}.")
+    return found
+
+
+def _snapshot_packages(packages: list[str], target: Path) -> None:
+    """The user's own packages too, where they lie in the repository."""
+    for package in packages:
+        source = ROOT / package
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target / package, ignore=ignore, dirs_exist_ok=True)
+        elif source.with_suffix(".py").is_file():
+            shutil.copy2(source.with_suffix(".py"), target)

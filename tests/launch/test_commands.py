@@ -1,0 +1,209 @@
+"""The commands as a person types them: what they answer, their exit codes, and what they leave.
+Training is the
+stand-in of conftest.py; tests/test_end_to_end.py has the real one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("strategy.accelerator=cpu", "tracking.mode=disabled")
+
+
+def typed(checkout: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of a checkout in the folder beside it, as in a terminal of 80 columns."""
+    return subprocess.run(
+        [sys.executable, str(checkout / "launch" / script), *words],
+        cwd=checkout.parent,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", ["submit.py", "train.py", "evaluate.py"])
+def test_help_shows_examples_and_does_not_wait_for_torch_or_hydra(script: str) -> None:
+    program = (
+        f"import sys, runpy; sys.argv = ['launch/{script}', '--help']\n"
+        f"try: runpy.run_path('launch/{script}', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'hydra', 'omegaconf', 'rich', 'numpy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"examples:\n  python launch/{script}" in done.stdout
+    assert done.stdout.endswith("set()\n")
+
+
+def test_a_dry_run_shows_config_and_resources_and_leaves_nothing() -> None:
+    program = (
+        "import sys; from launch.submit import main\n"
+        "code = main(['--model', 'resnet50', 'epochs=3', '--dry-run', '--name', 'dry'])\n"
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "_target_: clf.models.resnet.ResNet50Model" in done.stdout
+    assert "epochs: 3" in done.stdout
+    assert "# resources: this machine" in done.stdout
+    assert not (ROOT / "runs" / "dry").exists()
+
+
+@pytest.mark.parametrize("script", ["submit.py", "train.py"])
+def test_mistakes_in_flags_and_settings_come_in_one_message_and_exit_code_2(script: str) -> None:
+    done = typed(ROOT, script, "data.batchsize=16", "--model", "resnet19", "epochs=ten", "nodes=-1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("4 faults in the configuration:\n- ")
+    for given in ("data.batchsize=16", "model=resnet19", "epochs=ten", "nodes=-1"):
+        assert f"- {given}: " in done.stderr
+
+
+def test_a_setting_written_as_a_flag_is_told_how_to_be_written() -> None:
+    done = typed(ROOT, "submit.py", "--batch-size", "32")
+    assert done.returncode == 2
+    assert (
+        "settings are written key=value, without dashes: did you mean data.batch_size"
+        in done.stderr
+    )
+
+
+def test_a_data_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    done = typed(ROOT, "submit.py", "--data", "imagefolder", f"data.root={tmp_path}/nowhere")
+    assert done.returncode == 2
+    assert "data.root" in done.stderr
+    assert f"{tmp_path}/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_process_takes_one_device_and_says_so() -> None:
+    done = typed(ROOT, "train.py", "gpus=2")
+    assert done.returncode == 2
+    assert "gpus=2: this command runs in one process on one device" in done.stderr
+
+
+def test_submit_runs_follows_and_ends_with_the_table_and_what_to_type_next(checkout: Path) -> None:
+    done = typed(checkout, "submit.py", "--name", "first", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch   1   val top-1 75.0 %   loss 0.5" in done.stdout
+    assert done.stdout.index("cat") < done.stdout.index("dog")
+    assert "n/a" in done.stdout
+    assert "test  top-1 50.0 %   top-5 100.0 %   loss 0.25" in done.stdout
+    assert "python launch/evaluate.py runs/first" in done.stdout
+    run = checkout.parent / "runs" / "first"
+    assert (run / "config.yaml").is_file()
+    assert (run / "code" / "launch" / "submit.py").is_file()
+    assert run.stat().st_mode & 0o077 == 0
+
+    again = typed(checkout, "submit.py", "--name", "first", *SMALL)
+    assert again.returncode == 0
+    assert "first is complete already; choose another --name" in again.stdout
+
+    other = typed(
+        checkout, "submit.py", "--name", "first", "epochs=5", "data.batch_size=32", *SMALL
+    )
+    assert other.returncode == 2
+    assert "- epochs=5: the run first was begun with epochs=" in other.stderr
+    assert "- data.batch_size=32: the run first was begun with data.batch_size=" in other.stderr
+
+
+def test_a_failed_job_shows_the_first_error_and_goes_on_when_typed_again(checkout: Path) -> None:
+    words = ("submit.py", "--name", "unlucky", "--gpus", "2", "seed=13", *SMALL)
+    done = typed(checkout, *words)
+    assert done.returncode == 1
+    assert "The job failed on rank 1: RuntimeError: no more luck" in done.stdout
+    assert "log: runs/unlucky/logs/" in done.stdout
+    assert "launch/submit.py --name unlucky --gpus 2 seed=13" in done.stdout
+    assert "launch/train.py seed=13" in done.stdout
+
+    source = checkout / "clf" / "run.py"
+    source.write_text(source.read_text().replace("cfg.seed == 13", "False"))
+    (checkout.parent / "runs" / "unlucky" / "status.json").unlink()
+    mended = typed(checkout, *words)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert "(goes on where it stopped)" in mended.stdout
+
+
+def test_a_fault_in_the_data_is_told_without_a_traceback(checkout: Path) -> None:
+    done = typed(checkout, "submit.py", "seed=14", *SMALL)
+    assert done.returncode == 1
+    assert "data.root: this folder is not the one" in done.stdout
+    assert "Traceback" not in done.stdout
+    done = typed(checkout, "train.py", "seed=14", *SMALL)
+    assert done.returncode == 2
+    assert done.stderr == "data.root: this folder is not the one\n"
+
+
+def test_a_job_that_was_killed_is_not_called_done(checkout: Path) -> None:
+    done = typed(checkout, "submit.py", "seed=15", *SMALL)
+    assert done.returncode == 1
+    assert "The job ended without finishing" in done.stdout
+    assert "log: runs/" in done.stdout
+
+
+def test_ctrl_c_stops_the_job_leaves_no_process_and_says_how_to_go_on(checkout: Path) -> None:
+    run = checkout.parent / "runs" / "slow"
+    run.mkdir(parents=True)
+    source = checkout / "clf" / "run.py"
+    source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))  # waits for ever
+    following = subprocess.Popen(
+        [sys.executable, str(checkout / "launch" / "submit.py"), "--name", "slow", *SMALL],
+        cwd=checkout.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # with its job a group of its own, as in a terminal
+    )
+    deadline = time.time() + 30
+    while not (run / "seen0.json").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    os.killpg(following.pid, signal.SIGINT)
+    output, _ = following.communicate(timeout=30)
+    assert following.returncode == 130
+    assert "Stopped: the job has ended" in output
+    assert "launch/submit.py --name slow" in output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(following.pid, 0)
+
+
+def test_train_runs_in_this_process(checkout: Path) -> None:
+    done = typed(checkout, "train.py", "--smoke", "--debug", "--name", "here", "data.prefetch=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this process, " in done.stdout
+    assert "test  top-1 50.0 %" in done.stdout
+    config = (checkout.parent / "runs" / "here" / "config.yaml").read_text()
+    for line in ("limit_batches: 1", "epochs: 1", "debug: true", "threads: 0", "prefetch: 2"):
+        assert f"{line}\n" in config
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(checkout: Path) -> None:
+    folder = checkout.parent / "runs" / "mine"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "holiday.png")
+    done = typed(checkout, "submit.py", "--name", "mine", *SMALL)
+    assert done.returncode == 2
+    assert "exists and is no run folder" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["holiday.png"]
+
+
+def test_a_run_that_is_running_is_not_started_a_second_time(checkout: Path) -> None:
+    assert typed(checkout, "submit.py", "--name", "busy", *SMALL).returncode == 0
+    status = checkout.parent / "runs" / "busy" / "status.json"
+    status.write_text('{"state": "running", "epoch": 0, "epochs": 10}')
+    done = typed(checkout, "submit.py", "--name", "busy", *SMALL)
+    assert done.returncode == 2
+    assert "name=busy: this run is running now" in done.stderr
+
+
+def test_evaluating_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
+    done = typed(ROOT, "evaluate.py", str(tmp_path / "no_run"), "epochs=3", "data.threads=many")
+    assert done.returncode == 2
+    assert "- epochs=3: only the data may differ" in done.stderr
+    assert "- data.threads=many: expected a whole number" in done.stderr
