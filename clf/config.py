@@ -149,6 +149,12 @@ class SlurmConfig:
     time: int | None = within(None, 1)  # minutes; None: the partition's own
     cpus_per_gpu: int | None = within(None, 1)  # cores a rank; None: the partition's own
     mem_gb: int | None = within(None, 1)  # GiB a node; None: the partition's own
+    signal_s: int = within(
+        120, 10
+    )  # seconds before the time limit at which the run saves and leaves
+    # starts after the first one: preempted, out of time, or a node lost
+    max_requeues: int = within(100, 0)
+    retries: int = within(0, 0)  # starts after an error in code
 
 
 @dataclass
