@@ -31,6 +31,7 @@ __all__ = [
     "examine",
     "from_dict",
     "load",
+    "one_a_key",
     "resolve",
     "save",
     "to_yaml",
@@ -74,7 +75,7 @@ def examine(
     if cfg is not None:
         # Where a file is not the one that was meant, what its data lacks would only mislead.
         faults += check(cfg, look_at_data=not choice_faults and not file_faults)
-    return cfg, list(_one_a_key(faults))
+    return cfg, list(one_a_key(faults))
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
@@ -146,7 +147,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _one_a_key(faults: list[str]) -> Iterator[str]:
+def one_a_key(faults: list[str]) -> Iterator[str]:
     """The first fault of each key: a wrong type would be reported again for its default."""
     seen: set[str] = set()
     for fault in faults:

@@ -131,8 +131,8 @@ def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
             inside = ["apptainer", "exec", "--nv", "--bind", mounts, container.image]
     # An image may have another `env`, which does not know how to block.
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
-    path = [word for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word]
-    more = _shell("".join(f"{os.pathsep}{word}" for word in path)) if path else ""
+    path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
+    more = _shell("".join(f":{word}" for word in path)) if path else ""
     return " ".join(
         [
             *map(_shell, words),
