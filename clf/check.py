@@ -65,7 +65,7 @@ def is_for_the_user(error: BaseException) -> bool:
     while last.tb_next is not None:
         last = last.tb_next
     module = str(last.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith("clf.") and (frame.line or "").startswith("raise")
+    return module.startswith(("clf.", "slurm.")) and (frame.line or "").startswith("raise")
 
 
 def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
@@ -132,7 +132,9 @@ def _texts(value: Any) -> list[str]:
     """The texts in a value, those of a list and of a dictionary included."""
     if isinstance(value, dict):
         return [text for pair in value.items() for text in pair if isinstance(text, str)]
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    return [
+        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+    ]
 
 
 def _name(cfg: RunConfig) -> Iterator[str]:
@@ -308,8 +310,8 @@ def _slurm(cfg: RunConfig) -> Iterator[str]:
         parts = mount.split(":")
         if "," in mount or not 1 <= len(parts) <= 3 or not parts[0].startswith("/"):
             yield (
-                f"slurm.container.mounts={show(container.mounts)}: expected /from:/to with absolute "
-                f"paths and no comma, got {mount}"
+                f"slurm.container.mounts={show(container.mounts)}: expected /from:/to, absolute "
+                f"and without a comma, got {mount}"
             )
     if container.image is not None and (not container.image or container.image[0] == "-"):
         yield f"slurm.container.image={container.image}: expected a file or the name of an image"
@@ -328,6 +330,8 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
             f"data.stage_dir={cfg.data.stage_dir}: nothing is copied with data.stage=none; set "
             "data.stage=node, or take data.stage_dir out"
         )
+    if cfg.data.origin is not None:
+        yield f"data.origin={cfg.data.origin}: is set by a job alone; set data.root"
     if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
         yield (
             f"data.stage=node: {cfg.data.name} is made, not copied; it is for data=imagefolder and "

@@ -70,6 +70,9 @@ class RunRecord(Callback):
     """Adds the run's config and class names to each checkpoint."""
 
     def __init__(self, config: dict[str, Any], class_to_idx: dict[str, int]) -> None:
+        data = config.get("data", {})
+        if data.get("origin"):  # a node's copy is gone with the job; who evaluates needs the data
+            config = config | {"data": data | {"root": data["origin"], "origin": None}}
         self.record = {"config": config, "class_to_idx": class_to_idx}
 
     def on_save_checkpoint(

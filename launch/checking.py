@@ -62,8 +62,8 @@ def look(
 ) -> tuple[list[str], list[str]]:
     """Faults and notes of the preflight; on a machine without SLURM the job itself tells them at
     once."""
-    from slurm.devices import has_slurm
     from slurm import preflight
+    from slurm.devices import has_slurm
 
     if not has_slurm():
         return [], []

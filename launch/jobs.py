@@ -47,17 +47,15 @@ def main(argv: list[str] | None = None) -> int:
 
     listing = add("list", _list, "runs with their state, epoch, best top-1 and time left")
     listing.add_argument("--sweep", metavar="NAME", help="only its runs, as a table of results")
-    add("status", _status, "one run: state, reason, nodes, epoch, restarts, what is wrong").add_argument(
-        "name", metavar="RUN"
-    )  # fmt: skip
+    status = add("status", _status, "one run: state, reason, epoch, restarts, what is wrong")
+    status.add_argument("name", metavar="RUN")
     logs = add("logs", _logs, "the log of a rank; of a failed run the first error first")
     logs.add_argument("name", metavar="RUN")
     logs.add_argument("-f", "--follow", action="store_true", help="as it grows, until the job ends")
     logs.add_argument("--rank", type=int, metavar="R", help="default: that failed first, else 0")
     logs.add_argument("--lines", type=int, default=100, metavar="N", help="default: the last 100")
-    add("cancel", _cancel, "end a job, or take it out of the queue").add_argument(
-        "name", metavar="RUN"
-    )
+    ended = add("cancel", _cancel, "end a job, or take it out of the queue")
+    ended.add_argument("name", metavar="RUN")
     resume = add("resume", _resume, "start a run again where it stopped")
     resume.add_argument("name", metavar="RUN", nargs="?")
     resume.add_argument("--sweep", metavar="NAME", help="those of its runs that are not done")

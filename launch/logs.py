@@ -66,7 +66,9 @@ def log_path(run_dir: Path, rank: int) -> Path | None:
     job_id = (read_record(run_dir) or {}).get("job_id")
     found = {
         match[1]: path
-        for path in sorted((run_dir / "logs").glob("*_log.out"), key=lambda one: one.stat().st_mtime)
+        for path in sorted(
+            (run_dir / "logs").glob("*_log.out"), key=lambda one: one.stat().st_mtime
+        )
         if (match := LOG.fullmatch(path.name)) and int(match[2]) == rank
     }
     return found.get(job_id or "") or (None if job_id else next(reversed(found.values()), None))

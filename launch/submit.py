@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(
@@ -153,7 +152,7 @@ def _inside(settings: list[str]) -> int:
     clear_errors(run.path)
     path = inside(cfg, run.path)
     print(f"logs: {run.path}/logs/{job_id}_RANK_log.out", flush=True)
-    os.execvp("bash", ["bash", str(path)])
+    return os.execvp("bash", ["bash", str(path)])
 
 
 def where(cfg: RunConfig) -> str:

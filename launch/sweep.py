@@ -52,7 +52,9 @@ def submit_sweep(settings: list[str], swept: list[str], dry_run: bool) -> int:
     try:
         return start(out, sweep, configs, new=True)
     except ConfigError as error:
-        raise ConfigError([f"sweep {sweep.folder.name}: {fault}" for fault in error.faults]) from None
+        raise ConfigError(
+            [f"sweep {sweep.folder.name}: {fault}" for fault in error.faults]
+        ) from None
 
 
 def plan(
@@ -70,9 +72,7 @@ def plan(
 
     values, faults = read_sweep(swept)
     faults += [
-        f"--sweep {key}: cannot be swept; {ONE}"
-        for key in values
-        if key.split(".")[0] in NOT_SWEPT
+        f"--sweep {key}: cannot be swept; {ONE}" for key in values if key.split(".")[0] in NOT_SWEPT
     ]
     if faults:
         raise ConfigError(faults)

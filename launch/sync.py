@@ -1,4 +1,4 @@
-"""Uploads what runs recorded offline to W&B, from a machine with internet, also while jobs write."""
+"""Uploads what runs recorded offline to W&B, from where there is internet, also while they run."""
 
 import os
 import shutil

@@ -77,7 +77,7 @@ def look(
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
         if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
             found.notes.append(
-                f"{key}={path} is in a folder for temporary files, which the nodes of most clusters "
+                f"{key}={path} is a folder for temporary files, which the nodes of most clusters "
                 "do not share with this machine"
             )
     return found
@@ -213,7 +213,9 @@ def weights_faults(cfg: RunConfig) -> Iterator[str]:
 def _wandb(cfg: RunConfig, found: Findings) -> None:
     from clf.tracking.wandb_key import NO_KEY, has_key
 
-    mode = os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
+    mode = (
+        os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
+    )
     if mode not in ("auto", "online"):
         return
     if has_key(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):

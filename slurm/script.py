@@ -56,7 +56,7 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
     return [
         "umask 077",
         *which,
-        'log=${run//%/%%}/logs/$id  # in a name of a log file, SLURM reads % as the start of a code',
+        "log=${run//%/%%}/logs/$id  # in the name of a log, SLURM reads % as a code",
         *(["", "# setup", *map(_line, cfg.slurm.setup), ""] if cfg.slurm.setup else []),
         *(f"export {name}={_shell(text)}" for name, text in settings.items()),
         f"MASTER_PORT=$(({first} + ({offset} + SLURM_JOB_ID + {RESTART}) % {count}))",
@@ -76,9 +76,7 @@ def log_file(run_dir: Path, job_id: str, rank: int) -> Path:
     return run_dir / "logs" / f"{job_id}_{rank}_log.out"
 
 
-def _asked(
-    cfg: RunConfig, runs: Sequence[Path], array: Path | None
-) -> list[tuple[str, str | int]]:
+def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tuple[str, str | int]]:
     """sbatch's options and their values; what is None is left to the partition."""
     asked = cfg.slurm
     log = log_file(runs[0], "%j", 0) if array is None else array / "logs" / "%A_%a.out"
