@@ -6,6 +6,7 @@ those of spelling and type, and raises them all together. Imports no torch.
 
 import difflib
 import math
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -16,6 +17,7 @@ from clf.config import RunConfig
 from clf.registry import target_fault
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
@@ -75,6 +77,7 @@ def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
     faults = limit_faults(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
     looks = [_name, _targets, _devices, _batches, _ranges, _model, _schedule, _monitor]
+    looks += [_slurm, _stage]
     for look in [*looks, _data_and_classes] if look_at_data else looks:
         # One fault a key: its limit says it best.
         faults += [fault for fault in look(cfg) if fault.split("=")[0] not in at_fault]
@@ -108,16 +111,28 @@ def _limit_fault(entry: Field[Any], value: Any) -> str | None:
         return f"expected one of {', '.join(choices)}" + (
             f"; did you mean {guess[0]}?" if guess else ""
         )
-    if (
-        isinstance(value, str) and not value.isprintable()
-    ):  # a newline would become a line of a job script
+    if any(not text.isprintable() for text in _texts(value)):
+        # a newline would become a line of a job script
         return "holds a line break or control character; take it out"
+    pattern = entry.metadata.get("pattern")
+    if pattern and value is not None and not re.fullmatch(pattern, value, re.ASCII):
+        return (
+            "holds a character that has no place here, or nothing; expected something like "
+            f"{entry.name}={entry.metadata['example']}"
+        )
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             return "expected a finite number"
         if low is not None and number is not None and not low <= number <= entry.metadata["high"]:
             return f"expected a number{limits(entry)}"
     return None
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a value, those of a list and of a dictionary included."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for text in pair if isinstance(text, str)]
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def _name(cfg: RunConfig) -> Iterator[str]:
@@ -273,6 +288,50 @@ def _monitor(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"checkpoint.mode={mode}: {monitor} is best at its {better}imum; set "
             f"checkpoint.mode={better}"
+        )
+
+
+def _slurm(cfg: RunConfig) -> Iterator[str]:
+    slurm, container = cfg.slurm, cfg.slurm.container
+    for name, value in slurm.env.items():
+        given = f"slurm.env.{name}={show(value)}"
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            yield f"{given}: {name} cannot be the name of an environment variable"
+        elif any(word in name.upper() for word in SECRET_WORDS):
+            yield (
+                f"slurm.env.{name}: a key or token must not stand in a configuration; export it in "
+                "the shell that submits: SLURM hands its environment on to the job"
+            )
+        elif name.startswith(("SLURM_", "SUBMITIT_", "MASTER_")) or name == "PYTHONPATH":
+            yield f"{given}: the job sets it itself; take it out"
+    for mount in container.mounts:
+        parts = mount.split(":")
+        if "," in mount or not 1 <= len(parts) <= 3 or not parts[0].startswith("/"):
+            yield (
+                f"slurm.container.mounts={show(container.mounts)}: expected /from:/to with absolute "
+                f"paths and no comma, got {mount}"
+            )
+    if container.image is not None and (not container.image or container.image[0] == "-"):
+        yield f"slurm.container.image={container.image}: expected a file or the name of an image"
+    if (slurm.mail_user is None) != (slurm.mail_type is None):
+        key, other = ("user", "type") if slurm.mail_type is None else ("type", "user")
+        example = {"user": "me@example.org", "type": "END,FAIL"}[other]
+        yield (
+            f"slurm.mail_{key}={getattr(slurm, f'mail_{key}')}: no mail is sent without "
+            f"slurm.mail_{other}, such as slurm.mail_{other}={example}"
+        )
+
+
+def _stage(cfg: RunConfig) -> Iterator[str]:
+    if cfg.data.stage == "none" and cfg.data.stage_dir is not None:
+        yield (
+            f"data.stage_dir={cfg.data.stage_dir}: nothing is copied with data.stage=none; set "
+            "data.stage=node, or take data.stage_dir out"
+        )
+    if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
+        yield (
+            f"data.stage=node: {cfg.data.name} is made, not copied; it is for data=imagefolder and "
+            "data=annotations"
         )
 
 

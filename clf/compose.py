@@ -28,8 +28,10 @@ __all__ = [
     "ConfigError",
     "check",
     "compose",
+    "examine",
     "from_dict",
     "load",
+    "one_a_key",
     "resolve",
     "save",
     "to_yaml",
@@ -49,6 +51,18 @@ def compose(
     Raises:
         ConfigError: with every fault, each with key, value and remedy
     """
+    cfg, faults = examine(overrides, config_name, config_dir)
+    if faults:
+        raise ConfigError(faults)
+    assert cfg is not None
+    return cfg
+
+
+def examine(
+    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
+) -> tuple[RunConfig | None, list[str]]:
+    """`compose` for those who look for further faults: the configuration, without what does not
+    fit (None if there can be none), and all faults."""
     settings, faults = parse(overrides)
     packages = _packages(settings, config_name, config_dir)
     faults += _import(packages)
@@ -61,10 +75,7 @@ def compose(
     if cfg is not None:
         # Where a file is not the one that was meant, what its data lacks would only mislead.
         faults += check(cfg, look_at_data=not choice_faults and not file_faults)
-    if faults:
-        raise ConfigError(_one_a_key(faults))
-    assert cfg is not None
-    return cfg
+    return cfg, list(one_a_key(faults))
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
@@ -136,7 +147,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _one_a_key(faults: list[str]) -> Iterator[str]:
+def one_a_key(faults: list[str]) -> Iterator[str]:
     """The first fault of each key: a wrong type would be reported again for its default."""
     seen: set[str] = set()
     for fault in faults:

@@ -19,6 +19,15 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
+def written_as(pattern: str, example: str) -> Any:
+    """A text (or None) of which `pattern` must match the whole; it goes into a job script."""
+    return field(default=None, metadata={"pattern": pattern, "example": example})
+
+
+NAMES = r"[\w.,+@:/=-]+"  # of SLURM, separated by commas: nothing that a shell would read
+HOSTS = r"[\w.,\[\]-]+"
+
+
 @dataclass
 class ModelConfig:
     """The network, its loss and its optimizer: a model class's arguments, flat."""
@@ -94,6 +103,9 @@ class DataConfig:
     val_fraction: float = within(0.1, 0.0, 0.9)  # of one folder without train/val/test folders
     test_fraction: float = within(0.1, 0.0, 0.9)
     split_seed: int = within(0, 0)
+    # node: copy root (a folder or a tar file) to each node's own disk before training
+    stage: str = one_of("none", "node")
+    stage_dir: str | None = None  # on the node; None: $SLURM_TMPDIR, else $TMPDIR or /tmp
     sampler: str = one_of("shuffle", "class_balanced")  # class_balanced: every class equally often
     class_weights: str = one_of("none", "inverse_frequency")  # in the loss
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -140,15 +152,38 @@ class TrackingConfig:
 
 
 @dataclass
-class SlurmConfig:
-    """What is asked of SLURM. Unused where there is none."""
+class ContainerConfig:
+    """The container that a job's Python runs in."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    image: str | None = None  # file or registry name; None: no container
+    runtime: str = one_of("pyxis", "apptainer")  # pyxis: srun --container-image
+    # "/from:/to"; the run folder, the data and the weights' file are mounted by themselves
+    mounts: list[str] = field(default_factory=list)
+    python: str = "python"  # inside the image
+
+
+@dataclass
+class SlurmConfig:
+    """What is asked of SLURM, in sbatch's words. None leaves a value to the partition. Unused where
+    there is no SLURM."""
+
+    partition: str | None = written_as(NAMES, "gpu")
+    account: str | None = written_as(NAMES, "vision")
+    qos: str | None = written_as(NAMES, "normal")
     time: int | None = within(None, 1)  # minutes; None: the partition's own
     cpus_per_gpu: int | None = within(None, 1)  # cores a rank; None: the partition's own
     mem_gb: int | None = within(None, 1)  # GiB a node; None: the partition's own
+    constraint: str | None = written_as(r"[\w.,+@:/=&|*()\[\]-]+", "a100|h100")
+    exclude: str | None = written_as(HOSTS, "node[3,7-9]")
+    nodelist: str | None = written_as(HOSTS, "node[1-2]")
+    reservation: str | None = written_as(NAMES, "course")
+    dependency: str | None = written_as(r"[\w:,?+]+", "afterok:1234")
+    mail_user: str | None = written_as(r"[\w.+@-]+", "me@example.org")
+    mail_type: str | None = written_as(r"[A-Z0-9_,]+", "END,FAIL")
+    parallel: int | None = within(None, 1)  # runs of a sweep at a time; None: as SLURM has room
+    setup: list[str] = field(default_factory=list)  # shell lines before the job: module load cuda
+    env: dict[str, str] = field(default_factory=dict)  # environment variables of the job
+    container: ContainerConfig = field(default_factory=ContainerConfig)
     signal_s: int = within(
         120, 10
     )  # seconds before the time limit at which the run saves and leaves

@@ -63,6 +63,33 @@ def parse(overrides: Sequence[str]) -> tuple[list[Setting], list[str]]:
     return list(settings.values()), faults
 
 
+def sweep(texts: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Keys with the values that each is to take, of `key=1,2,3` and `key=range(0,5)` texts."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    values: dict[str, list[str]] = {}
+    faults: list[str] = []
+    for text in texts:
+        key, equals, listed = text.partition("=")
+        try:
+            if not (key and equals and listed):
+                raise ValueError("write key=first,second")
+            if key in values:
+                raise ValueError(f"{key} is swept twice; list all of its values once")
+            parsed = parser.parse_override(text)
+            many = parsed.is_sweep_override()
+            found = list(parsed.sweep_string_iterator()) if many else [listed]
+            if len(set(found)) < len(found):
+                raise ValueError("the same value twice; each makes a run of its own")
+            values[key] = found
+        except (HydraException, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            faults.append(f"--sweep {text}: {reason}; such as --sweep model.learning_rate=1e-4,3e-4")
+    return values, faults
+
+
 def _as_path(text: str) -> str | None:
     """A path that is no value in Hydra's grammar, such as ~/crops or /data/a,b."""
     return text if text.startswith(("~", "/", "./", "../")) else None

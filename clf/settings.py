@@ -6,7 +6,7 @@ A setting comes from the command line or from a YAML file; `clf.compose` gathers
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
-from clf.check import limits, nearest, show
+from clf.check import SECRET_WORDS, limits, nearest, show
 from clf.config import ModelConfig, RunConfig
 from clf.registry import schema_of
 
@@ -137,7 +137,7 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
 
 def _names_a_secret(value: str) -> bool:
     return "oc.env" in value and any(
-        word in value.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSW")
+        word in value.upper() for word in SECRET_WORDS
     )
 
 
@@ -169,6 +169,7 @@ def _expected(entry: Field[Any]) -> str:
         list[int]: "a list of whole numbers",
         list[float]: "a list of numbers",
         list[str]: "a list of texts",
+        dict[str, str]: "names and values, {NAME: value}",
     }
     hint: Any = entry.type
     parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]

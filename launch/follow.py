@@ -1,5 +1,5 @@
-"""Follows a local job: a progress bar fed by `status.json`, a line for each epoch, and the error if
-it fails."""
+"""Follows a job: a progress bar fed by `status.json`, a line for each epoch, and the error if it
+fails."""
 
 import csv
 import time
@@ -9,9 +9,12 @@ from typing import Any
 from clf.tracking.status import read_status
 from launch.runs import shown
 from launch.summary import measures
+from slurm import queue
+from slurm.executor import LOCAL, read_record
 from slurm.job import first_error
 
 POLL_S = 0.25
+ASK_S = 2.0  # between questions to SLURM's queue
 STOP_S = 5  # submitit gives interrupted ranks a second, then kills them
 GRACE_S = 5  # for the other ranks to end by themselves after one failed
 LOG_LINES = 20
@@ -31,25 +34,39 @@ class Follower:
         self.begun = time.time()
         self.epochs_shown = _epochs_in(run_dir / "metrics.csv")
         self.failed_since: float | None = None
+        # SLURM's: it ends lost ranks by itself, and goes on when nobody looks.
+        self.queued = (read_record(run_dir) or {}).get("cluster", LOCAL) != LOCAL
+        self.waits_for: str | None = None
+        self._asked = 0.0
 
     def follow(self) -> bool:
         """Block until the job has ended. True if it did its work.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; the job is stopped by then
+            KeyboardInterrupt: Ctrl-C; a local job is stopped by then
         """
         try:
             if self.out.is_terminal:
                 self._follow_live()
             else:
-                self.out.print("starting (importing torch takes some seconds) ...")
+                if not self.queued:
+                    self.out.print("starting (importing torch takes some seconds) ...")
                 while not self._ended():
                     self._print_epochs()
             self._print_epochs()
         except KeyboardInterrupt:
-            self._stop(already_told=True)
+            if not self.queued:
+                self._stop(already_told=True)
             raise
+        if self.queued:  # what started again may have left a task's result of before
+            return (read_status(self.run_dir) or {}).get("state") == "finished"
         return first_error(self.run_dir) is None and all(map(_succeeded, _tasks(self.job)))
+
+    def scalars(self) -> dict[str, Any]:
+        """The final numbers of a job that did its work."""
+        if self.queued:
+            return (read_status(self.run_dir) or {}).get("metrics", {})
+        return self.job.task(0).result()
 
     def _follow_live(self) -> None:
         from rich.live import Live
@@ -61,6 +78,8 @@ class Follower:
 
     def _ended(self) -> bool:
         time.sleep(POLL_S)
+        if self.queued:
+            return self._left_the_queue()
         if self.job.done():
             return True
         if self.failed_since is None and first_error(self.run_dir) is not None:
@@ -69,6 +88,26 @@ class Follower:
             self._stop()  # the other ranks wait for the failed one, and would for half an hour
             return True
         return False
+
+    def _left_the_queue(self) -> bool:
+        if time.time() - self._asked < ASK_S:
+            return False
+        self._asked = time.time()
+        try:
+            found = queue.job(self.job.job_id)
+        except queue.QueueError as error:  # a controller that restarts: the job goes on
+            self._note(f"SLURM does not answer: {error}")
+            return False
+        if found is not None and found.waits:
+            self._note(f"waiting in the queue ({found.reason or found.state})")
+        elif found is not None and found.lives:
+            self._note(f"running on {found.nodes}" if found.nodes else "starting")
+        return found is None or not found.lives
+
+    def _note(self, text: str) -> None:
+        if text != self.waits_for and not self.out.is_terminal:
+            self.out.print(text, markup=False)
+        self.waits_for = text
 
     def _stop(self, already_told: bool = False) -> None:
         """Interrupt the job and wait for its end.
@@ -107,7 +146,8 @@ class Follower:
         status = self._status()
         if not status.get("steps"):
             waited = int(time.time() - self.begun)
-            return Spinner("dots", f"starting: importing torch, making the data ready ({waited} s)")
+            doing = self.waits_for or "starting: importing torch, making the data ready"
+            return Spinner("dots", f"{doing} ({waited} s)")
         done = status.get("step", 0)
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(no_wrap=True)
@@ -120,7 +160,7 @@ class Follower:
             f"{done / status['steps']:.0%}".replace("%", " %"),
         )
         parts = [
-            _duration(status.get("eta_s"), " left"),
+            duration(status.get("eta_s"), " left"),
             _speed(status),
             str(status.get("device") or ""),
         ]
@@ -134,7 +174,7 @@ class Follower:
 
     def _print_epochs(self) -> None:
         """A line for each epoch that was validated since the last call."""
-        for row in _rows(self.run_dir / "metrics.csv"):
+        for row in rows(self.run_dir / "metrics.csv"):
             scalars = {
                 name: float(value)
                 for name, value in row.items()
@@ -186,7 +226,7 @@ def _tail(out: Any, log: Path) -> None:
     out.print("\n".join(f"  {line}" for line in lines[-LOG_LINES:]), style="dim", markup=False)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -198,7 +238,7 @@ def _epochs_in(path: Path) -> int:
     """Epochs that an earlier start of the run has shown already."""
     done = [
         int(float(row["epoch"])) + 1
-        for row in _rows(path)
+        for row in rows(path)
         if row.get("val/loss") and row.get("epoch")
     ]
     return max(done, default=0)
@@ -209,7 +249,7 @@ def _speed(status: dict[str, Any]) -> str:
     return f"{speed:,.0f} images/s" if speed else ""
 
 
-def _duration(seconds: float | None, after: str) -> str:
+def duration(seconds: float | None, after: str = "") -> str:
     if seconds is None:
         return ""
     minutes, rest = divmod(int(seconds), 60)

@@ -9,11 +9,16 @@ from typing import Any
 
 from clf.check import ConfigError, show
 from clf.config import RunConfig
-from slurm.executor import private_files
+from slurm import queue
+from slurm.devices import has_slurm
+from slurm.executor import private_files, read_record
 
 # What may change between two starts of a run: it alters its speed or its record, not its
 # mathematics.
-MAY_DIFFER = ("nodes", "gpus", "debug", "slurm.", "tracking.", "data.threads", "data.prefetch")
+MAY_DIFFER = (
+    ("nodes", "gpus", "debug", "slurm.", "tracking.")
+    + ("data.threads", "data.prefetch", "data.stage")
+)
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ALIVE_S = 60  # a running job rewrites status.json far more often
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,14 +54,30 @@ def find_run(cfg: RunConfig) -> Run:
     if faults:
         raise ConfigError(faults)
     status = read_status(folder.path) or {}
-    if status.get("state") == "running" and time.time() - os.path.getmtime(folder.status) < ALIVE_S:
+    if status.get("state") == "finished":
+        return Run(folder.path, "finished")
+    if doing := _alive(folder.path, status):
         raise ConfigError(
-            [
-                f"name={cfg.name}: this run is running now (epoch {status.get('epoch')} of "
-                f"{cfg.epochs}); wait for it, stop it, or choose another name"
-            ]
+            [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
         )
-    return Run(folder.path, "finished" if status.get("state") == "finished" else "unfinished")
+    return Run(folder.path, "unfinished")
+
+
+def _alive(run_dir: Path, status: dict[str, Any]) -> str:
+    """What a job of the run is doing now; "" if there is none."""
+    record = read_record(run_dir) or {}
+    if record.get("cluster") == "slurm" and has_slurm():
+        job_id = record["job_id"]
+        if job_id == os.environ.get("SLURM_JOB_ID"):
+            return ""  # this one, started again
+        found = queue.job(job_id)
+        if found is not None and found.lives:
+            return f"is job {job_id} of SLURM, {found.state.lower()}"
+        return ""
+    fresh = time.time() - os.path.getmtime(run_dir / "status.json") < ALIVE_S if status else False
+    if status.get("state") == "running" and fresh:
+        return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
+    return ""
 
 
 def create(cfg: RunConfig, run: Run) -> None:

@@ -3,6 +3,8 @@
 python launch/submit.py --nodes 2 --model resnet50 --data imagefolder data.root=/my/images
 """
 
+import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ EXAMPLES = """\
   python launch/submit.py --model resnet50 --data imagefolder data.root=/my/images epochs=30
   python launch/submit.py --nodes 2 --gpus 8 --model resnet50 data.batch_size=1024
   python launch/submit.py --gpus 2 strategy.accelerator=cpu   two CPU processes
+  python launch/submit.py --sweep model.learning_rate=1e-4,3e-4 --sweep seed=0,1,2 --parallel 4
   python launch/submit.py recipe=jersey_finetune data.root=/my/jerseys --dry-run
 """
 
@@ -29,52 +32,131 @@ def main(argv: list[str] | None = None) -> int:
     made = parser(__doc__.split("\n")[0], EXAMPLES)
     add_run_flags(made)
     made.add_argument(
-        "--dry-run", action="store_true", help="print the config and resources; submit nothing"
+        "--dry-run", action="store_true", help="print the config and the job; submit nothing"
+    )
+    made.add_argument(
+        "--follow", action="store_true", help="show a SLURM job's epochs; Ctrl-C leaves it running"
+    )
+    made.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="key=a,b",
+        help="a run for each value; several: for each combination",
+    )
+    made.add_argument(
+        "--inside-job", action="store_true", help="start in the allocation that this shell is in"
     )
     arguments = parse(made, argv)
 
     from clf.check import ConfigError
 
     try:
-        return _submit(
-            overrides(arguments), arguments.dry_run, sys.argv[1:] if argv is None else argv
-        )
+        return _submit(arguments, sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return fail(error)
 
 
-def _submit(settings: list[str], dry_run: bool, argv: list[str]) -> int:
-    from clf.compose import ConfigError, check, compose, resolve, to_yaml
+def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from clf.check import ConfigError
+    from slurm.queue import QueueError
+
+    settings = overrides(arguments)
+    try:
+        if arguments.sweep:
+            from launch.sweep import submit_sweep
+
+            if arguments.inside_job:
+                raise ConfigError(["--sweep: takes jobs of its own; leave out --inside-job"])
+            return submit_sweep(settings, arguments.sweep, arguments.dry_run)
+        if arguments.inside_job:
+            return _inside(settings)
+        return _submit_one(settings, arguments.dry_run, arguments.follow, argv)
+    except QueueError as error:
+        return fail(error, 1)
+
+
+def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str]) -> int:
+    from launch.checking import print_notes, to_submit
     from launch.runs import create, find_run
     from launch.summary import console, print_complete, print_run
-    from slurm.devices import devices_per_node, has_slurm, resource_faults
+    from slurm.devices import has_slurm
     from slurm.executor import submit
     from slurm.job import clear_errors
 
-    cfg = compose(settings)
-    cfg.gpus = devices_per_node(cfg)
-    if faults := resource_faults(cfg) + check(cfg, look_at_data=False):
-        raise ConfigError(faults)
-    resolve(cfg)
+    cfg, notes = to_submit(settings, fetch=not dry_run)
     run = find_run(cfg)
     out = console()
     if dry_run:
-        print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
-        print(f"# resources: {where(cfg)}\n# nothing was submitted")
+        print_notes(notes, sys.stderr)
+        _print_dry(cfg, run.path)
         return 0
     if run.state == "finished":
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, where(cfg))
+    print_notes(notes)
     create(cfg, run)
     clear_errors(run.path)
     job = submit(cfg, run.path)
     if has_slurm():
-        out.print(
-            f"submitted as SLURM job {job.job_id}; its log: {job.paths.stdout}", soft_wrap=True
-        )
+        from launch.following import print_submitted
+
+        print_submitted(out, job.job_id, run.path)
+        if not follow:
+            return 0
+    from launch.following import follow_job
+
+    return follow_job(out, job, run.path, argv)
+
+
+def _print_dry(cfg: RunConfig, run_dir: Path) -> None:
+    """The config and, under SLURM, the script to the letter."""
+    from clf.compose import to_yaml
+    from slurm.devices import has_slurm
+    from slurm.script import script
+
+    print(f"# {run_dir}/config.yaml\n{to_yaml(cfg)}")
+    if has_slurm():
+        print(f"# sbatch would get:\n{script(cfg, [run_dir])}")
+    print(f"# resources: {where(cfg)}\n# nothing was submitted")
+
+
+def _inside(settings: list[str]) -> int:
+    """The run on the nodes that this shell's job has; `slurm/train.sbatch` does this.
+
+    A requeued job finds its run folder by the job's number, and goes on.
+    """
+    from clf.check import ConfigError
+    from launch.checking import to_submit
+    from launch.runs import create, find_run
+    from launch.summary import console, print_complete, print_run
+    from slurm.allocation import allocated
+    from slurm.executor import inside, read_record
+    from slurm.job import clear_errors
+
+    job_id = os.environ.get("SLURM_JOB_ID")
+    if job_id is None:
+        raise ConfigError(
+            ["--inside-job: this shell is in no job (SLURM_JOB_ID is not set); use it after salloc "
+             "or in a batch script, or leave it out"]
+        )  # fmt: skip
+    cfg, _ = to_submit([*settings, *allocated(settings)], fetch=True, queued=False)
+    if not any(text.startswith("name=") for text in settings):
+        assert cfg.name is not None
+        cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{job_id}"
+    run = find_run(cfg)
+    out = console()
+    if run.state == "finished":
+        print_complete(out, run)
         return 0
-    return _follow(out, job, run.path, argv)
+    print_run(out, cfg, run, f"SLURM job {job_id}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    if run.state == "new" or (read_record(run.path) or {}).get("job_id") != job_id:
+        create(cfg, run)
+    clear_errors(run.path)
+    path = inside(cfg, run.path)
+    print(f"logs: {run.path}/logs/{job_id}_RANK_log.out", flush=True)
+    os.execvp("bash", ["bash", str(path)])
 
 
 def where(cfg: RunConfig) -> str:
@@ -82,31 +164,12 @@ def where(cfg: RunConfig) -> str:
     from slurm.devices import has_slurm, uses_gpus
 
     if has_slurm():
-        return f"SLURM, {cfg.nodes} nodes x {cfg.gpus} tasks"
+        nodes = "1 node" if cfg.nodes == 1 else f"{cfg.nodes} nodes"
+        tasks = "1 task" if cfg.gpus == 1 else f"{cfg.gpus} tasks"
+        return f"SLURM, {nodes} x {tasks}"
     kind = "GPU" if uses_gpus(cfg) else "CPU process"
     plural = "" if cfg.gpus == 1 else "es" if kind.endswith("s") else "s"
     return f"this machine (it has no SLURM), {cfg.gpus} {kind}{plural}"
-
-
-def _follow(out: Any, job: Any, run_dir: Path, argv: list[str]) -> int:
-    from launch.follow import Follower, print_failure
-    from launch.summary import again, debug_command, print_commands, print_next, print_result
-
-    resume = (again(run_dir.name, argv), "go on where it stopped")
-    try:
-        done = Follower(out, job, run_dir).follow()
-    except KeyboardInterrupt:
-        out.print("\nStopped: the job has ended with its last checkpoint.")
-        print_commands(out, [resume])
-        return 130
-    if not done:
-        print_failure(out, job, run_dir)
-        debug = (debug_command(argv), "step through it in one process")
-        print_commands(out, [resume, debug])
-        return 1
-    print_result(out, run_dir, job.task(0).result())
-    print_next(out, run_dir)
-    return 0
 
 
 if __name__ == "__main__":

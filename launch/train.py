@@ -12,7 +12,7 @@ if __name__ == "__main__":
         Path(__file__).resolve().parents[1]
     )  # this file's own clf, not an installed one
 
-from launch.arguments import add_run_flags, fail, overrides, parse, parser
+from launch.arguments import CLUSTER_FLAGS, add_run_flags, fail, overrides, parse, parser
 
 EXAMPLES = """\
   python launch/train.py --model resnet18           real handwritten digits, no download
@@ -26,7 +26,7 @@ SMOKE = {"limit_batches": "1", "epochs": "1", "model.warmup_epochs": "0"}
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: something to mend in the command or the data; 1: the run failed."""
     made = parser("Train in this process, on one GPU if there is one, else on the CPU.", EXAMPLES)
-    add_run_flags(made, leave_out=("--nodes", "--gpus"))
+    add_run_flags(made, leave_out=CLUSTER_FLAGS)
     made.add_argument(
         "--debug", action="store_true", help="read data in this thread, no live display, no W&B"
     )

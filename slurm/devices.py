@@ -12,8 +12,21 @@ QUERY_TIMEOUT_S = 20
 
 
 def has_slurm() -> bool:
-    """Whether jobs can be submitted to SLURM from this machine."""
-    return shutil.which("sbatch") is not None and shutil.which("srun") is not None
+    """Whether jobs can be submitted to SLURM from this machine.
+
+    The programs alone do not make a cluster: without any configuration there is nowhere to go.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        return False
+    if "SLURM_CONF" in os.environ or Path("/etc/slurm/slurm.conf").exists():
+        return True
+    try:
+        asked = subprocess.run(
+            ["sinfo", "-h"], capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True  # it looked for a controller
+    return "configuration source" not in asked.stderr
 
 
 def local_gpus() -> list[str]:

@@ -1,23 +1,29 @@
-"""RunConfig -> a submitit executor: SLURM's where there is SLURM, else local processes. One task a
-device.
+"""RunConfig -> a job: of SLURM where there is SLURM, else local processes. One task a device.
 
 job = submit(cfg, run_dir)  # after the run folder holds config.yaml and the code snapshot
+jobs = submit_array(cfg, runs, folder)  # a sweep's
 """
 
+import json
 import os
+import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from slurm import queue
 from slurm.devices import cores, has_slurm, local_gpus, uses_gpus
 from slurm.job import Job
+from slurm.script import body, script
 
-LOCAL_MINUTES = 60 * 24 * 365  # submitit stops a local job after 5 minutes unless told otherwise
+YEAR_MINUTES = 60 * 24 * 365  # submitit stops a local job after 5 minutes unless told otherwise
+LOCAL = "local"  # job.json's cluster, without SLURM
 
 
 def submit(cfg: RunConfig, run_dir: Path) -> Any:
@@ -26,46 +32,109 @@ def submit(cfg: RunConfig, run_dir: Path) -> Any:
     What is pickled is the run folder's path and the name `slurm.job.Job`, which the job's process
     imports from the snapshot. Files are private: the pickle, the logs and the sbatch script show
     the user's paths.
+
+    Raises:
+        queue.QueueError: SLURM refuses the job
     """
-    with private_files(), _own_stderr(run_dir / "logs" / "submitit.log"):
-        return executor(cfg, run_dir).submit(Job(str(run_dir)))
-
-
-def executor(cfg: RunConfig, run_dir: Path) -> Any:
-    """The executor for `cfg.nodes` x `cfg.gpus` tasks, logging into `run_dir/logs`. `cfg.gpus` must
-    be set."""
-    from submitit import LocalExecutor, SlurmExecutor
-
-    assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
-    made: Any
     if has_slurm():
-        made = SlurmExecutor(run_dir / "logs", python=_python(run_dir, {}))
-        made.update_parameters(**slurm_parameters(cfg))
-    else:
-        made = LocalExecutor(run_dir / "logs", python=_python(run_dir, _local_environment(cfg)))
-        made.update_parameters(
-            tasks_per_node=cfg.gpus, timeout_min=LOCAL_MINUTES, stderr_to_stdout=True
-        )
+        with private_files():
+            job_id = _sbatch(script(cfg, [run_dir]), run_dir / "logs")
+            return _hand_over(cfg, run_dir, job_id)
+    with private_files(), _own_stderr(run_dir / "logs" / "submitit.log"):
+        job = local_executor(cfg, run_dir).submit(Job(str(run_dir)))
+        _write_record(cfg, run_dir, job.job_id, LOCAL)
+    return job
+
+
+def submit_array(cfg: RunConfig, runs: Sequence[Path], folder: Path) -> list[Any]:
+    """Start several runs as one job array, `cfg.slurm.parallel` at a time; a handle for each.
+
+    Args:
+        cfg: what all of them ask of SLURM
+        folder: the sweep's, in which the runs lie
+    """
+    with private_files():
+        array_id = _sbatch(script(cfg, runs, folder), folder / "logs")
+        return [
+            _hand_over(cfg, run, f"{array_id}_{index}", folder.name)
+            for index, run in enumerate(runs)
+        ]
+
+
+def inside(cfg: RunConfig, run_dir: Path) -> Path:
+    """For an allocation that is there already: the run as a shell script that starts its tasks."""
+    job_id = os.environ["SLURM_JOB_ID"]
+    with private_files():
+        path = run_dir / "logs" / f"{job_id}.sh"
+        path.write_text("\n".join(["#!/bin/bash", *body(cfg, [run_dir])]), encoding="utf-8")
+        _hand_over(cfg, run_dir, job_id)
+    return path
+
+
+def local_executor(cfg: RunConfig, run_dir: Path) -> Any:
+    """submitit's executor for `cfg.gpus` processes on this machine, logging into `run_dir/logs`."""
+    from submitit import LocalExecutor
+
+    made = LocalExecutor(run_dir / "logs", python=_python(run_dir, _local_environment(cfg)))
+    made.update_parameters(
+        tasks_per_node=cfg.gpus, timeout_min=YEAR_MINUTES, stderr_to_stdout=True
+    )
     return made
 
 
-def slurm_parameters(cfg: RunConfig) -> dict[str, Any]:
-    """What is asked of SLURM, in submitit's names. None leaves a value to the partition."""
-    asked = cfg.slurm
-    return {
-        "job_name": cfg.name,
+def read_record(run_dir: Path) -> dict[str, Any] | None:
+    """`job.json`: job_id, cluster, submitted (seconds since 1970), nodes, gpus, sweep. None if the
+    run was not submitted."""
+    try:
+        return json.loads((run_dir / "job.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _sbatch(text: str, logs: Path) -> str:
+    """The number of the new job."""
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / "job.sbatch"
+    path.write_text(text, encoding="utf-8")
+    answer = queue.ask(["sbatch", "--parsable", str(path)])
+    found = re.match(r"\d+", answer)  # a federation adds ";cluster"
+    if found is None:
+        raise queue.QueueError(f"sbatch: expected the number of a job, got {answer!r}")
+    return found.group()
+
+
+def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = None) -> Any:
+    """What the job's tasks look for; they wait for it, since SLURM may start them at once."""
+    from submitit.core.utils import DelayedSubmission
+
+    from slurm.handle import Handle
+
+    assert cfg.gpus is not None
+    job = Handle(run_dir / "logs", job_id, range(cfg.nodes * cfg.gpus))
+    job.paths.folder.mkdir(parents=True, exist_ok=True)
+    submission = DelayedSubmission(Job(str(run_dir)))
+    submission.set_timeout(YEAR_MINUTES, cfg.slurm.max_requeues)
+    aside = job.paths.folder / f".{job_id}.pkl"
+    submission.dump(aside)
+    aside.replace(job.paths.submitted_pickle)
+    _write_record(cfg, run_dir, job_id, "slurm", sweep)
+    return job
+
+
+def _write_record(
+    cfg: RunConfig, run_dir: Path, job_id: str, cluster: str, sweep: str | None = None
+) -> None:
+    from clf.tracking.run_folder import RunFolder
+
+    record = {
+        "job_id": job_id,
+        "cluster": cluster,
+        "submitted": time.time(),
         "nodes": cfg.nodes,
-        "ntasks_per_node": cfg.gpus,
-        "gpus_per_node": None if cfg.strategy.accelerator == "cpu" else cfg.gpus,
-        "cpus_per_task": asked.cpus_per_gpu,
-        "mem": None if asked.mem_gb is None else f"{asked.mem_gb}GB",
-        "time": asked.time,
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "wckey": None,  # submitit would send its own name, which clusters with wckeys refuse
-        "stderr_to_stdout": True,
+        "gpus": cfg.gpus,
+        "sweep": sweep,
     }
+    RunFolder.write_json(run_dir / "job.json", record)
 
 
 def _python(run_dir: Path, environment: dict[str, str]) -> str:

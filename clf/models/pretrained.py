@@ -31,7 +31,7 @@ def load_pretrained(network: nn.Module, architecture: str, weights: str | None, 
                 f"Give a {'/'.join(FILE_ENDINGS)} file, or a name that torchvision knows"
             )
     else:
-        path = _download(named_weights(architecture, weights))
+        path = fetch(architecture, weights)
     _fill(network, _read(path), head, path)
 
 
@@ -46,6 +46,15 @@ def named_weights(architecture: str, name: str | None) -> WeightsEnum:
             f"or give a local file that ends in {', '.join(FILE_ENDINGS)}"
         )
     return known[name]
+
+
+def fetch(architecture: str, weights: str | None) -> Path:
+    """The file of weights that torchvision names, downloaded if it is not there yet.
+
+    Raises:
+        ValueError: unknown name, download failed, or a damaged file
+    """
+    return _download(named_weights(architecture, weights))
 
 
 def _download(weights: WeightsEnum) -> Path:

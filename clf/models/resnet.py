@@ -1,10 +1,12 @@
 """ResNet18 and ResNet50 of torchvision, with a head for the data's classes."""
 
+from pathlib import Path
+
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from clf.models.base import BaseClassificationModel
-from clf.models.pretrained import load_pretrained
+from clf.models.pretrained import fetch, load_pretrained
 from clf.registry import register
 
 
@@ -12,6 +14,11 @@ class _ResNetModel(BaseClassificationModel):
     """`network.fc` is the head, new for `num_classes` whatever the weights were trained for."""
 
     builder = staticmethod(resnet18)
+
+    @classmethod
+    def fetch_weights(cls, weights: str | None) -> Path:
+        """Download what `weights` names (None: the default), where a job may not be able to."""
+        return fetch(cls.builder.__name__, weights)
 
     def build_network(self) -> nn.Module:
         network = self.builder(num_classes=self.num_classes)

@@ -3,7 +3,6 @@
 Everything sent is in the run folder too, in open formats: a lost network loses nothing.
 """
 
-import netrc
 import os
 import secrets
 import socket
@@ -19,11 +18,11 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from clf.config import TrackingConfig
 from clf.tracking.run_folder import RunFolder, write_text
 from clf.tracking.tables import PerClassRow, header
+from clf.tracking.wandb_key import NO_KEY, has_key
 
 CONNECT_TIMEOUT_S = 5
 INIT_TIMEOUT_S = 20  # W&B's own is 90, all of which a job without network would wait
 FINISH_TIMEOUT_S = 30  # for the upload of what is left at the end
-NO_KEY = "there is no key: type `wandb login`, or set WANDB_API_KEY"
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -145,7 +144,7 @@ def _start_online(arguments: dict[str, Any]) -> tuple[Any, str]:
         settings = wandb.setup().settings  # from the environment and W&B's own files
     except Exception as error:  # as in `_start`
         return None, _said(error)
-    if not (settings.api_key or _has_key(settings.base_url)):
+    if not (settings.api_key or has_key(settings.base_url)):
         return None, NO_KEY
     problem = _unreachable(settings.base_url)
     return (None, problem) if problem else _start("online", arguments)
@@ -181,20 +180,6 @@ def _settings() -> Any:
         save_code=False,
         disable_git=True,
     )
-
-
-def _has_key(server: str) -> bool:
-    """Looks where W&B does, but never asks the person at the terminal."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    paths = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    path = next((found for found in map(os.path.expanduser, paths) if os.path.exists(found)), None)
-    try:
-        entries = netrc.netrc(path) if path else None
-    except (OSError, netrc.NetrcParseError):
-        return False
-    hosts = (urlsplit(server).netloc, "api.wandb.ai")  # an alias of the default server
-    return entries is not None and any(entries.authenticators(host) for host in hosts)
 
 
 def _unreachable(server: str) -> str:

@@ -1,0 +1,87 @@
+"""All that is wrong with a run that is to be submitted, in one message: its settings, its data, the
+devices, and what SLURM and the disk say."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clf.config import RunConfig
+
+UNSOUND = ("name", "runs_dir", "nodes", "gpus", "slurm")  # faults in these: SLURM need not be asked
+
+
+def to_submit(
+    settings: Sequence[str], fetch: bool, queued: bool = True
+) -> tuple[RunConfig, list[str]]:
+    """The resolved config with its number of devices, and notes for the user.
+
+    Args:
+        settings: `key=value`
+        fetch: download weights that the job will need
+        queued: look at what is asked of SLURM too; not for an allocation that is there already
+
+    Raises:
+        ConfigError: with every fault
+    """
+    from clf.compose import ConfigError, resolve
+
+    cfg, faults = with_devices(settings)
+    notes: list[str] = []
+    if cfg is not None and not _unsound(faults):
+        resolve(cfg)
+        assert cfg.name is not None
+        found = _look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued)
+        faults, notes = [*faults, *found[0]], found[1]
+    if cfg is None or faults:
+        raise ConfigError(faults)
+    return cfg, notes
+
+
+def with_devices(settings: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
+    """The config with `gpus` set, and the faults of its settings, its data and this machine."""
+    from clf.check import check, limit_faults
+    from clf.compose import examine, one_a_key
+    from slurm.devices import devices_per_node, resource_faults
+
+    cfg, faults = examine(settings)
+    if cfg is not None and not limit_faults(cfg):
+        cfg.gpus = devices_per_node(cfg)
+        # Batches are divided by the devices, which are known only now: these come first.
+        now = resource_faults(cfg) + check(cfg, look_at_data=False)
+        faults = list(one_a_key([*now, *faults]))
+    return cfg, faults
+
+
+def _look(
+    cfg: RunConfig, runs: Sequence[Path], array: Path | None, fetch: bool, queued: bool
+) -> tuple[list[str], list[str]]:
+    """Faults and notes of the preflight; on a machine without SLURM the job itself tells them at
+    once."""
+    from slurm.devices import has_slurm
+    from slurm.preflight import look, weights_faults
+
+    if not has_slurm():
+        return [], []
+    if not queued:
+        return (list(weights_faults(cfg)) if fetch else []), []
+    if fetch and (cfg.model.pretrained or cfg.model.weights):
+        print("looking for the weights (this imports torch) ...", file=sys.stderr, flush=True)
+    found = look(cfg, runs, array, fetch)
+    return found.faults, found.notes
+
+
+def look_at_array(
+    cfg: RunConfig, runs: Sequence[Path], array: Path, fetch: bool
+) -> tuple[list[str], list[str]]:
+    """Faults and notes of what a sweep asks of SLURM."""
+    return _look(cfg, runs, array, fetch, queued=True)
+
+
+def print_notes(notes: Sequence[str], file: Any = None) -> None:
+    for note in notes:
+        print(f"note: {note}", file=file or sys.stdout)
+
+
+def _unsound(faults: Sequence[str]) -> bool:
+    return any(fault.split("=")[0].split(".")[0] in UNSOUND for fault in faults)
