@@ -124,3 +124,24 @@ class ClassificationMetrics(Metric):
             "correct_NC": correct_NC,
             "predicted_C": predicted_NC.sum(dim=0),
         }
+
+    # --- an epoch that is interrupted ---
+
+    def state_over_ranks(self) -> dict[str, Tensor]:
+        """What all ranks have counted so far, on the CPU; call it on all ranks together."""
+        state = {"counts_NK": self.counts_NK, "loss_sums": self.loss_sums}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            state = {name: sum_over_ranks(value)[0] for name, value in state.items()}
+        return {name: value.cpu() for name, value in state.items()}
+
+    def resume_from(self, state: dict[str, Tensor], rank: int) -> None:
+        """Go on with `state_over_ranks`, on any number of ranks: the first one carries it."""
+        self.reset()
+        self._update_count = 1  # an epoch may have no batch left
+        if rank != 0:
+            return
+        counts_NK = state["counts_NK"].to(self.counts_NK)
+        if counts_NK.shape != self.counts_NK.shape:  # of another number of nodes
+            counts_NK = counts_NK.sum(dim=0)
+        self.counts_NK[... if counts_NK.ndim == 2 else self.node_rank] += counts_NK
+        self.loss_sums += state["loss_sums"].to(self.loss_sums)

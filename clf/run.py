@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 
 from clf.checkpoint import (
@@ -29,7 +30,9 @@ from clf.config import RunConfig
 from clf.data.datamodule import ClassificationDataModule
 from clf.models.base import BaseClassificationModel
 from clf.parallel import AgreeOnBatchNorm, trainer_arguments
+from clf.preempt import Agreement, Preemption
 from clf.registry import check_trusted
+from clf.signals import Preempted, StopRequest, held
 from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.predictions import PredictionFile
@@ -46,7 +49,9 @@ class Evaluation:
     per_class: list[PerClassRow]
 
 
-def fit(cfg: RunConfig, run_dir: Path, progress: bool = True) -> dict[str, float]:
+def fit(
+    cfg: RunConfig, run_dir: Path, progress: bool = True, request: StopRequest | None = None
+) -> dict[str, float]:
     """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
     is one.
 
@@ -54,12 +59,43 @@ def fit(cfg: RunConfig, run_dir: Path, progress: bool = True) -> dict[str, float
         cfg: a checked config, as `clf.compose.compose` gives it
         run_dir: everything the run leaves is in here
         progress: show a progress bar
+        request: tells when to leave early; None: never
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
         ...)
+
+    Raises:
+        Preempted: asked to leave; on all ranks at the same step, with `last.ckpt` written
     """
-    folder = RunFolder.create(run_dir)
+    agreement = Agreement(request or StopRequest())
+    try:
+        return _fit(cfg, RunFolder.create(run_dir), progress, agreement)
+    except Preempted:
+        agreement.leave_together()
+        raise
+    finally:
+        agreement.close()
+
+
+def _fit(
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+) -> dict[str, float]:
+    with held():  # helpers that start here must not get the signals that this process waits for
+        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    scalars = _scalars(trainer)
+    # The split that nobody looked at if there is one, else the validation images once more, with
+    # the best weights.
+    final = trainer.test if len(datamodule.splits.test) else trainer.validate
+    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    return scalars | _scalars(trainer)
+
+
+def _prepare(
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
+    """All that a run needs, and the checkpoint that it goes on from."""
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
     datamodule = ClassificationDataModule(cfg.data, cfg.seed)
@@ -74,18 +110,13 @@ def fit(cfg: RunConfig, run_dir: Path, progress: bool = True) -> dict[str, float
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(cfg.nodes * (cfg.gpus or 1)),
         logger=_loggers(cfg, folder),
-        callbacks=_callbacks(cfg, folder, datamodule, progress),
+        callbacks=_callbacks(cfg, folder, datamodule, progress)
+        + [Preemption(agreement, folder.last)],  # the last one: the others see the step as done
         log_every_n_steps=cfg.tracking.log_every,
         **_common(cfg, progress),
         **trainer_arguments(cfg),
     )
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    scalars = _scalars(trainer)
-    # The split that nobody looked at if there is one, else the validation images once more, with
-    # the best weights.
-    final = trainer.test if len(datamodule.splits.test) else trainer.validate
-    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
-    return scalars | _scalars(trainer)
+    return model, datamodule, trainer, resume
 
 
 def evaluate(
@@ -194,7 +225,9 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "enable_progress_bar": progress,
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # ours are exact
-        "plugins": [AtomicCheckpointIO()],
+        # Ranks and addresses come from the environment, whoever set it; Lightning's SLURM plugin
+        # would also requeue.
+        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
         "detect_anomaly": cfg.debug,
         **limit,
     }

@@ -6,12 +6,20 @@ submitit pickles `Job` by name; the job's process imports it from the run's code
 import json
 import os
 import socket
+import sys
+import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from clf.check import is_for_the_user
+from clf.signals import Preempted, StopRequest
+from slurm import events
+
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
+START_MARK = "clf: start "  # what stands behind it in a log is of the latest start
+END_S = 30  # for a rank to end after an error, which collectives and uploads may hold up
 
 
 class Job:
@@ -25,18 +33,35 @@ class Job:
         self.run_dir = run_dir
 
     def __call__(self) -> dict[str, float]:
-        """One rank's part of the run: its final scalars. An error is also left in the logs."""
+        """One rank's part of the run: its final scalars. An error is also left in the logs.
+
+        A rank that was asked to leave ends the process with `EXIT_REQUEUE`.
+        """
+        request = StopRequest()
+        request.listen()  # submitit's own handler would requeue from wherever the signal found it
         os.umask(0o077)
-        run_dir = Path(self.run_dir)
+        run_dir, rank = Path(self.run_dir), 0
         try:
-            export_ranks()
+            rank = export_ranks()
+            begin(run_dir, rank)
             from clf.compose import load
             from clf.run import fit
 
-            return fit(load(run_dir / "config.yaml"), run_dir, progress=False)
+            scalars = fit(load(run_dir / "config.yaml"), run_dir, progress=False, request=request)
+        except Preempted as left:
+            if rank == 0:
+                place = {"epoch": left.epoch, "step": left.step}
+                events.record(run_dir, "preempted", reason=str(left), **place)
+            end(EXIT_REQUEUE, str(left))
         except BaseException as error:  # Ctrl-C and sys.exit too: whoever looks must learn why
-            record_error(run_dir, int(os.environ.get("RANK", 0)), error)
+            record_error(run_dir, rank, error)
+            watchdog = threading.Timer(END_S, os._exit, [1])
+            watchdog.daemon = True
+            watchdog.start()
             raise
+        if rank == 0:
+            events.record(run_dir, "finished")
+        return scalars
 
     def checkpoint(self) -> Any:
         """What submitit puts in the queue again: the same job."""
@@ -45,8 +70,24 @@ class Job:
         return DelayedSubmission(Job(self.run_dir))
 
 
-def export_ranks() -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, NODE_RANK, MASTER_ADDR and MASTER_PORT from the job's own.
+def begin(run_dir: Path, rank: int) -> None:
+    """Note the start, and forget what this rank left of an earlier one."""
+    (run_dir / "logs" / f"error_rank{rank}.json").unlink(missing_ok=True)
+    print(f"{START_MARK}{events.restart()} of {run_dir.name}, rank {rank}", flush=True)
+    if rank == 0:
+        events.record(run_dir, "start")
+
+
+def end(code: int, message: str) -> NoReturn:
+    """End this process now: all is saved, and what ends by itself could wait for a lost rank."""
+    print(f"clf: {message}", flush=True)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def export_ranks() -> int:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, NODE_RANK, MASTER_ADDR and MASTER_PORT from the job's own;
+    this process's rank.
 
     submitit's local executor sets SUBMITIT_LOCAL_* only, and Lightning reads these.
     """
@@ -59,6 +100,7 @@ def export_ranks() -> None:
     os.environ["NODE_RANK"] = str(environment.node)
     if environment.name() == "local":
         os.environ["MASTER_ADDR"] = "127.0.0.1"  # a laptop's host name need not resolve
+    return environment.global_rank
 
 
 def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
@@ -66,7 +108,7 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
     record = {
         "time": time.time(),
         "rank": rank,
-        "host": socket.gethostname(),
+        "host": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
         "type": type(error).__name__,
         "message": str(error),
         "for_the_user": is_for_the_user(error),

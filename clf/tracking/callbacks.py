@@ -15,6 +15,7 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from clf.signals import Preempted
 from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
@@ -110,10 +111,10 @@ class Throughput(Callback):
 class StatusFile(Callback):
     """status.json: what the run is doing, at most once a second and at the ends of epochs.
 
-    Fields: state (running; failed; finished, once the evaluation that ends a run is done), run,
-    host, pid, device, epoch and step (done so far), epochs and steps (in all), images_per_second,
-    metrics (the latest of each name), eta_s (of the training), started and updated (seconds since
-    1970), error, wandb (page, or folder to sync; None without W&B).
+    Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
+    done), run, host, pid, device, epoch and step (done so far), epochs and steps (in all),
+    images_per_second, metrics (the latest of each name), eta_s (of the training), started and
+    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B).
     """
 
     EVERY_S = 1.0
@@ -166,7 +167,10 @@ class StatusFile(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
+        if isinstance(exception, Preempted):
+            self._write(trainer, "preempted")
+        else:
+            self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
 
     def _take(self, metrics: Mapping[str, Any]) -> None:
         """Waits for the device: for the ends of epochs only."""

@@ -21,8 +21,9 @@ class CsvLogger(Logger):
     """One row a step, in step order; a column appears with the first value of its name.
 
     A run that starts again with the file of an earlier start keeps its rows up to the first step
-    that it logs itself: what came from there on is being done again. Each value is in the file when
-    `log_metrics` returns, and a kill at any instant leaves whole rows.
+    that it logs itself: what came from there on is being done again. A row of that very step stays
+    if it lacks what is logged now, as where a run goes on with a step's validation. Each value is
+    in the file when `log_metrics` returns, and a kill at any instant leaves whole rows.
 
     Args:
         path: of the CSV, new or of an earlier start
@@ -53,9 +54,9 @@ class CsvLogger(Logger):
         row: dict[str, Any] = {**metrics, "step": step}
         first = self._last_row_at is None
         if first and step is not None:
-            self._rows = [kept for kept in self._rows if _before(kept, step)]
-        last = {} if first else self._rows[-1]
-        merges = not first and all(last.get(name, value) == value for name, value in row.items())
+            self._rows = [kept for kept in self._rows if _stays(kept, step, metrics)]
+        last = self._rows[-1] if self._rows else {}
+        merges = bool(last) and all(last.get(name, value) == value for name, value in row.items())
         if merges:
             last |= row
         else:
@@ -94,12 +95,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for cells in csv.DictReader(io.StringIO(whole, newline="")):
         row: dict[str, Any] = {name: value for name, value in cells.items() if value}
-        rows.append({**row, "step": int(row["step"]) if "step" in row else None})
+        row |= {name: int(float(row[name])) for name in KEYS if name in row}
+        rows.append({"step": None, **row})
     return rows
 
 
-def _before(row: dict[str, Any], step: int) -> bool:
-    return row["step"] is None or row["step"] < step
+def _stays(row: dict[str, Any], step: int, metrics: Mapping[str, Any]) -> bool:
+    if row["step"] is None or row["step"] != step:
+        return row["step"] is None or row["step"] < step
+    return row.keys().isdisjoint(metrics.keys() - set(KEYS))
 
 
 def _names(rows: list[dict[str, Any]]) -> dict[str, None]:

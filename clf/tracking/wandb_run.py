@@ -64,6 +64,11 @@ class GuardedWandbLogger(WandbLogger):
         if status == "failed":  # after "success" the final evaluation is still to come
             self.close(exit_code=1)
 
+    @rank_zero_only
+    def mark_preempting(self) -> None:
+        """The dashboard shows "preempting" in place of "crashed" until the run goes on."""
+        self._guarded(lambda: self.experiment.mark_preempting())
+
     def close(self, exit_code: int = 0) -> None:
         self._guarded(lambda: self.experiment.finish(exit_code=exit_code))
         self.closed = True

@@ -1,0 +1,133 @@
+"""What a job died of is told in one line, and only what should go into the queue again does.
+
+Logs and records as SLURM 22.05 and the ranks leave them; tests/slurm/test_preemption.py and
+test_failing.py have them made by a real SLURM.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clf.compose import compose, save
+from slurm import after, events
+from slurm.failures import diagnose
+from slurm.job import START_MARK, record_error
+
+OLD = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n"  # of an earlier start
+START = f"{START_MARK}1 of run, rank 0\n"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "logs").mkdir()
+    settings = ["slurm.retries=1", "slurm.max_requeues=2", "name=run"]
+    save(compose(settings), tmp_path / "config.yaml")
+    events.record(tmp_path, "start")
+    return tmp_path
+
+
+def says(run_dir: Path, log: str) -> None:
+    (run_dir / "logs" / "7_0_log.out").write_text(OLD + START + log)
+
+
+def fails(run_dir: Path, rank: int, error: BaseException) -> None:
+    try:
+        raise error
+    except BaseException as raised:
+        record_error(run_dir, rank, raised)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "remedy"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory", "micro_batch_size"),
+        (MemoryError("no"), "out of memory", "slurm.mem_gb"),
+        (RuntimeError("NCCL error: unhandled system error"), "NCCL", "NCCL_DEBUG"),
+        (ValueError("data.root: /x has no images"), "bad data", "mend the file"),
+        (KeyError("label"), "error in code", "launch/train.py --debug"),
+    ],
+)
+def test_an_error_is_named_with_rank_host_and_remedy(
+    run_dir: Path, error: BaseException, kind: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node2")
+    fails(run_dir, 3, error)
+    says(run_dir, "")
+    found = diagnose(run_dir)
+    assert found is not None
+    assert (found.kind, found.rank, found.host) == (kind, 3, "node2")
+    assert remedy in found.remedy
+    assert "\n" not in found.line()
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "rank"),
+    [
+        ("srun: error: node2: task 3: Out Of Memory\n", "out of memory", 3),
+        ("srun: error: node2: tasks 2-3: Killed\n", "killed", 2),
+        ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO TIME LIMIT ***\n",
+         "time limit", None),
+        ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO NODE FAILURE, SEE\n",
+         "node failure", None),
+    ],
+)  # fmt: skip
+def test_what_no_rank_could_say_is_read_from_slurms_words(
+    run_dir: Path, log: str, kind: str, rank: int | None
+) -> None:
+    says(run_dir, log)
+    # The others lose their connection, which is no cause.
+    fails(run_dir, 0, RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4"))
+    found = diagnose(run_dir)
+    assert found is not None
+    assert (found.kind, found.rank) == (kind, rank)
+
+
+def test_an_earlier_start_is_not_blamed_for(run_dir: Path) -> None:
+    says(run_dir, "all is well\n")
+    assert diagnose(run_dir) is None
+
+
+def decide(run_dir: Path, code: int = 1) -> tuple[bool, str]:
+    return after.decide(run_dir, code)
+
+
+def test_a_run_that_left_goes_into_the_queue_until_its_limit(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events.record(run_dir, "preempted", reason="SIGUSR2: left")
+    assert decide(run_dir, 75) == (True, "SIGUSR2: left")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert decide(run_dir, 75) == (False, "SIGUSR2: left (slurm.max_requeues=2 reached)")
+
+
+def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: Path) -> None:
+    fails(run_dir, 1, KeyError("label"))
+    requeue, reason = decide(run_dir)
+    assert requeue
+    assert reason.startswith("retry 1: error in code (rank 1")
+    events.record(run_dir, "requeued", reason=reason)
+    assert not decide(run_dir)[0]
+
+
+def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert decide(run_dir, 0) == (False, "finished")
+    events.record(run_dir, "preempted", reason="SIGTERM: left")  # scancel sends it too
+    monkeypatch.setattr(events, "job_state", lambda: "CANCELLED")
+    assert decide(run_dir, 75) == (False, "cancelled")
+
+
+def test_a_line_that_a_full_disk_cut_does_not_hide_the_others(run_dir: Path) -> None:
+    path = run_dir / "logs" / "events.jsonl"
+    path.write_text(path.read_text() + json.dumps({"event": "preempted"})[:8])
+    read: list[dict[str, Any]] = events.read(run_dir)
+    assert [one["event"] for one in read] == ["start"]
