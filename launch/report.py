@@ -1,19 +1,17 @@
 """What is known of a run: its folder's own word, and SLURM's where it was submitted there."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.run_folder import RunFolder
 from clf.tracking.status import read_status
 from launch.follow import rows
-from slurm import queue
+from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, read_record
+from slurm.failures import diagnose
 from slurm.job import first_error
 
 SILENT_S = 60  # a running job rewrites status.json far more often
@@ -75,11 +73,11 @@ def report(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) ->
         known: jobs that are in the queue, so that it is not asked for each
     """
     status, record = read_status(run_dir) or {}, read_record(run_dir) or {}
-    events = read_events(run_dir)
+    told = events.read(run_dir)
     job = _job(record, status, known)
     state, reason = _state(run_dir, status, record, job)
-    restarts = [job.restarts or 0 if job else 0, *(one.get("restart") or 0 for one in events)]
-    nodes = (job.nodes if job else None) or ",".join(_last(events, "nodes") or [])
+    restarts = [job.restarts or 0 if job else 0, *(one.get("restart") or 0 for one in told)]
+    nodes = (job.nodes if job else None) or ",".join(_last(told, "nodes") or [])
     training = state in ("running", "ending") and status.get("state") == "running"
     return Report(
         path=run_dir,
@@ -101,21 +99,8 @@ def report(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) ->
 
 def diagnosis(run_dir: Path) -> str | None:
     """Why a run ended, in one line; None if nothing is known to be wrong."""
-    if find_spec("slurm.failures") is None:
-        return None
-    from slurm.failures import diagnose
-
     found = diagnose(run_dir)
     return None if found is None else found.line()
-
-
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """Starts, preemptions and ends of the run, as rank 0 of each start wrote them."""
-    path = RunFolder(run_dir).logs / "events.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # without one half written
-    return [json.loads(line) for line in lines]
 
 
 def best_top1(run_dir: Path) -> float | None:
@@ -174,5 +159,5 @@ def _state(
     return "ended", "it left no word"
 
 
-def _last(events: list[dict[str, Any]], name: str) -> Any:
-    return next((one[name] for one in reversed(events) if one.get(name)), None)
+def _last(told: list[dict[str, Any]], name: str) -> Any:
+    return next((one[name] for one in reversed(told) if one.get(name)), None)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clf.config import RunConfig
+from slurm import after
 
 SIGNAL = "USR2"  # what SLURM sends before a time limit; submitit's own choice too
 BLOCKED = "USR1,USR2,TERM"  # until the job's own handlers are in place
@@ -65,8 +66,11 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
         f"  MASTER_PORT=$(({first} + (MASTER_PORT + 1 - {first}) % {count}))",
         "done",
         "export MASTER_PORT",
+        *after.SETUP,
         "",
-        _srun(cfg, runs),
+        _srun(cfg),
+        "",
+        *after.teardown(_python([], sys.executable)),
         "",
     ]
 
@@ -110,7 +114,7 @@ def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tup
     return [(name, value) for name, value in options.items() if value is not None]
 
 
-def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
+def _srun(cfg: RunConfig) -> str:
     """One task a device. Where one ends badly the others are ended too, instead of waiting for
     it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
@@ -129,18 +133,28 @@ def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
             inside = ["apptainer", "exec", "--nv", "--bind", mounts, container.image]
     # An image may have another `env`, which does not know how to block.
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
-    path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
-    more = _shell("".join(f":{word}" for word in path)) if path else ""
     return " ".join(
         [
             *map(_shell, words),
             '--output="${log}_%t_log.out"',
-            *map(_shell, [*inside, "env", *blocking]),
-            f'PYTHONPATH="$run/code"{more}',
-            _shell(python),
-            '-P -u -m submitit.core._submit "$run/logs"',
+            *map(_shell, inside),
+            _python(blocking, python),
+            '-u -m submitit.core._submit "$run/logs"',
         ]
     )
+
+
+def _python(options: Sequence[str], python: str) -> str:
+    """The command that starts Python in the run's snapshot: first on the path, and not the working
+    directory (-P).
+
+    Args:
+        options: of `env`
+    """
+    path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
+    more = _shell("".join(f":{word}" for word in path)) if path else ""
+    words = [*map(_shell, ["env", *options]), f'PYTHONPATH="$run/code"{more}', _shell(python), "-P"]
+    return " ".join(words)
 
 
 def _own_mounts(cfg: RunConfig) -> list[str]:
