@@ -77,7 +77,7 @@ def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
     faults = limit_faults(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
     looks = [_name, _targets, _devices, _batches, _ranges, _model, _schedule, _monitor]
-    looks += [_slurm, _stage]
+    looks += [_runs_dir, _slurm, _stage]
     for look in [*looks, _data_and_classes] if look_at_data else looks:
         # One fault a key: its limit says it best.
         faults += [fault for fault in look(cfg) if fault.split("=")[0] not in at_fault]
@@ -143,6 +143,14 @@ def _name(cfg: RunConfig) -> Iterator[str]:
     plain = cfg.name.replace(".", "").replace("_", "").replace("-", "")
     if not (plain.isascii() and plain.isalnum() and cfg.name[0].isalnum() and len(cfg.name) <= 128):
         yield f"name={cfg.name}: cannot be the name of a run folder; {NAME_REMEDY}, at most 128"
+
+
+def _runs_dir(cfg: RunConfig) -> Iterator[str]:
+    if ":" in cfg.runs_dir or "\\" in cfg.runs_dir:
+        yield (
+            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which a path of Python's code "
+            "and SLURM's logs cannot; choose another folder"
+        )
 
 
 def _targets(cfg: RunConfig) -> Iterator[str]:
