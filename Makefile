@@ -1,13 +1,14 @@
 # Two commands do everything, from a fresh clone with Python 3.11+ and make, without root:
 #   make demo    build the environment, train on the default images, print the per-class table
 #   make test    build the environment, run the tests
-# Also: make check (lint, format, types), make lock (resolve the pinned versions anew), make clean.
+# Also: make check (lint, format, types), make lock (resolve the pinned versions anew), make clean, and as root
+# make testbed (a real SLURM of four nodes on this machine; `python -m slurm.testbed down` ends it).
 
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.installed
 
-.PHONY: demo test check env lock clean
+.PHONY: demo test testbed check env lock clean
 
 demo: $(READY)
 	$(BIN)/python launch/submit.py --nodes 1 --model resnet18
@@ -15,6 +16,9 @@ demo: $(READY)
 test: $(READY)
 	@echo "== running the tests"
 	$(BIN)/python -m pytest
+
+testbed: $(READY)
+	$(BIN)/python -m slurm.testbed up --install
 
 check: $(READY)
 	@echo "== lint, format, types"

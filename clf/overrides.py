@@ -81,6 +81,9 @@ def sweep(texts: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             parsed = parser.parse_override(text)
             many = parsed.is_sweep_override()
             found = list(parsed.sweep_string_iterator()) if many else [listed]
+            typed = listed.split(",")
+            if len(typed) == len(found):  # Hydra would write 1e-4 as 0.0001
+                found = [one.strip() for one in typed]
             if len(set(found)) < len(found):
                 raise ValueError("the same value twice; each makes a run of its own")
             values[key] = found

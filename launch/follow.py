@@ -60,7 +60,8 @@ class Follower:
                 self._stop(already_told=True)
             raise
         if self.queued:  # what started again may have left a task's result of before
-            return (read_status(self.run_dir) or {}).get("state") == "finished"
+            done = (read_status(self.run_dir) or {}).get("state") == "finished"
+            return done and first_error(self.run_dir) is None
         return first_error(self.run_dir) is None and all(map(_succeeded, _tasks(self.job)))
 
     def scalars(self) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _inside(settings: list[str]) -> int:
     from launch.checking import to_submit
     from launch.runs import create, find_run
     from launch.summary import console, print_complete, print_run
-    from slurm.allocation import allocated
+    from slurm.allocation import allocated, allocation_faults
     from slurm.executor import inside, read_record
     from slurm.job import clear_errors
 
@@ -138,6 +138,8 @@ def _inside(settings: list[str]) -> int:
              "or in a batch script, or leave it out"]
         )  # fmt: skip
     cfg, _ = to_submit([*settings, *allocated(settings)], fetch=True, queued=False)
+    if faults := allocation_faults(cfg.gpus or 1):
+        raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
         cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{job_id}"

@@ -5,6 +5,17 @@ import re
 from collections.abc import Sequence
 
 
+def allocation_faults(tasks: int) -> list[str]:
+    """What keeps the allocation from holding `tasks` on each node."""
+    cpus = re.match(r"\d+", os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    if cpus is None or int(cpus.group()) >= tasks:
+        return []
+    return [
+        f"gpus={tasks}: a task a GPU is started, and this allocation has {cpus.group()} cores on a "
+        f"node; ask for it with --ntasks-per-node={tasks}"
+    ]
+
+
 def allocated(settings: Sequence[str]) -> list[str]:
     """`nodes=` and `gpus=` as the allocation has them, where the settings do not say.
 

@@ -2,6 +2,7 @@
 Training is the
 stand-in of conftest.py; tests/test_end_to_end.py has the real one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ def typed(checkout: Path, script: str, *words: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("script", ["submit.py", "train.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["submit.py", "train.py", "evaluate.py", "jobs.py"])
 def test_help_shows_examples_and_does_not_wait_for_torch_or_hydra(script: str) -> None:
     program = (
         f"import sys, runpy; sys.argv = ['launch/{script}', '--help']\n"
@@ -207,3 +208,98 @@ def test_evaluating_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "- epochs=3: only the data may differ" in done.stderr
     assert "- data.threads=many: expected a whole number" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed_time", "taken"),
+    [("90", "90"), ("4:00:00", "240"), ("0:20:30", "21"), ("1-12", "2160"), ("soon", None)],
+)
+def test_a_time_limit_is_typed_as_slurm_takes_it(typed_time: str, taken: str | None) -> None:
+    from launch.arguments import minutes
+
+    assert minutes(typed_time) == (taken or typed_time)
+    if taken is None:
+        done = typed(ROOT, "submit.py", "--time", typed_time)
+        assert "slurm.time=soon: expected a whole number" in done.stderr
+
+
+def test_a_sweep_without_slurm_runs_one_after_the_other_and_ends_with_its_table(
+    checkout: Path,
+) -> None:
+    words = ("--sweep", "seed=1,14", "--sweep", "model.learning_rate=1e-4", "--name", "sw")
+    done = typed(checkout, "submit.py", *words, *SMALL)
+    assert done.returncode == 1
+    assert "run 2 of 2: seed-14_learning_rate-1e-4" in done.stdout
+    assert "The job failed: data.root: this folder is not the one" in done.stdout
+    table = done.stdout[done.stdout.index("model.learning_rate") :]
+    assert [line.split()[2] for line in table.splitlines()[1:3]] == ["finished", "failed"]
+    listed = typed(checkout, "jobs.py", "list", "--sweep", "sw")
+    assert listed.stdout.splitlines()[1].split()[:3] == ["1", "1e-4", "finished"]
+    again = typed(checkout, "submit.py", *words, *SMALL)
+    assert "run 1 of 1: seed-14_learning_rate-1e-4" in again.stdout
+
+
+def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Path) -> None:
+    source = checkout / "clf" / "run.py"
+    source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))  # waits for ever
+    following = subprocess.Popen(
+        [sys.executable, str(checkout / "launch" / "submit.py"), "--name", "slow", *SMALL],
+        cwd=checkout.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    run = checkout.parent / "runs" / "slow"
+    deadline = time.time() + 60
+    while not (run / "seen0.json").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
+    done = typed(checkout, "jobs.py", "cancel", "slow")
+    assert "was told to stop" in done.stdout
+    output, _ = following.communicate(timeout=60)
+    assert following.returncode == 1, output
+    assert "failed" in typed(checkout, "jobs.py", "status", "slow").stdout
+
+
+STAND_IN_WANDB = """
+import pathlib, sys
+log = pathlib.Path("uploads.txt")
+with log.open("a") as file:
+    print(*sys.argv[1:], file=file)
+for word in sys.argv[4:]:
+    if "refused" in word: sys.exit(1)
+    for recording in pathlib.Path(word).glob("*.wandb"):
+        recording.with_name(recording.name + ".synced").touch()
+"""
+
+
+def test_offline_recordings_are_uploaded_once_and_those_still_written_as_a_copy(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = checkout.parent / "stand_in" / "wandb"
+    stand_in.mkdir(parents=True)
+    (stand_in / "__init__.py").touch()
+    (stand_in / "__main__.py").write_text(STAND_IN_WANDB)
+    monkeypatch.setenv("PYTHONPATH", str(stand_in.parent))
+    uploads = checkout.parent / "uploads.txt"
+    for name, state in (("done", "finished"), ("writes", "running")):
+        recording = checkout.parent / "runs" / name / "wandb" / "wandb" / f"offline-run-1-{name}"
+        recording.mkdir(parents=True)
+        (recording / f"run-{name}.wandb").write_text("all of it")
+        run = checkout.parent / "runs" / name
+        (run / "config.yaml").touch()
+        status = {"state": state, "epoch": 1, "epochs": 9, "updated": time.time()}
+        (run / "status.json").write_text(json.dumps(status))
+    done = typed(checkout, "jobs.py", "sync")
+    assert "2 runs uploaded" in done.stdout, done.stdout + done.stderr
+    lines = uploads.read_text().splitlines()
+    assert all(line.startswith("sync --yes --include-synced /") for line in lines)
+    own = [str(checkout.parent / "runs") in line for line in lines]
+    assert sorted(own) == [False, True]  # the running one's copy lies elsewhere
+    assert not list((checkout.parent / "runs" / "writes").rglob("*.synced"))
+    assert typed(checkout, "jobs.py", "sync", "done").stdout == "nothing to upload\n"
+    recording = checkout.parent / "runs/done/wandb/wandb/offline-run-1-done"
+    recording.rename(recording.with_name("offline-run-1-refused"))
+    (recording.with_name("offline-run-1-refused") / "run-done.wandb.synced").unlink()
+    failed = typed(checkout, "jobs.py", "sync", "done")
+    assert failed.returncode == 1
+    assert "1 of 1 runs were not uploaded" in failed.stdout

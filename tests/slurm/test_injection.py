@@ -60,7 +60,6 @@ def test_no_text_of_a_config_becomes_shell_whoever_put_it_there(tmp_path: Path) 
     base = resolve(compose(["gpus=2", "nodes=2", "name=x", *SMALL]))
     keys = [key for key, _, _ in places(base) if key != "slurm.setup"]  # which is shell
     assert len(keys) > 30
-    plain = script(filled(base, "x", "tracking.project"), [Path("/r/x")])
     for name in ("srun", "env", "scontrol", "sleep"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -74,7 +73,7 @@ def test_no_text_of_a_config_becomes_shell_whoever_put_it_there(tmp_path: Path) 
                         script(cfg, [Path(cfg.runs_dir, cfg.name or "")])
                 continue
             text = script(cfg, [Path(cfg.runs_dir, cfg.name or "")])
-            if text == plain:
+            if "MARK" not in text:
                 continue
             used.add(key)
             # The commands that it calls do nothing here: what is left is the shell's own reading.

@@ -160,8 +160,11 @@ def test_sbatch_by_hand_runs_the_same_job_and_a_requeue_goes_on_in_its_folder(us
 
 
 def test_within_salloc_the_same_file_runs_on_the_nodes_that_are_there(user: User) -> None:
-    words = ("--nodes=2", "--gpus-per-node=2", "bash", str(user.checkout / "slurm/train.sbatch"))
-    said = user.types("salloc", *words, "--name", "here", "tracking.mode=disabled")
+    gpus, train = ("--nodes=2", "--gpus-per-node=2"), str(user.checkout / "slurm/train.sbatch")
+    words = ("bash", train, "--name", "here", "tracking.mode=disabled")
+    short = user.types("salloc", *gpus, *words, code=2)
+    assert "this allocation has 1 cores on a node; ask for it with --ntasks-per-node=2" in short
+    said = user.types("salloc", *gpus, "--ntasks-per-node=2", *words)
     assert "2 nodes x 2 tasks" in said
     assert [user.seen("here", rank)["NODE_RANK"] for rank in range(4)] == ["0", "0", "1", "1"]
     outside = user.types("submit.py", "--inside-job", *SMALL, code=2)

@@ -66,6 +66,7 @@ class User:
     def waits_until_finished(self, *names: str) -> None:
         for name in names:
             self.waits(f"{name} finished", (self.run(name) / "status.json").exists)
+            self.waits(f"{name} gone from the queue", lambda name=name: self.state(name) == "")
 
     def edits(self, file: str, old: str, new: str) -> None:
         path = self.checkout / file
