@@ -17,8 +17,9 @@ FLAGS = {  # flag -> (key, placeholder, help)
     "--slurm": ("slurm", "S", "a file of configs/slurm: what to ask of SLURM"),
     "--partition": ("slurm.partition", "P", "of SLURM"),
     "--time": ("slurm.time", "T", "time limit, minutes or [D-]HH:MM:SS; default: the partition's"),
+    "--parallel": ("slurm.parallel", "N", "runs of a sweep that go on at a time"),
 }
-CLUSTER_FLAGS = ("--nodes", "--gpus", "--slurm", "--partition", "--time")
+CLUSTER_FLAGS = ("--nodes", "--gpus", "--slurm", "--partition", "--time", "--parallel")
 SETTINGS_HELP = "any setting of clf/config.py, such as epochs=20 data.batch_size=128 recipe=NAME"
 
 

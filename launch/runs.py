@@ -120,7 +120,7 @@ def all_runs(runs_dir: Path) -> list[Path]:
     """Every run folder, those of sweeps included, oldest first."""
     root = runs_dir.absolute()
     found = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
-    return sorted((path.parent for path in found), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
 
 def shown(path: Path) -> str:

@@ -94,7 +94,7 @@ def _copy_whole(source: Path, target: Path) -> None:
         copy = _unpack if source.is_file() else _copy_folder
         copy(source, aside)
         aside.replace(target)
-    except OSError as error:
+    except (OSError, tarfile.TarError) as error:
         raise ValueError(
             f"data.stage=node: {source} was not copied to {target}: {error}"
         ) from error

@@ -86,7 +86,7 @@ def test_a_failed_run_tells_rank_and_error_before_its_log(user: User) -> None:
 
 def test_a_sweep_is_one_array_and_only_what_failed_starts_again(user: User) -> None:
     swept = ("--sweep", "model.learning_rate=1e-4,3e-4", "--sweep", "seed=1,14")
-    words = ("submit.py", "--name", "sw", "--gpus", "1", *swept, "slurm.parallel=2")
+    words = ("submit.py", "--name", "sw", "--gpus", "1", *swept, "--parallel", "2")
     dry = user.types(*words, "--dry-run", *SMALL)
     assert "#SBATCH --array=0-3%2\n" in dry
     said = user.types(*words, *SMALL)
