@@ -30,7 +30,7 @@ from clf.config import RunConfig
 from clf.data.datamodule import ClassificationDataModule
 from clf.models.base import BaseClassificationModel
 from clf.parallel import AgreeOnBatchNorm, trainer_arguments
-from clf.preempt import Agreement, Preemption
+from clf.preempt import Agreement, LoaderPosition, Preemption
 from clf.registry import check_trusted
 from clf.signals import Preempted, StopRequest, held
 from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
@@ -209,6 +209,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # A run that goes on writes where it wrote before.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Few steps an epoch: the last one is logged all the same.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # Lightning's own use of a torch function that torch has renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
@@ -242,6 +244,7 @@ def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
     callbacks = [
+        LoaderPosition(),
         AgreeOnBatchNorm(),
         RunRecord(asdict(cfg), datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),

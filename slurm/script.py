@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clf.config import RunConfig
+from slurm.after import TRAP, requeue_lines
 
 SIGNAL = "USR2"  # what SLURM sends before a time limit; submitit's own choice too
 BLOCKED = "USR1,USR2,TERM"  # until the job's own handlers are in place
@@ -53,8 +54,10 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
     # Jobs and restarts that follow each other are far apart, as are runs of two clusters.
     offset = zlib.crc32(os.fsencode(runs[0])) % count
     settings = {"SUBMITIT_EXECUTOR": "slurm", **cfg.slurm.env}
+    python = f"PYTHONPATH={_path()} {_shell(sys.executable)} -P"
     return [
         "umask 077",
+        TRAP,
         *which,
         'log=${run//%/%%}/logs/$id  # in a name of a log file, SLURM reads % as the start of a code',
         *(["", "# setup", *map(_line, cfg.slurm.setup), ""] if cfg.slurm.setup else []),
@@ -67,6 +70,7 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
         "export MASTER_PORT",
         "",
         _srun(cfg, runs),
+        *requeue_lines(python),
         "",
     ]
 
@@ -131,18 +135,22 @@ def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
             inside = ["apptainer", "exec", "--nv", "--bind", mounts, container.image]
     # An image may have another `env`, which does not know how to block.
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
-    path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
-    more = _shell("".join(f":{word}" for word in path)) if path else ""
     return " ".join(
         [
             *map(_shell, words),
             '--output="${log}_%t_log.out"',
             *map(_shell, [*inside, "env", *blocking]),
-            f'PYTHONPATH="$run/code"{more}',
+            f"PYTHONPATH={_path()}",
             _shell(python),
             '-P -u -m submitit.core._submit "$run/logs"',
         ]
     )
+
+
+def _path() -> str:
+    """The snapshot first, then the submitter's own."""
+    words = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
+    return '"$run/code"' + (_shell("".join(f":{word}" for word in words)) if words else "")
 
 
 def _own_mounts(cfg: RunConfig) -> list[str]:

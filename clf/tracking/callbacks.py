@@ -114,7 +114,9 @@ class StatusFile(Callback):
     Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
     done), run, host, pid, device, epoch and step (done so far), epochs and steps (in all),
     images_per_second, metrics (the latest of each name), eta_s (of the training), started and
-    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B).
+    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B) and
+    wandb_id, began and left (epoch, step, batch within the epoch, learning_rate: where this start
+    took the training up, and where it was asked to leave).
     """
 
     EVERY_S = 1.0
@@ -133,11 +135,13 @@ class StatusFile(Callback):
         self._constant = {
             "device": _device_name(trainer),
             "wandb": loggers[0].location if loggers else None,
+            "wandb_id": loggers[0].version if loggers else None,
         }
         self._write(trainer, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = (time.time(), trainer.global_step)
+        self._constant["began"] = _place(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._write_if_due(trainer)
@@ -168,6 +172,7 @@ class StatusFile(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, Preempted):
+            self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
             self._write(trainer, "preempted")
         else:
             self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
@@ -204,9 +209,9 @@ class StatusFile(Callback):
         return {
             "state": state,
             "run": self.folder.path.name,
+            **self._constant,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "device": self._constant.get("device"),
             "epoch": trainer.current_epoch,
             "epochs": trainer.max_epochs,
             "step": step,
@@ -217,7 +222,6 @@ class StatusFile(Callback):
             "started": self.started,
             "updated": now,
             "error": error,
-            "wandb": self._constant.get("wandb"),
         }
 
 
@@ -241,6 +245,16 @@ def _node_names(trainer: Trainer) -> list[str]:
     if len(set(names.values())) == len(names):
         return list(names.values())
     return [f"{name}-{rank}" for rank, name in names.items()]
+
+
+def _place(trainer: Any) -> dict[str, Any]:
+    """What must come back when a run goes on."""
+    return {
+        "epoch": trainer.current_epoch,
+        "step": trainer.global_step,
+        "batch": trainer.train_dataloader.state_dict()["batches"],
+        "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+    }
 
 
 def _throughputs(trainer: Any) -> list[Throughput]:
