@@ -1,8 +1,8 @@
 """On a real SLURM: whatever ends a job before its time, the run ends as if nothing had been.
 
 Jobs of two nodes, submitted once for all tests: `moved` is signalled, preempted, and loses a node
-twice; `short` runs into its time limit again and again; one rank of `broken` raises, one of `killed`
-is gone without a word. `whole` is the run that nothing happens to, two processes on this machine.
+twice; `short` runs into its time limit again and again; one rank of `broken` raises, one of
+`killed` is gone without a word. `whole` is the run that nothing happens to, on this machine.
 """
 
 import csv
