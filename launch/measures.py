@@ -330,7 +330,6 @@ def startup(sizes: Sizes) -> Iterator[Comparison]:
 
         return measure
 
-    imports = seconds("-c", "import lightning")
     flags = ("--help", "--dry-run")
     commands = [seconds("launch/submit.py", flag) for flag in flags]
     *ours, peer = in_turns(sizes, *commands, seconds("-c", "import lightning"))

@@ -11,9 +11,17 @@ from clf.config import AugmentConfig, DataConfig
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> Image.Image:
-    """A smooth random picture: JPEG and resizing hold on to it."""
-    coarse = rng.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    """A smooth random picture, its colours softer than its greys, as in photographs."""
+
+    def smooth(cell: int, channels: int) -> np.ndarray:
+        shape = (max(2, height // cell), max(2, width // cell), channels)
+        coarse = Image.fromarray(
+            rng.integers(0, 256, shape, dtype=np.uint8).repeat(3 // channels, 2)
+        )
+        return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=float)
+
+    mixed = 0.8 * smooth(8, 1) + 0.2 * smooth(16, 3)
+    return Image.fromarray(mixed.astype(np.uint8))
 
 
 def write_images(folder: Path, count: int, seed: int = 0, side: int = 24) -> list[Path]:
@@ -37,6 +45,16 @@ def data_config(root: Path | None, **changes: object) -> DataConfig:
         "augment": AugmentConfig(crop_scale=[0.3, 1.0], brightness=0.3, noise=0.5),
     }
     return DataConfig(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return noise(np.random.default_rng(0), 37, 52)
+
+
+@pytest.fixture
+def config() -> Callable[..., DataConfig]:
+    return data_config
 
 
 @pytest.fixture(scope="session")
