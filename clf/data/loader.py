@@ -85,9 +85,14 @@ class ThreadedLoader:
             yield batch
 
     def _in_thread(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
+        here = torch.get_num_threads()
         for micro in batches:
             batch = self._empty(micro)
-            self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+            torch.set_num_threads(1)  # of small images: sharing one out costs more than it saves
+            try:
+                self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+            finally:
+                torch.set_num_threads(here)
             yield batch
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
@@ -154,6 +159,8 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
     all_up = Barrier(count + 1)
 
     def start() -> None:
+        # A thread's first look at the number sets it to the process's, and would undo ours later.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         all_up.wait()
 
