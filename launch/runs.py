@@ -13,7 +13,10 @@ from slurm.executor import private_files
 
 # What may change between two starts of a run: it alters its speed or its record, not its
 # mathematics.
-MAY_DIFFER = ("nodes", "gpus", "debug", "slurm.", "tracking.", "data.threads", "data.prefetch")
+MAY_DIFFER = (
+    *("nodes", "gpus", "debug", "slurm.", "tracking.", "data.threads", "data.prefetch"),
+    *("strategy.name", "strategy.offload_", "strategy.gradient_checkpointing"),
+)
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ALIVE_S = 60  # a running job rewrites status.json far more often
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,6 +8,7 @@ A case is a function of a test module; its arguments and result are pickled. Ins
 """
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import socket
@@ -18,10 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed
-import torch.multiprocessing as mp
-
 DEADLINE_S = 300  # of a case, on a machine that others use too
 
 
@@ -29,7 +26,7 @@ class Ranks:
     """`world` processes that are the ranks of one process group."""
 
     def __init__(self, world: int) -> None:
-        context = mp.get_context("spawn")
+        context = multiprocessing.get_context("spawn")
         self.world = world
         self.results = context.Queue()
         self.cases = [context.Queue() for _ in range(world)]
@@ -79,6 +76,8 @@ def _free_port() -> int:
 
 
 def _serve(rank: int, world: int, port: int, cases: Any, results: Any) -> None:
+    import torch  # not for every test that shares conftest.py
+
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",

@@ -1,9 +1,11 @@
 """A model of a few thousand weights with BatchNorm, and runs of it in a fraction of a second."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from clf import run
@@ -51,9 +53,26 @@ def config(
     )
 
 
-def fit(cfg: RunConfig, folder: str) -> dict[str, Any]:
+class Stopped(Exception):
+    """The run's end before its end."""
+
+
+class StopAfter(Callback):
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch > self.epoch:
+            raise Stopped
+
+
+def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str, Any]:
     """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
-    bytes of each training micro-batch."""
+    bytes of each training micro-batch.
+
+    Args:
+        stop_after: the last epoch before an error ends the run; None: it runs to its end
+    """
     seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
     build = run.build_model
 
@@ -64,7 +83,7 @@ def fit(cfg: RunConfig, folder: str) -> dict[str, Any]:
         def recorded(stage: str, batch: Any) -> Any:
             logits, (loss_sum, weight_sum) = step(stage, batch)
             if stage == "train":
-                seen["losses"].append(float(loss_sum / weight_sum))
+                seen["losses"].append(float(loss_sum.detach() / weight_sum))
                 seen["indices"].append(batch["indices"].tolist())
                 seen["pixels"].append(batch["images"].numpy().tobytes())
             return logits, (loss_sum, weight_sum)
@@ -72,6 +91,15 @@ def fit(cfg: RunConfig, folder: str) -> dict[str, Any]:
         model._step = recorded  # type: ignore[method-assign]
         return model
 
-    with patch.object(run, "build_model", recording):
+    callbacks = run._callbacks
+
+    def stopping(*args: Any) -> list[Callback]:
+        return callbacks(*args) + ([] if stop_after is None else [StopAfter(stop_after)])
+
+    with (
+        patch.object(run, "build_model", recording),
+        patch.object(run, "_callbacks", stopping),
+        contextlib.suppress(Stopped),
+    ):
         seen["scalars"] = run.fit(cfg, Path(folder), progress=False)
     return seen

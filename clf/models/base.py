@@ -210,11 +210,13 @@ class BaseClassificationModel(LightningModule):
 
     def _check_total(self, stage: str, counted: int) -> None:
         """Every image of an evaluation counts once, however many ranks there are."""
-        limit = {"val": self.trainer.limit_val_batches, "test": self.trainer.limit_test_batches}
-        expected = getattr(self._loader(stage), "num_images", None)
-        if self.trainer.sanity_checking or limit.get(stage) != 1.0 or expected is None:
+        limits = {"val": self.trainer.limit_val_batches, "test": self.trainer.limit_test_batches}
+        loader, limit = self._loader(stage), limits.get(stage)
+        expected = getattr(loader, "num_images", None)
+        if limit is None or expected is None or self.trainer.sanity_checking:
             return
-        if counted != expected:
+        is_whole = limit == 1.0 if isinstance(limit, float) else limit >= len(loader)
+        if is_whole and counted != expected:
             raise RuntimeError(
                 f"the {stage} evaluation counted {counted} images, and there are {expected}: some "
                 "were left out or counted twice, so its numbers would be wrong. With a loader of "
