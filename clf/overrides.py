@@ -86,7 +86,9 @@ def sweep(texts: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             values[key] = found
         except (HydraException, ValueError) as error:
             reason = str(error).split("\n")[0]
-            faults.append(f"--sweep {text}: {reason}; such as --sweep model.learning_rate=1e-4,3e-4")
+            faults.append(
+                f"--sweep {text}: {reason}; such as --sweep model.learning_rate=1e-4,3e-4"
+            )
     return values, faults
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
-from clf.parallel import average_batchnorm
 from clf.signals import Preempted, StopRequest
 
 POLL_S = 0.2  # between two looks at the store
@@ -172,8 +171,6 @@ class Preemption(Callback):
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule, save: bool) -> None:
         if save:
-            # Means of ranks stay means: what follows is as if nobody had left.
-            average_batchnorm(pl_module)
             self._leaving = True
             trainer.save_checkpoint(self.checkpoint)  # all ranks take part, and wait for its end
         for logger in trainer.loggers:

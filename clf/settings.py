@@ -136,9 +136,7 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
 
 
 def _names_a_secret(value: str) -> bool:
-    return "oc.env" in value and any(
-        word in value.upper() for word in SECRET_WORDS
-    )
+    return "oc.env" in value and any(word in value.upper() for word in SECRET_WORDS)
 
 
 def suggest(word: str) -> str:

@@ -44,6 +44,9 @@ def commands(run_dir: Path) -> list[tuple[str, str]]:
     run = shlex.quote(shown(run_dir))
     return [
         (f"python launch/jobs.py status {run}", "state, epoch, best top-1, time left"),
-        (f"python launch/jobs.py logs {run} -f", "its log as it grows; the first error if it failed"),
+        (
+            f"python launch/jobs.py logs {run} -f",
+            "its log as it grows; the first error if it failed",
+        ),
         (f"python launch/jobs.py cancel {run}", "end it; `resume` goes on later"),
     ]

@@ -63,6 +63,15 @@ class ThreadedLoader:
         """Batches of an epoch, also where an iteration resumes in its middle."""
         return len(self.sampler)
 
+    @property
+    def num_images(self) -> int:
+        """Of the split, over all ranks."""
+        return len(self.split)
+
+    def path(self, index: int) -> str:
+        """The file of an image, by its position in the split."""
+        return self.split.paths[index]
+
     def state_dict(self) -> dict[str, int]:
         """Epoch, and batches of it that the caller has had; those made ahead do not count."""
         return {"epoch": self._epoch, "batches": self._handed_out}

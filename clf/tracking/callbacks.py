@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.signals import Preempted
+from clf.tracking.nodes import departing_nodes
 from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
@@ -54,6 +55,8 @@ class PerClassTables(Callback):
         support_NC, correct_NC = pl_module.per_class_counts(stage)
         classes = trainer.datamodule.classes
         rows = rows_from_counts(classes, support_NC, correct_NC, self.nodes)
+        for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
+            rank_zero_warn(f"{stage}: {sentence}")
         epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
         write_csv(rows, self.folder.per_class / f"{stage}.csv")
         if trainer.state.fn == "fit":
