@@ -65,7 +65,7 @@ def is_for_the_user(error: BaseException) -> bool:
     while last.tb_next is not None:
         last = last.tb_next
     module = str(last.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith("clf.") and (frame.line or "").startswith("raise")
+    return module.startswith(("clf.", "slurm.")) and (frame.line or "").startswith("raise")
 
 
 def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
@@ -79,7 +79,7 @@ def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
     faults = limit_faults(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
     looks = [_name, _targets, devices, strategy, batches, _ranges, _model, _schedule, _monitor]
-    looks += [_slurm, _stage]
+    looks += [_runs_dir, _slurm, _stage]
     for look in [*looks, _data_and_classes] if look_at_data else looks:
         # One fault a key: its limit says it best.
         faults += [fault for fault in look(cfg) if fault.split("=")[0] not in at_fault]
@@ -145,6 +145,14 @@ def _name(cfg: RunConfig) -> Iterator[str]:
     plain = cfg.name.replace(".", "").replace("_", "").replace("-", "")
     if not (plain.isascii() and plain.isalnum() and cfg.name[0].isalnum() and len(cfg.name) <= 128):
         yield f"name={cfg.name}: cannot be the name of a run folder; {NAME_REMEDY}, at most 128"
+
+
+def _runs_dir(cfg: RunConfig) -> Iterator[str]:
+    if ":" in cfg.runs_dir or "\\" in cfg.runs_dir:
+        yield (
+            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which a path of Python's code "
+            "and SLURM's logs cannot; choose another folder"
+        )
 
 
 def _targets(cfg: RunConfig) -> Iterator[str]:
@@ -277,8 +285,8 @@ def _slurm(cfg: RunConfig) -> Iterator[str]:
         parts = mount.split(":")
         if "," in mount or not 1 <= len(parts) <= 3 or not parts[0].startswith("/"):
             yield (
-                f"slurm.container.mounts={show(container.mounts)}: expected /from:/to with absolute "
-                f"paths and no comma, got {mount}"
+                f"slurm.container.mounts={show(container.mounts)}: expected /from:/to, absolute "
+                f"and without a comma, got {mount}"
             )
     if container.image is not None and (not container.image or container.image[0] == "-"):
         yield f"slurm.container.image={container.image}: expected a file or the name of an image"
@@ -297,6 +305,8 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
             f"data.stage_dir={cfg.data.stage_dir}: nothing is copied with data.stage=none; set "
             "data.stage=node, or take data.stage_dir out"
         )
+    if cfg.data.origin is not None:
+        yield f"data.origin={cfg.data.origin}: is set by a job alone; set data.root"
     if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
         yield (
             f"data.stage=node: {cfg.data.name} is made, not copied; it is for data=imagefolder and "

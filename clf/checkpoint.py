@@ -80,8 +80,11 @@ class RunRecord(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        config = asdict(self.cfg)  # now: data.micro_batch_size may have been found since
+        if config["data"]["origin"]:  # a node's copy of the data is gone with the job
+            config["data"] |= {"root": config["data"]["origin"], "origin": None}
         checkpoint[RECORD] = {
-            "config": asdict(self.cfg),  # now: data.micro_batch_size may have been found since
+            "config": config,
             "class_to_idx": self.class_to_idx,
             "accumulation": trainer.accumulate_grad_batches,
         }

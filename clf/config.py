@@ -107,6 +107,7 @@ class DataConfig:
     # node: copy root (a folder or a tar file) to each node's own disk before training
     stage: str = one_of("none", "node")
     stage_dir: str | None = None  # on the node; None: $SLURM_TMPDIR, else $TMPDIR or /tmp
+    origin: str | None = None  # root, before the job replaced it by the node's copy; not to be set
     sampler: str = one_of("shuffle", "class_balanced")  # class_balanced: every class equally often
     class_weights: str = one_of("none", "inverse_frequency")  # in the loss
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -31,7 +31,7 @@ def to_submit(
     if cfg is not None and not _unsound(faults):
         resolve(cfg)
         assert cfg.name is not None
-        found = _look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued)
+        found = look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued)
         faults, notes = [*faults, *found[0]], found[1]
     if cfg is None or faults:
         raise ConfigError(faults)
@@ -53,29 +53,26 @@ def with_devices(settings: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
     return cfg, faults
 
 
-def _look(
-    cfg: RunConfig, runs: Sequence[Path], array: Path | None, fetch: bool, queued: bool
+def look(
+    cfg: RunConfig,
+    runs: Sequence[Path],
+    array: Path | None = None,
+    fetch: bool = True,
+    queued: bool = True,
 ) -> tuple[list[str], list[str]]:
     """Faults and notes of the preflight; on a machine without SLURM the job itself tells them at
     once."""
+    from slurm import preflight
     from slurm.devices import has_slurm
-    from slurm.preflight import look, weights_faults
 
     if not has_slurm():
         return [], []
     if not queued:
-        return (list(weights_faults(cfg)) if fetch else []), []
+        return (list(preflight.weights_faults(cfg)) if fetch else []), []
     if fetch and (cfg.model.pretrained or cfg.model.weights):
         print("looking for the weights (this imports torch) ...", file=sys.stderr, flush=True)
-    found = look(cfg, runs, array, fetch)
+    found = preflight.look(cfg, runs, array, fetch)
     return found.faults, found.notes
-
-
-def look_at_array(
-    cfg: RunConfig, runs: Sequence[Path], array: Path, fetch: bool
-) -> tuple[list[str], list[str]]:
-    """Faults and notes of what a sweep asks of SLURM."""
-    return _look(cfg, runs, array, fetch, queued=True)
 
 
 def print_notes(notes: Sequence[str], file: Any = None) -> None:

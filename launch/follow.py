@@ -11,6 +11,7 @@ from launch.runs import shown
 from launch.summary import measures
 from slurm import queue
 from slurm.executor import LOCAL, read_record
+from slurm.failures import diagnose
 from slurm.job import first_error
 
 POLL_S = 0.25
@@ -191,7 +192,11 @@ class Follower:
 def print_failure(out: Any, job: Any, run_dir: Path) -> None:
     """The first real error of all ranks, and where the log is."""
     error = first_error(run_dir)
-    if error is None:
+    if error is None and (found := diagnose(run_dir)) is not None:
+        out.print("[bold red]The job failed:[/bold red] ", end="")
+        out.print(found.line(), markup=False)
+        log = Path(job.task(found.rank or 0).paths.stdout)
+    elif error is None:
         log = Path(job.task(0).paths.stdout)
         out.print(
             "The job ended without finishing, and without an error of its own.", style="bold red"

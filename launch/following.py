@@ -6,12 +6,16 @@ from typing import Any
 
 from launch.follow import Follower, print_failure
 from launch.runs import shown
-from launch.summary import again, debug_command, print_commands, print_next, print_result
+from launch.summary import print_commands, print_next, print_result
 
 
-def follow_job(out: Any, job: Any, run_dir: Path, argv: list[str]) -> int:
-    """Show a job until its end; exit code 1 if it failed, 130 after Ctrl-C."""
-    resume = (again(run_dir.name, argv), "go on where it stopped")
+def follow_job(out: Any, job: Any, run_dir: Path, resume: str, debug: str | None = None) -> int:
+    """Show a job until its end; exit code 1 if it failed, 130 after Ctrl-C.
+
+    Args:
+        resume, debug: commands to go on with the run, and to step through it
+    """
+    go_on = [(resume, "go on where it stopped")]
     follower = Follower(out, job, run_dir)
     try:
         done = follower.follow()
@@ -21,12 +25,12 @@ def follow_job(out: Any, job: Any, run_dir: Path, argv: list[str]) -> int:
             print_commands(out, commands(run_dir))
         else:
             out.print("\nStopped: the job has ended with its last checkpoint.")
-            print_commands(out, [resume])
+            print_commands(out, go_on)
         return 130
     if not done:
         print_failure(out, job, run_dir)
-        debug = (debug_command(argv), "step through it in one process")
-        print_commands(out, [resume, debug])
+        step = [(debug, "step through it in one process")] if debug else []
+        print_commands(out, go_on + step)
         return 1
     print_result(out, run_dir, follower.scalars())
     print_next(out, run_dir)

@@ -95,6 +95,34 @@ def create(cfg: RunConfig, run: Run) -> None:
         save(cfg, folder.config)
 
 
+def named(text: str, runs_dir: Path) -> Path:
+    """The run folder that a person means: a path, or a name in `runs_dir` (`sweep/run` too).
+
+    Raises:
+        ConfigError: there is none
+    """
+    from clf.check import nearest
+
+    for path in (Path(text).expanduser(), runs_dir / text):
+        if (path / "config.yaml").is_file():
+            return path.absolute()
+    known = [str(path.relative_to(runs_dir.absolute())) for path in all_runs(runs_dir)]
+    guess = nearest(text, known)
+    raise ConfigError(
+        [
+            f"{text}: no such run in {shown(runs_dir)}"
+            + (f"; did you mean {guess[0]}?" if guess else "; `jobs.py list` shows what there is")
+        ]
+    )
+
+
+def all_runs(runs_dir: Path) -> list[Path]:
+    """Every run folder, those of sweeps included, oldest first."""
+    root = runs_dir.absolute()
+    found = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
+    return sorted((path.parent for path in found), key=lambda path: path.stat().st_mtime)
+
+
 def shown(path: Path) -> str:
     """A path as short as it can be typed from here."""
     try:

@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(
@@ -78,8 +77,9 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str]) -> int:
     from launch.checking import print_notes, to_submit
+    from launch.following import follow_job, print_submitted
     from launch.runs import create, find_run
-    from launch.summary import console, print_complete, print_run
+    from launch.summary import again, console, debug_command, print_complete, print_run
     from slurm.devices import has_slurm
     from slurm.executor import submit
     from slurm.job import clear_errors
@@ -100,14 +100,10 @@ def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str
     clear_errors(run.path)
     job = submit(cfg, run.path)
     if has_slurm():
-        from launch.following import print_submitted
-
         print_submitted(out, job.job_id, run.path)
         if not follow:
             return 0
-    from launch.following import follow_job
-
-    return follow_job(out, job, run.path, argv)
+    return follow_job(out, job, run.path, again(run.path.name, argv), debug_command(argv))
 
 
 def _print_dry(cfg: RunConfig, run_dir: Path) -> None:
@@ -156,7 +152,7 @@ def _inside(settings: list[str]) -> int:
     clear_errors(run.path)
     path = inside(cfg, run.path)
     print(f"logs: {run.path}/logs/{job_id}_RANK_log.out", flush=True)
-    os.execvp("bash", ["bash", str(path)])
+    return os.execvp("bash", ["bash", str(path)])
 
 
 def where(cfg: RunConfig) -> str:

@@ -60,6 +60,7 @@ def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
         print_run,
     )
     from slurm.devices import resource_faults, uses_gpus
+    from slurm.stage import stage
 
     cfg = compose(settings, "debug" if debug else "train")
     if cfg.nodes > 1 or (cfg.gpus or 1) > 1:
@@ -85,7 +86,7 @@ def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
     from clf.run import fit
 
     try:
-        scalars = fit(cfg, run.path, progress=not debug)
+        scalars = fit(stage(cfg), run.path, progress=not debug)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         out.print("\nStopped. What the last checkpoint holds is kept.")
         print_commands(out, [(again(run.path.name, argv), "go on where it stopped")])

@@ -76,9 +76,7 @@ def local_executor(cfg: RunConfig, run_dir: Path) -> Any:
     from submitit import LocalExecutor
 
     made = LocalExecutor(run_dir / "logs", python=_python(run_dir, _local_environment(cfg)))
-    made.update_parameters(
-        tasks_per_node=cfg.gpus, timeout_min=YEAR_MINUTES, stderr_to_stdout=True
-    )
+    made.update_parameters(tasks_per_node=cfg.gpus, timeout_min=YEAR_MINUTES, stderr_to_stdout=True)
     return made
 
 

@@ -72,12 +72,12 @@ def look(
         found.faults.append(f"slurm: {error}; is this a login node of the cluster?")
     found.faults += disk_faults(Path(cfg.runs_dir))
     _wandb(cfg, found)
-    if cfg.model.pretrained or cfg.model.weights:
-        found.faults += weights_faults(cfg) if fetch else []
+    if fetch:
+        found.faults += weights_faults(cfg)
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
         if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
             found.notes.append(
-                f"{key}={path} is in a folder for temporary files, which the nodes of most clusters "
+                f"{key}={path} is a folder for temporary files, which the nodes of most clusters "
                 "do not share with this machine"
             )
     return found
@@ -197,7 +197,7 @@ def weights_faults(cfg: RunConfig) -> Iterator[str]:
     This imports torch. A file of the user's is looked at by `clf.check`.
     """
     weights = cfg.model.weights
-    if weights is not None and Path(weights).is_file():
+    if not (cfg.model.pretrained or weights) or (weights and Path(weights).is_file()):
         return
     module, _, name = cfg.model._target_.rpartition(".")
     fetch = getattr(getattr(importlib.import_module(module), name), "fetch_weights", None)
@@ -213,7 +213,9 @@ def weights_faults(cfg: RunConfig) -> Iterator[str]:
 def _wandb(cfg: RunConfig, found: Findings) -> None:
     from clf.tracking.wandb_key import NO_KEY, has_key
 
-    mode = os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
+    mode = (
+        os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
+    )
     if mode not in ("auto", "online"):
         return
     if has_key(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clf.config import RunConfig
-from slurm.after import TRAP, requeue_lines
+from slurm import after
 
 SIGNAL = "USR2"  # what SLURM sends before a time limit; submitit's own choice too
 BLOCKED = "USR1,USR2,TERM"  # until the job's own handlers are in place
@@ -54,12 +54,10 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
     # Jobs and restarts that follow each other are far apart, as are runs of two clusters.
     offset = zlib.crc32(os.fsencode(runs[0])) % count
     settings = {"SUBMITIT_EXECUTOR": "slurm", **cfg.slurm.env}
-    python = f"PYTHONPATH={_path()} {_shell(sys.executable)} -P"
     return [
         "umask 077",
-        TRAP,
         *which,
-        'log=${run//%/%%}/logs/$id  # in a name of a log file, SLURM reads % as the start of a code',
+        "log=${run//%/%%}/logs/$id  # in the name of a log, SLURM reads % as a code",
         *(["", "# setup", *map(_line, cfg.slurm.setup), ""] if cfg.slurm.setup else []),
         *(f"export {name}={_shell(text)}" for name, text in settings.items()),
         f"MASTER_PORT=$(({first} + ({offset} + SLURM_JOB_ID + {RESTART}) % {count}))",
@@ -68,9 +66,11 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
         f"  MASTER_PORT=$(({first} + (MASTER_PORT + 1 - {first}) % {count}))",
         "done",
         "export MASTER_PORT",
+        after.TRAP,
         "",
-        _srun(cfg, runs),
-        *requeue_lines(python),
+        _srun(cfg),
+        "",
+        *after.requeue_lines(_python([], sys.executable)),
         "",
     ]
 
@@ -80,9 +80,7 @@ def log_file(run_dir: Path, job_id: str, rank: int) -> Path:
     return run_dir / "logs" / f"{job_id}_{rank}_log.out"
 
 
-def _asked(
-    cfg: RunConfig, runs: Sequence[Path], array: Path | None
-) -> list[tuple[str, str | int]]:
+def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tuple[str, str | int]]:
     """sbatch's options and their values; what is None is left to the partition."""
     asked = cfg.slurm
     log = log_file(runs[0], "%j", 0) if array is None else array / "logs" / "%A_%a.out"
@@ -116,7 +114,7 @@ def _asked(
     return [(name, value) for name, value in options.items() if value is not None]
 
 
-def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
+def _srun(cfg: RunConfig) -> str:
     """One task a device. Where one ends badly the others are ended too, instead of waiting for
     it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
@@ -139,18 +137,24 @@ def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
         [
             *map(_shell, words),
             '--output="${log}_%t_log.out"',
-            *map(_shell, [*inside, "env", *blocking]),
-            f"PYTHONPATH={_path()}",
-            _shell(python),
-            '-P -u -m submitit.core._submit "$run/logs"',
+            *map(_shell, inside),
+            _python(blocking, python),
+            '-u -m submitit.core._submit "$run/logs"',
         ]
     )
 
 
-def _path() -> str:
-    """The snapshot first, then the submitter's own."""
-    words = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
-    return '"$run/code"' + (_shell("".join(f":{word}" for word in words)) if words else "")
+def _python(options: Sequence[str], python: str) -> str:
+    """The command that starts Python in the run's snapshot: first on the path, and not the working
+    directory (-P).
+
+    Args:
+        options: of `env`
+    """
+    path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
+    more = _shell("".join(f":{word}" for word in path)) if path else ""
+    words = [*map(_shell, ["env", *options]), f'PYTHONPATH="$run/code"{more}', _shell(python), "-P"]
+    return " ".join(words)
 
 
 def _own_mounts(cfg: RunConfig) -> list[str]:

@@ -16,10 +16,10 @@ STAND_IN = '''
 import json, os, sys, time
 
 MARK = "as submitted"
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORD")
 
 
-def fit(cfg, run_dir, progress=True):
+def fit(cfg, run_dir, progress=True, request=None):
     rank = int(os.environ.get("RANK", 0))
     seen = {name: os.environ.get(name) for name in NAMES} | {"mark": MARK, "path": sys.path[:2]}
     (run_dir / f"seen{rank}.json").write_text(json.dumps(seen))

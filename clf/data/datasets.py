@@ -17,6 +17,7 @@ from clf.config import DataConfig
 from clf.data import made
 from clf.data.annotations import read_annotations
 from clf.data.rows import DataError, Row, first_and_count
+from clf.data.tar import tar_classes
 
 __all__ = ["DataError", "ImageSplits", "Split", "data_faults", "load_splits"]
 
@@ -78,6 +79,8 @@ def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
     if cfg.name in made.DATASETS and not made.folder(cfg).exists():
         dataset = made.DATASETS[cfg.name]
         return sorted(dataset.CLASSES), list(_batch_fault(cfg, dataset.train_size(cfg)))
+    if cfg.stage == "node" and cfg.root is not None and Path(cfg.root).expanduser().is_file():
+        return tar_classes(Path(cfg.root).expanduser(), cfg.name)
     splits, faults = _read(cfg)
     return (splits.classes if splits else None), faults
 
@@ -110,7 +113,10 @@ def _folder_faults(root: Path) -> Iterator[str]:
             yield f"data.root: {root} is empty; {EXPECTED}"
         return
     if root.exists():
-        yield f"data.root: {root} is a file; give the folder of images"
+        yield (
+            f"data.root: {root} is a file; give the folder of images, or data.stage=node for a tar "
+            "file that each node unpacks"
+        )
         return
     nearest = next(parent for parent in root.absolute().parents if parent.is_dir())
     inside = sorted(entry.name for entry in nearest.iterdir() if not entry.name.startswith("."))

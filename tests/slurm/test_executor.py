@@ -14,7 +14,7 @@ import pytest
 
 from clf.compose import compose, resolve, save
 from clf.config import RunConfig
-from slurm.executor import executor, slurm_parameters, submit
+from slurm.executor import local_executor, read_record, submit
 from slurm.job import Job, clear_errors, first_error, record_error
 
 
@@ -74,6 +74,9 @@ def test_each_device_of_a_machine_gets_a_rank_of_one_group(
         ("2", "0", "127.0.0.1")
     }
     assert len({one["MASTER_PORT"] for one in ranks}) == 1
+    record = read_record(run_dir)
+    assert record is not None
+    assert (record["cluster"], record["job_id"], record["gpus"]) == ("local", job.job_id, 2)
 
 
 def test_the_error_of_the_rank_that_failed_first_is_the_one_to_show(run_dir: Path) -> None:
@@ -115,49 +118,5 @@ def test_a_requeued_job_is_the_same_job(run_dir: Path) -> None:
     assert (again.args, again.kwargs) == ((), {})
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`sbatch` that takes the script and says a job number, in place of a cluster."""
-    bin_dir = tmp_path / "bin"
-    bin_dir.mkdir()
-    for name, text in {
-        "sbatch": f'cp "$1" {bin_dir}/script\necho Submitted batch job 42',
-        "srun": "",
-        "sinfo": "",
-    }.items():
-        (bin_dir / name).write_text(f"#!/bin/sh\n{text}\n")
-        (bin_dir / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
-    return bin_dir
-
-
-def test_slurm_is_asked_for_a_task_a_gpu_and_its_defaults_are_left_alone(
-    cluster: Path, run_dir: Path
-) -> None:
-    cfg = make_config(
-        "nodes=2", "gpus=4", "strategy.accelerator=auto", "slurm.partition=big", "slurm.mem_gb=64"
-    )
-    job = submit(cfg, run_dir)
-    assert job.job_id == "42"
-    script = (cluster / "script").read_text()
-    for line in (
-        "nodes=2",
-        "ntasks-per-node=4",
-        "gpus-per-node=4",
-        "partition=big",
-        "mem=64GB",
-        f"job-name={cfg.name}",
-    ):
-        assert f"#SBATCH --{line}\n" in script
-    assert "--time" not in script
-    assert "--account" not in script
-    assert f"PYTHONPATH={run_dir}/code" in script
-    assert " -P -u -m submitit.core._submit " in script
-
-
-def test_tasks_without_gpus_ask_slurm_for_none() -> None:
-    assert slurm_parameters(make_config("nodes=2"))["gpus_per_node"] is None
-
-
 def test_a_local_job_is_not_stopped_after_five_minutes(run_dir: Path) -> None:
-    assert executor(make_config(), run_dir).parameters["timeout_min"] > 60 * 24 * 30
+    assert local_executor(make_config(), run_dir).parameters["timeout_min"] > 60 * 24 * 30

@@ -1,0 +1,55 @@
+"""A data set in a tar file, which each node unpacks to its own disk (data.stage=node)."""
+
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from clf.data.rows import first_and_count
+
+
+def tar_classes(path: Path, name: str) -> tuple[list[str] | None, list[str]]:
+    """Class names and faults, without unpacking; None where they cannot be told so: of a list of
+    annotations, and of a compressed file, all of which would have to be read."""
+    try:
+        with tarfile.open(path) as file:
+            if file.next() is None:
+                return None, [f"data.root: {path} is an empty tar file"]
+            if _is_compressed(path) or name != "imagefolder":
+                return None, []
+            members = [PurePosixPath(member.name) for member in file if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        return None, [
+            f"data.root: {path} cannot be read as a tar file ({error}); make it with "
+            f"`tar -cf {path.name} -C FOLDER .`"
+        ]
+    return _classes(path, members)
+
+
+def top_folder(folder: Path) -> Path:
+    """The data set in an unpacked folder: the one folder in it, where it holds nothing else and
+    that is not a class, as after `tar -cf images.tar images`."""
+    inside = sorted(folder.iterdir())
+    if len(inside) == 1 and inside[0].is_dir() and any(map(os.path.isdir, inside[0].iterdir())):
+        return inside[0]
+    return folder
+
+
+def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None, list[str]]:
+    parts = [member.parts for member in members if not member.name.startswith(".")]
+    if len({part[0] for part in parts}) == 1 and any(len(part) > 2 for part in parts):
+        parts = [part[1:] for part in parts]
+    if any(part[0] == "train" for part in parts):
+        parts = [part[1:] for part in parts if part[0] == "train"]
+    names = sorted({part[0] for part in parts if len(part) > 1})
+    if len(names) < 2:
+        return None, [
+            f"data.root: {path} holds {first_and_count(names, 5) or 'no folder of a class'}; "
+            "expected train/, val/ and test/ with a folder of images per class, or such folders "
+            "alone"
+        ]
+    return names, []
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(262)[257:] != b"ustar"

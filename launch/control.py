@@ -1,0 +1,106 @@
+"""Ending runs and starting them again."""
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from clf.check import ConfigError
+from clf.config import RunConfig
+from launch.report import report
+from launch.runs import Run, create, find_run, shown
+from slurm import queue
+from slurm.devices import has_slurm
+from slurm.executor import LOCAL, read_record, submit
+from slurm.job import clear_errors
+
+
+def cancel(run_dir: Path) -> str:
+    """End the run's job, or take it out of the queue; says what was done.
+
+    Raises:
+        ConfigError: nothing of it is running from here
+    """
+    record = read_record(run_dir)
+    now = report(run_dir)
+    if record is None or not now.lives:
+        hint = "" if record else "; it was not submitted: stop it where it was started"
+        raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
+    if record["cluster"] != LOCAL:
+        queue.cancel(record["job_id"])
+        return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` goes on with it"
+    pid = int(record["job_id"])
+    if str(run_dir / "logs") not in _command_of(pid):
+        raise ConfigError([f"{run_dir.name}: process {pid} is gone; nothing is left to cancel"])
+    os.kill(pid, signal.SIGINT)
+    return f"{run_dir.name}: process {pid} was told to stop; `resume` goes on with it"
+
+
+def resume(out: Any, run_dir: Path, new_code: bool) -> int:
+    """Start a run again: with its own config, and the code that it began with unless `new_code`."""
+    from launch.following import follow_job, print_submitted
+    from launch.summary import print_complete
+
+    cfg = _config(run_dir)
+    run = find_run(cfg)
+    if run.state == "finished":
+        print_complete(out, run)
+        return 0
+    _preflight(cfg, [run_dir], None)
+    _ready(cfg, run, new_code)
+    job = submit(cfg, run_dir)
+    if has_slurm():
+        print_submitted(out, job.job_id, run_dir)
+        return 0
+    again = f"python launch/jobs.py resume {shlex.quote(shown(run_dir))}"
+    return follow_job(out, job, run_dir, again)
+
+
+def resume_sweep(out: Any, sweep: Any, new_code: bool) -> int:
+    """Start again those runs of a sweep that are neither done nor in the queue."""
+    from launch.report import reports
+    from launch.sweep import Sweep, start
+
+    waiting = [
+        one.path for one in reports(sweep.run_dirs) if one.state != "finished" and not one.lives
+    ]
+    if not waiting:
+        out.print(f"Nothing to start: all runs of {sweep.folder.name} are done, or still going on.")
+        return 0
+    configs = [_config(path) for path in waiting]
+    _preflight(configs[0], waiting, sweep.folder)
+    chosen = Sweep(sweep.folder, {path.name: sweep.runs[path.name] for path in waiting})
+    return start(out, chosen, configs, new=new_code)
+
+
+def _config(run_dir: Path) -> RunConfig:
+    """The run's own, in the place where the folder is now."""
+    from clf.compose import load
+
+    cfg = load(run_dir / "config.yaml")
+    cfg.name, cfg.runs_dir = run_dir.name, str(run_dir.parent)
+    return cfg
+
+
+def _preflight(cfg: RunConfig, runs: list[Path], array: Path | None) -> None:
+    from launch.checking import look, print_notes
+    from slurm.devices import resource_faults
+
+    faults, notes = look(cfg, runs, array)
+    if faults := [*resource_faults(cfg), *faults]:
+        raise ConfigError(faults)
+    print_notes(notes)
+
+
+def _ready(cfg: RunConfig, run: Run, new_code: bool) -> None:
+    if new_code:
+        create(cfg, run)
+    clear_errors(run.path)
+
+
+def _command_of(pid: int) -> str:
+    """A process's command line; "" if it is gone. Its number may be another's by now."""
+    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

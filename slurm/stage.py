@@ -1,0 +1,169 @@
+"""data.stage=node: a data set is copied once to each node's own disk, and read from there.
+
+cfg = stage(cfg)  # in each task, before the run; data.root is the copy then
+
+The first task of a node copies, the others wait for it; a second start finds the copy. It is there
+whole or not at all: made aside and renamed.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from clf.config import RunConfig
+from clf.data.tar import top_folder
+
+THREADS = 8  # small files wait for a network file system, not for the disk
+TELL_S = 5.0  # between lines of progress
+MIB = 2**20
+
+
+def stage(cfg: RunConfig) -> RunConfig:
+    """The config whose `data.root` is this node's copy; as it was, where nothing is to be copied.
+
+    Raises:
+        ValueError: the data set is not there, or does not fit on the node's disk
+    """
+    data = cfg.data
+    if data.stage != "node" or data.root is None:
+        return cfg
+    source = Path(data.root)
+    if not source.exists():
+        raise ValueError(f"data.root={source}: is not there on {_node()}; set data.root")
+    place = _place(data.stage_dir)
+    target = place / f"{source.name}-{_fingerprint(source)}"
+    with _locked(place / f".{target.name}.lock"):
+        if target.exists():
+            print(f"staging: {target} is there already", flush=True)
+        else:
+            _copy_whole(source, target)
+    root = top_folder(target) if source.is_file() else target
+    return replace(cfg, data=replace(data, root=str(root), origin=str(source)))
+
+
+def _place(folder: str | None) -> Path:
+    """A folder of this user's on the node's disk."""
+    base = folder or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+    place = Path(base).expanduser() / f"clf-{os.getuid()}"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place.is_symlink() or place.stat().st_uid != os.getuid():
+        raise ValueError(f"data.stage_dir: {place} belongs to somebody else; set another folder")
+    return place
+
+
+def _fingerprint(source: Path) -> str:
+    """Another one when images were added or removed, or a list of annotations or a tar file
+    changed. Two levels of folders are looked at: split and class."""
+    parts = [str(source)]
+    patterns = ("*.jsonl", "*/", "*/*/")
+    looked_at = [source, *(path for each in patterns for path in sorted(source.glob(each)))]
+    for path in looked_at:
+        facts = path.stat()
+        parts.append(f"{path} {facts.st_mtime_ns} {0 if path.is_dir() else facts.st_size}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of the node at a time; the lock of one that dies is free."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("staging: another process of this node copies; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    for left in target.parent.glob(f".{target.name}.*.part"):  # of one that was killed
+        shutil.rmtree(left)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    aside.mkdir(mode=0o700)
+    try:
+        copy = _unpack if source.is_file() else _copy_folder
+        copy(source, aside)
+        aside.replace(target)
+    except OSError as error:
+        raise ValueError(
+            f"data.stage=node: {source} was not copied to {target}: {error}"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    files: list[tuple[Path, Path, int]] = []
+    for folder, _, names in os.walk(source, followlinks=True):
+        inside = target / Path(folder).relative_to(source)
+        inside.mkdir(exist_ok=True)
+        found = (Path(folder, name) for name in names)
+        files += [(path, inside / path.name, path.stat().st_size) for path in found]
+    progress = Progress(sum(size for _, _, size in files), source, target)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for size in pool.map(_copy_file, files):
+            progress.at(progress.copied + size)
+    progress.done(len(files))
+
+
+def _copy_file(file: tuple[Path, Path, int]) -> int:
+    source, target, size = file
+    shutil.copyfile(source, target)
+    return size
+
+
+def _unpack(source: Path, target: Path) -> None:
+    """A tar file, compressed or not; members that would leave the folder are refused."""
+    progress = Progress(source.stat().st_size, source, target)
+    count = 0
+    with source.open("rb") as raw, tarfile.open(fileobj=raw) as file:
+        for member in file:
+            file.extract(member, target, filter="data")
+            count += member.isfile()
+            progress.at(raw.tell())
+    progress.done(count)
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME", socket.gethostname())
+
+
+class Progress:
+    """Lines in the log while a copy is made.
+
+    Args:
+        total: bytes; ValueError if the target's disk has no room for them
+    """
+
+    def __init__(self, total: int, source: Path, target: Path) -> None:
+        free = shutil.disk_usage(target).free
+        if total > free:
+            raise ValueError(
+                f"data.stage=node: {source} has {total / MIB:,.0f} MiB, and {target.parent} has "
+                f"{free / MIB:,.0f} MiB free; set data.stage_dir to a larger disk"
+            )
+        self.total, self.copied = total, 0
+        self.begun = self.told = time.monotonic()
+        size = f"{total / MIB:,.0f} MiB"
+        print(f"staging: {source} ({size}) to {target.parent} on {_node()}", flush=True)
+
+    def at(self, copied: int) -> None:
+        self.copied, now = copied, time.monotonic()
+        if now - self.told >= TELL_S:
+            self.told = now
+            share, speed = copied / max(1, self.total), copied / MIB / (now - self.begun)
+            print(f"staging: {share:.0%}, {speed:,.0f} MiB/s", flush=True)
+
+    def done(self, files: int) -> None:
+        took = time.monotonic() - self.begun
+        print(f"staging: {files} files in {took:.0f} s", flush=True)
