@@ -15,8 +15,9 @@ from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE
 
 IDLE_STARTS = 5  # in a row without a step: the queue would never see the end of it
-# bash: without a trap the script would die of SIGTERM while the ranks still save.
-TRAP = "trap : TERM USR1 USR2"
+# bash: without a trap the script would die of SIGTERM while the ranks still save; with -e, which a
+# line of slurm.setup may have set, of srun's exit code.
+TRAP = "trap : TERM USR1 USR2; set +e"
 
 
 def requeue_lines(python: str) -> list[str]:
