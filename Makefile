@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.installed
+# deepspeed comes as source: without its compiled kernels no compiler is needed.
+export DS_BUILD_OPS := 0
 
 .PHONY: demo test testbed check env lock clean
 

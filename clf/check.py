@@ -74,9 +74,11 @@ def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
     Args:
         look_at_data: also look at the data's folder and classes
     """
+    from clf.check_strategy import batches, devices, strategy  # they use this module
+
     faults = limit_faults(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
-    looks = [_name, _targets, _devices, _batches, _ranges, _model, _schedule, _monitor]
+    looks = [_name, _targets, devices, strategy, batches, _ranges, _model, _schedule, _monitor]
     looks += [_runs_dir, _slurm, _stage]
     for look in [*looks, _data_and_classes] if look_at_data else looks:
         # One fault a key: its limit says it best.
@@ -170,41 +172,6 @@ def _targets(cfg: RunConfig) -> Iterator[str]:
     for key, target in walk("model", cfg.model):
         if (fault := target_fault(target, cfg.trusted_packages)) is not None:
             yield f"{key}={target}: {fault}"
-
-
-def _devices(cfg: RunConfig) -> Iterator[str]:
-    strategy, devices = cfg.strategy, cfg.nodes * (cfg.gpus or 1)
-    if strategy.name == "single" and devices > 1:
-        where = f"nodes={cfg.nodes}" if cfg.nodes > 1 else f"gpus={cfg.gpus}"
-        yield (
-            f"strategy.name=single: takes one device, not the {devices} of {where}; set "
-            "strategy=ddp or strategy=auto"
-        )
-    if strategy.sync_batchnorm and strategy.name == "single":
-        yield (
-            "strategy.sync_batchnorm=true: there is nothing to synchronise on one device; "
-            "set strategy.sync_batchnorm=false, or strategy=ddp with several devices"
-        )
-    if strategy.precision == "16-mixed" and strategy.accelerator == "cpu":
-        yield (
-            "strategy.precision=16-mixed: needs a GPU; on a CPU set strategy.precision=32-true "
-            "(or bf16-mixed)"
-        )
-
-
-def _batches(cfg: RunConfig) -> Iterator[str]:
-    data, ranks = cfg.data, max(1, cfg.nodes * (cfg.gpus or 1))
-    step = ranks * (data.micro_batch_size or 1)
-    if data.batch_size % step == 0:
-        return
-    parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
-    if data.micro_batch_size:
-        parts += f" x data.micro_batch_size={data.micro_batch_size}"
-    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
-    yield (
-        f"data.batch_size={data.batch_size}: not divisible by {parts} = {step}; "
-        f"set data.batch_size={f'{down} or {up}' if down else up}"
-    )
 
 
 def _ranges(cfg: RunConfig) -> Iterator[str]:

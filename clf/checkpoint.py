@@ -7,6 +7,7 @@ the class names: it can be evaluated with nothing else at hand.
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from clf.config import CheckpointConfig
+from clf.config import CheckpointConfig, RunConfig
 
-RECORD = "clf"  # our entry in a checkpoint: {"config": ..., "class_to_idx": ...}
+RECORD = "clf"  # our entry in a checkpoint: {"config", "class_to_idx", "accumulation"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -67,18 +68,53 @@ def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
 
 
 class RunRecord(Callback):
-    """Adds the run's config and class names to each checkpoint."""
+    """Adds the run's config and class names to each checkpoint, and lets a run go on with another
+    number of devices or another micro-batch.
 
-    def __init__(self, config: dict[str, Any], class_to_idx: dict[str, int]) -> None:
-        data = config.get("data", {})
-        if data.get("origin"):  # a node's copy is gone with the job; who evaluates needs the data
-            config = config | {"data": data | {"root": data["origin"], "origin": None}}
-        self.record = {"config": config, "class_to_idx": class_to_idx}
+    Lightning counts micro-batches of a rank, which then are others; our own unit is the step.
+    """
+
+    def __init__(self, cfg: RunConfig, class_to_idx: dict[str, int]) -> None:
+        self.cfg, self.class_to_idx = cfg, class_to_idx
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[RECORD] = self.record
+        config = asdict(self.cfg)  # now: data.micro_batch_size may have been found since
+        if config["data"]["origin"]:  # a node's copy of the data is gone with the job
+            config["data"] |= {"root": config["data"]["origin"], "origin": None}
+        checkpoint[RECORD] = {
+            "config": config,
+            "class_to_idx": self.class_to_idx,
+            "accumulation": trainer.accumulate_grad_batches,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        old = checkpoint.get(RECORD, {}).get("accumulation")
+        if old and old != trainer.accumulate_grad_batches:
+            count_again(checkpoint["loops"]["fit_loop"], old, trainer.accumulate_grad_batches)
+
+
+def count_again(fit_loop: dict[str, Any], old: int, new: int) -> None:
+    """Change in place the state of Lightning's fit loop, and in it of the loader, from `old`
+    micro-batches a step to `new`.
+
+    Raises:
+        ValueError: the checkpoint was written between two micro-batches of a step
+    """
+    progress = fit_loop["epoch_loop.batch_progress"]
+    counts = [(progress[part], key) for part in ("total", "current") for key in progress[part]]
+    loaders = fit_loop["state_dict"].get("combined_loader", [])
+    for place, key in counts + [(state, "batches") for state in loaders if "batches" in state]:
+        if place[key] % old:
+            raise ValueError(
+                "the checkpoint was written within an optimizer step, after "
+                f"{place[key]} micro-batches of which {old} make a step: it can go on only with as "
+                "many devices and the same data.micro_batch_size as before"
+            )
+        place[key] = place[key] // old * new
 
 
 def find_checkpoint(run_or_checkpoint: Path) -> Path:

@@ -90,8 +90,9 @@ class DataConfig:
     name: str = one_of("digits", "jersey", "imagefolder", "annotations")
     root: str | None = None  # folder of images; digits, jersey: made there, None: data/<name>
     batch_size: int = within(64, 1)  # images per optimizer step, over all ranks
-    # images per forward pass of a rank; None: batch_size / ranks
-    micro_batch_size: int | None = within(None, 1)
+    # images per forward pass of a rank; None: batch_size / ranks; auto: as many as memory holds.
+    # The rest of a step is accumulated
+    micro_batch_size: Any = None
     # images per forward pass of a rank; None: the micro-batch
     eval_batch_size: int | None = within(None, 1)
     image_size: int = within(224, 8, 4096)  # pixels a side, as the model sees it
@@ -117,13 +118,20 @@ class DataConfig:
 class StrategyConfig:
     """How the work is spread over devices, and in which precision."""
 
-    name: str = one_of("auto", "single", "ddp")  # auto: single on one device, ddp on more
+    # auto: single on one device, ddp on more; deepspeed_zero1 shards the optimizer's state over
+    # devices, zero2 gradients too, zero3 weights too
+    name: str = one_of(
+        "auto", "single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"
+    )
     accelerator: str = one_of("auto", "cpu", "gpu")  # auto: GPUs where there are any
     # auto: bf16-mixed on a GPU that has it
     precision: str = one_of("auto", "32-true", "bf16-mixed", "16-mixed")
+    offload_optimizer: bool = False  # its state and step on the CPU (deepspeed_*)
+    offload_parameters: bool = False  # weights in the CPU's memory until used (deepspeed_zero3)
     channels_last: bool = True  # memory format of images and convolutions
     gradient_clip: float | None = within(None, 0.0)  # largest norm of the whole gradient
-    sync_batchnorm: bool = False  # BatchNorm statistics over all ranks (ddp)
+    gradient_checkpointing: bool = False  # less memory, a third more time, the same numbers
+    sync_batchnorm: bool = False  # normalise by the statistics of all ranks' images
     deterministic: bool = False  # only algorithms that give the same bits on a GPU; slower
     compile: bool = False  # torch.compile the network
 

@@ -16,11 +16,21 @@ from torchmetrics import Metric
 
 from clf.batch import PADDING
 
-TOP_K_HITS, NAN_ROWS, BAD_LABELS = (
-    0,
-    1,
-    2,
-)  # the last columns of the counts, after three blocks of C
+NO_INDEX = torch.iinfo(torch.int64).max  # above every image's
+
+
+class BadLabelError(ValueError):
+    """Labels that are no class; `index` is the position in the split of the first such image."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.message, self.index = message, index
+
+    def naming(self, loader: Any) -> ValueError:
+        """The same with the image's file, where the loader can tell it (`path(index)`)."""
+        if self.index == NO_INDEX or not hasattr(loader, "path"):
+            return self
+        return ValueError(f"{self.message}; the first is that of {loader.path(self.index)}")
 
 
 def sum_over_ranks(state: Tensor, group: Any = None) -> list[Tensor]:
@@ -48,6 +58,7 @@ class ClassificationMetrics(Metric):
     higher_is_better = True
     counts_NK: Tensor
     loss_sums: Tensor
+    first_bad: Tensor
 
     def __init__(
         self, num_classes: int, top_k: int, num_nodes: int = 1, node_rank: int = 0
@@ -62,9 +73,16 @@ class ClassificationMetrics(Metric):
         counts_NK = torch.zeros(num_nodes, 3 * num_classes + 3, dtype=torch.int64)
         self.add_state("counts_NK", counts_NK, dist_reduce_fx="sum")
         self.add_state("loss_sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+        # No state, so that ranks send it only where a label was bad.
+        self.register_buffer("first_bad", torch.tensor(NO_INDEX), persistent=False)
 
     def update(
-        self, logits_BC: Tensor, labels_B: Tensor, loss_sum: Tensor, weight_sum: Tensor
+        self,
+        logits_BC: Tensor,
+        labels_B: Tensor,
+        loss_sum: Tensor,
+        weight_sum: Tensor,
+        indices_B: Tensor | None = None,
     ) -> None:
         """Add a batch. Needs no host sync.
 
@@ -72,6 +90,7 @@ class ClassificationMetrics(Metric):
             logits_BC: float [B, C]
             labels_B: int64 [B], a class or `PADDING`
             loss_sum: sum of the rows' weighted losses; weight_sum: sum of their weights
+            indices_B: int64 [B], the images' positions in the split, to name one with a bad label
         """
         C, counts_K = self.num_classes, self.counts_NK[self.node_rank]
         is_nan_B = ~torch.isfinite(logits_BC).all(dim=1) & (labels_B != PADDING)
@@ -88,6 +107,13 @@ class ClassificationMetrics(Metric):
             [(valid_B & in_top_k_B).sum(), is_nan_B.sum(), is_bad_B.sum()]
         )
         self.loss_sums += torch.stack([loss_sum, weight_sum]).to(torch.float64)
+        if indices_B is not None:
+            first = torch.where(is_bad_B, indices_B, NO_INDEX).min()
+            self.first_bad.copy_(torch.minimum(self.first_bad, first))
+
+    def reset(self) -> None:
+        super().reset()
+        self.first_bad.fill_(NO_INDEX)
 
     def compute(self) -> dict[str, Tensor]:
         """The epoch's numbers; call it on all ranks together.
@@ -97,14 +123,16 @@ class ClassificationMetrics(Metric):
             support_NC, correct_NC: int64 by node, predicted_C: int64
 
         Raises:
-            ValueError: a row had logits that are not finite, or a label that is no class
+            ValueError: a row had logits that are not finite
+            BadLabelError: a label is no class
         """
         C = self.num_classes
         support_NC, correct_NC, predicted_NC, single_N3 = self.counts_NK.split([C, C, C, 3], dim=1)
         top_k_hits, nan_rows, bad_labels = single_N3.sum(dim=0)
         if bad_labels:
-            raise ValueError(
-                f"{int(bad_labels)} labels are outside 0..{C - 1} (or {PADDING}, padding)"
+            raise BadLabelError(
+                f"{int(bad_labels)} labels are outside 0..{C - 1} (or {PADDING}, padding)",
+                self._first_bad_of_all_ranks(),
             )
         if nan_rows:
             raise ValueError(
@@ -145,3 +173,9 @@ class ClassificationMetrics(Metric):
             counts_NK = counts_NK.sum(dim=0)
         self.counts_NK[... if counts_NK.ndim == 2 else self.node_rank] += counts_NK
         self.loss_sums += state["loss_sums"].to(self.loss_sums)
+
+    def _first_bad_of_all_ranks(self) -> int:
+        first = self.first_bad.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
+        return int(first)

@@ -13,7 +13,6 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
-from clf.parallel import average_batchnorm
 from clf.signals import Preempted, StopRequest
 
 POLL_S = 0.2  # between two looks at the store
@@ -124,6 +123,14 @@ class Agreement:
         return True
 
 
+class LoaderPosition(Callback):
+    """Gives the loader its place in the epoch back when a run goes on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning forgets it where the optimizer has asked for the run's length.
+        trainer.fit_loop._load_combined_loader_states()
+
+
 class Preemption(Callback):
     """Stops the run at a boundary when it is asked to, and saves where there is something new.
 
@@ -141,10 +148,6 @@ class Preemption(Callback):
         # Lightning's SIGTERM handler runs a collective wherever the signal finds the rank: of 15
         # runs of two ranks 9 hung. The flag of `clf.signals` stays the only handler.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning forgets the loader's position where the optimizer asked for the run's length.
-        trainer.fit_loop._load_combined_loader_states()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
@@ -168,8 +171,6 @@ class Preemption(Callback):
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule, save: bool) -> None:
         if save:
-            # Means of ranks stay means: what follows is as if nobody had left.
-            average_batchnorm(pl_module)
             self._leaving = True
             trainer.save_checkpoint(self.checkpoint)  # all ranks take part, and wait for its end
         for logger in trainer.loggers:

@@ -28,9 +28,17 @@ from clf.checkpoint import (
 from clf.compose import from_dict
 from clf.config import RunConfig
 from clf.data.datamodule import ClassificationDataModule
+from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
-from clf.parallel import AgreeOnBatchNorm, trainer_arguments
-from clf.preempt import Agreement, Preemption
+from clf.models.recompute import recompute_in_backward
+from clf.parallel import (
+    AgreeOnBatchNorm,
+    FindMicroBatch,
+    trainer_arguments,
+    without_sigterm_broadcast,
+    world_size,
+)
+from clf.preempt import Agreement, LoaderPosition, Preemption
 from clf.registry import check_trusted
 from clf.signals import Preempted, StopRequest, held
 from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
@@ -87,6 +95,8 @@ def _fit(
     scalars = _scalars(trainer)
     # The split that nobody looked at if there is one, else the validation images once more, with
     # the best weights.
+    if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this one's weights
+        model = build_model(cfg, datamodule.num_classes, pretrained=False)
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
     final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
     return scalars | _scalars(trainer)
@@ -96,27 +106,31 @@ def _prepare(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """All that a run needs, and the checkpoint that it goes on from."""
+    resume = folder.last if folder.last.exists() else None
+    cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
     datamodule = ClassificationDataModule(cfg.data, cfg.seed)
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
-    resume = folder.last if folder.last.is_file() else None
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     trainer = Trainer(
         max_epochs=cfg.epochs,
-        accumulate_grad_batches=datamodule.accumulation(cfg.nodes * (cfg.gpus or 1)),
+        accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
         logger=_loggers(cfg, folder),
-        callbacks=_callbacks(cfg, folder, datamodule, progress)
-        + [Preemption(agreement, folder.last)],  # the last one: the others see the step as done
+        callbacks=[
+            *search,
+            *_callbacks(cfg, folder, datamodule, progress),
+            Preemption(agreement, folder.last),  # the last one: the others see the step as done
+        ],
         log_every_n_steps=cfg.tracking.log_every,
         **_common(cfg, progress),
         **trainer_arguments(cfg),
     )
-    return model, datamodule, trainer, resume
+    return model, datamodule, without_sigterm_broadcast(trainer), resume
 
 
 def evaluate(
@@ -142,7 +156,11 @@ def evaluate(
     path = find_checkpoint(run_or_checkpoint)
     record = read_checkpoint(path)[RECORD]
     cfg = from_dict(record["config"])
-    cfg = replace(cfg, nodes=1, gpus=1, data=replace(cfg.data, **(data or {})))
+    # The batches of the run's own evaluation: not even sums of floats are ordered otherwise.
+    batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
+    images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
+    one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
+    cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
     datamodule = ClassificationDataModule(cfg.data, cfg.seed)
     datamodule.prepare_data()
     datamodule.setup("test")
@@ -158,8 +176,8 @@ def evaluate(
     if not len(loader):
         raise ValueError(f"the {split} split of {cfg.data.root or cfg.data.name} has no images")
     model = build_model(cfg, datamodule.num_classes, pretrained=False)
-    images = getattr(datamodule.splits, split).paths
-    writers = [PredictionFile(predictions, images, datamodule.classes)] if predictions else []
+    files = getattr(datamodule.splits, split).paths
+    writers = [PredictionFile(predictions, files, datamodule.classes)] if predictions else []
     trainer = Trainer(
         logger=False,
         callbacks=[*writers, *([RichProgressBar()] if progress else [])],
@@ -198,6 +216,14 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
         model = model.to(memory_format=torch.channels_last)
     if cfg.strategy.compile:
         model.network.compile()
+    if cfg.strategy.gradient_checkpointing:
+        blocks = model.recomputed_blocks()
+        if not blocks:
+            raise ValueError(
+                f"strategy.gradient_checkpointing=true: {cfg.model._target_} does not say which "
+                "blocks to compute again. Give it recomputed_blocks(), or set false"
+            )
+        recompute_in_backward(blocks)
     return model
 
 
@@ -209,8 +235,20 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # A run that goes on writes where it wrote before.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Few steps an epoch: the last one is logged all the same.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # Lightning's own use of a torch function that torch has renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+
+
+def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[Callback]]:
+    """For data.micro_batch_size=auto: the config without it, and what finds the number; a run that
+    goes on begins the search with its own, so that it stays the same run."""
+    if cfg.data.micro_batch_size != "auto":
+        return cfg, []
+    found = read_checkpoint(resume)[RECORD]["config"]["data"] if resume else {}
+    search = FindMicroBatch(found.get("micro_batch_size"))
+    return replace(cfg, data=replace(cfg.data, micro_batch_size=None)), [search]
 
 
 def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
@@ -242,8 +280,9 @@ def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
     callbacks = [
+        LoaderPosition(),
         AgreeOnBatchNorm(),
-        RunRecord(asdict(cfg), datamodule.class_to_idx),
+        RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),

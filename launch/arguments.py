@@ -12,7 +12,7 @@ FLAGS = {  # flag -> (key, placeholder, help)
     "--gpus": ("gpus", "G", "GPUs on each machine (CPU processes where there is no GPU)"),
     "--model": ("model", "M", "a file of configs/model: resnet18, resnet50, or your own"),
     "--data": ("data", "D", "a file of configs/data: digits, jersey, imagefolder, annotations"),
-    "--strategy": ("strategy", "S", "a file of configs/strategy: auto, single, ddp"),
+    "--strategy": ("strategy", "S", "auto, single, ddp, deepspeed_zero1, 2 or 3"),
     "--name": ("name", "X", "name of the run folder; an unfinished run of that name goes on"),
     "--slurm": ("slurm", "S", "a file of configs/slurm: what to ask of SLURM"),
     "--partition": ("slurm.partition", "P", "of SLURM"),

@@ -23,6 +23,7 @@ examples:
   python launch/jobs.py logs NAME -f                as it grows; what failed comes first
   python launch/jobs.py list --sweep NAME           a sweep's results
   python launch/jobs.py resume --sweep NAME         start again what failed
+  python launch/jobs.py drill NAME                  does it survive? tried on a running job
   python launch/jobs.py sync                        upload what W&B has not got yet
 """
 
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     resume.add_argument(
         "--new-code", action="store_true", help="with the code as it is now, not its snapshot"
     )
+    drill = add("drill", _drill, "preempt a running job for real, and see that all comes back")
+    drill.add_argument("name", metavar="RUN")
     sync = add("sync", _sync, "upload what runs recorded offline, also while they write")
     sync.add_argument("name", metavar="RUN", nargs="*", help="default: all")
     arguments = made.parse_args(argv)
@@ -136,6 +139,13 @@ def _resume(arguments: argparse.Namespace) -> int:
     if arguments.sweep:
         return resume_sweep(console(), _sweep(arguments), arguments.new_code)
     return resume(console(), _named(arguments), arguments.new_code)
+
+
+def _drill(arguments: argparse.Namespace) -> int:
+    from launch.drill import drill
+    from launch.summary import console
+
+    return drill(console(), _named(arguments))
 
 
 def _sync(arguments: argparse.Namespace) -> int:

@@ -15,10 +15,10 @@ from slurm.executor import private_files, read_record
 
 # What may change between two starts of a run: it alters its speed or its record, not its
 # mathematics.
-MAY_DIFFER = ("nodes", "gpus", "debug", "slurm.", "tracking.") + (
-    "data.threads",
-    "data.prefetch",
-    "data.stage",
+MAY_DIFFER = (
+    *("nodes", "gpus", "debug", "slurm.", "tracking."),
+    *("data.threads", "data.prefetch", "data.stage"),
+    *("strategy.name", "strategy.offload_", "strategy.gradient_checkpointing"),
 )
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ALIVE_S = 60  # a running job rewrites status.json far more often

@@ -6,13 +6,9 @@ restart (0 for the first start), nodes, reason, epoch, step. Imports no torch.
 
 import json
 import os
-import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
-
-ANSWER_S = 20  # for SLURM's commands
 
 
 def record(run_dir: Path, event: str, **fields: Any) -> None:
@@ -66,20 +62,3 @@ def nodes() -> list[str]:
     from submitit.slurm.slurm import _parse_node_list
 
     return _parse_node_list(os.environ.get("SLURM_JOB_NODELIST", ""))
-
-
-def job_state() -> str | None:
-    """SLURM's word for this job's state, such as "RUNNING" or "CANCELLED"; None without an
-    answer."""
-    try:
-        done = subprocess.run(
-            ["scontrol", "show", "job", "-o", os.environ.get("SLURM_JOB_ID", "")],
-            capture_output=True,
-            text=True,
-            timeout=ANSWER_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None  # as in a container without SLURM's commands
-    found = re.search(r"\bJobState=(\w+)", done.stdout)
-    return found[1] if found else None

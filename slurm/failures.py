@@ -1,6 +1,8 @@
 """Why a job ended before its time, in one line, and what to do. `diagnose`. Imports no torch."""
 
+import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,13 @@ SPOKEN = (
     (r"DUE TO NODE FAILURE|Node failure on", "node failure", "node failure"),
     (r"DUE TO PREEMPTION", "preempted", "preempted"),
 )
-TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (Killed|Out Of Memory)")
-# Errors of a rank that only follow from the end of another one.
+# The first of them is the cause; srun ends the other tasks then.
+TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")
+BY_ITSELF = "Exited with exit code"
+# What a rank says when another one is gone.
 FOLLOWING = re.compile(
-    r"connection (closed|reset)|broken pipe|socket|gloo|nccl|store|did not answer", re.IGNORECASE
+    r"connection (closed|reset|refused)|broken pipe|remote process exit|did not answer",
+    re.IGNORECASE,
 )
 
 
@@ -62,8 +67,10 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
         return None
     log, error = _log(run_dir), first_error(run_dir)
     spoken = _from_log(log)
-    if error is None or (spoken is not None and FOLLOWING.search(_said(error))):
+    if error is None:
         return spoken
+    if FOLLOWING.search(_said(error)):
+        return spoken or _diagnosis("node failure", error, REMEDIES["node failure"])
     return _from_error(error)
 
 
@@ -90,14 +97,21 @@ def _diagnosis(kind: str, error: dict[str, Any], remedy: str) -> Diagnosis:
 
 def _from_log(log: str) -> Diagnosis | None:
     """What SLURM said of the job."""
-    task = TASK.search(log)
+    task = TASK.search(log)  # None where srun saw no task end badly
     host, rank = (task[1], int(task[2])) if task else (None, None)
     for pattern, kind, remedy in SPOKEN:
         if found := re.search(rf".*({pattern}).*", log):
             return Diagnosis(kind, rank, host, found[0].strip()[:200], REMEDIES[remedy])
-    if task:
-        return Diagnosis("killed", rank, host, "killed by signal 9", REMEDIES["killed"])
+    if task and task[3].startswith("Killed") and time.time() >= _end_time():
+        return Diagnosis("time limit", None, None, "SLURM ended it", REMEDIES["time limit"])
+    if task and not task[3].startswith(BY_ITSELF):
+        return Diagnosis("killed", rank, host, task[3].strip(), REMEDIES["killed"])
     return None
+
+
+def _end_time() -> float:
+    """When SLURM ends this job (seconds since 1970); its log says so only later."""
+    return float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
 
 
 def _log(run_dir: Path) -> str:

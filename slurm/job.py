@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clf.check import is_for_the_user
-from clf.signals import Preempted, StopRequest
+from clf.signals import Preempted, StopRequest, held
 from slurm import events
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
@@ -45,9 +45,13 @@ class Job:
             rank = export_ranks()
             begin(run_dir, rank)
             from clf.compose import load
+            from slurm.stage import stage
+
+            with held():  # not for the helpers that copy
+                cfg = stage(load(run_dir / "config.yaml"))
             from clf.run import fit
 
-            scalars = fit(load(run_dir / "config.yaml"), run_dir, progress=False, request=request)
+            scalars = fit(cfg, run_dir, progress=False, request=request)
         except Preempted as left:
             if rank == 0:
                 place = {"epoch": left.epoch, "step": left.step}

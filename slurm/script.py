@@ -66,11 +66,11 @@ def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> lis
         f"  MASTER_PORT=$(({first} + (MASTER_PORT + 1 - {first}) % {count}))",
         "done",
         "export MASTER_PORT",
-        *after.SETUP,
+        after.TRAP,
         "",
         _srun(cfg),
         "",
-        *after.teardown(_python([], sys.executable)),
+        *after.requeue_lines(_python([], sys.executable)),
         "",
     ]
 

@@ -1,10 +1,14 @@
-"""What tests of jobs and commands share: a checkout of its own whose training is a stand-in, so
-that a job runs for real in about a second."""
+"""What tests share: a checkout of its own whose training is a stand-in, so that a job runs for real
+in about a second; and ranks, real processes that are started once."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = '''
@@ -47,3 +51,17 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=ignore)
     (tmp_path / "checkout" / "clf" / "run.py").write_text(STAND_IN)
     return tmp_path / "checkout"
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[[int], Ranks]]:
+    """`ranks(4)`: four processes of one process group, started when first asked for."""
+    started: dict[int, Ranks] = {}
+    with ExitStack() as stack:
+
+        def of(world: int) -> Ranks:
+            if world not in started:
+                started[world] = stack.enter_context(Ranks(world))
+            return started[world]
+
+        yield of

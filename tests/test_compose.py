@@ -11,6 +11,8 @@ from clf.check import check
 from clf.compose import CONFIG_DIR, ConfigError, compose, from_dict, load, resolve, save
 from clf.config import RunConfig
 
+ON_CPU = "strategy.accelerator=cpu"
+
 
 def faults_of(*overrides: str, **where: Path) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -117,6 +119,18 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         ),
         (["data.val_fraction=0.6", "data.test_fraction=0.6"], "nothing is left to train on"),
         (["strategy.precision=16-mixed", "strategy.accelerator=cpu"], "needs a GPU"),
+        (["strategy.offload_optimizer=true"], "needs a deepspeed strategy"),
+        (["strategy=deepspeed_zero2", "strategy.offload_parameters=true"], "=deepspeed_zero3"),
+        (
+            ["strategy=deepspeed_zero1", "strategy.offload_optimizer=true", ON_CPU],
+            "moves memory from a GPU to the CPU",
+        ),
+        (["strategy.sync_batchnorm=true", ON_CPU], "SyncBatchNorm computes on GPUs only"),
+        (["strategy.compile=true", "strategy.gradient_checkpointing=true"], "would count their"),
+        (["strategy=deepspeed_zero3", "strategy.compile=true"], "set strategy.compile=false"),
+        (["data.micro_batch_size=0"], "expected a whole number of at least 1, auto, or null"),
+        (["data.micro_batch_size=many"], "expected a whole number of at least 1, auto, or null"),
+        (["data.micro_batch_size=auto", ON_CPU], "finds what a GPU's memory holds"),
         (["nodes=2", "nodes=3"], "nodes=3: also given as nodes=2; keep one"),
     ],
 )

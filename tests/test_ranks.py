@@ -1,84 +1,143 @@
-"""What several ranks must agree on, with real processes over gloo; started once for all cases."""
+"""Evaluation is exact on any number of ranks: real processes over gloo, started once for all cases.
 
-import json
-from pathlib import Path
+The reference is NumPy over all images' logits, which knows nothing of ranks, batches or padding.
+"""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from clf.batch import PADDING
-from clf.metrics import ClassificationMetrics
+from clf.data.sampler import EvalSampler
+from clf.metrics import BadLabelError, ClassificationMetrics
 from clf.parallel import average_batchnorm
 
-WORLD = 2
-CASES = [(1, 2), (5, 3), (64, 10), (97, 43)]  # (images, classes); with 1 image a rank is empty
+BATCH = 3
 
 
-def logits_and_labels(total: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(total)
-    logits = torch.randn(total, classes, generator=generator)
-    return logits, torch.randint(classes, (total,), generator=generator)
+def logits_and_labels(images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of `images` images, of which about a third of the classes has none."""
+    rng = np.random.default_rng(seed)
+    present = rng.choice(classes, max(1, 2 * classes // 3), replace=False)
+    logits = rng.standard_normal((images, classes)).astype(np.float32)
+    return logits, rng.choice(present, images)
 
 
-def one_rank(rank: int, folder: str) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
-    found: dict = {"metrics": []}
-    for total, classes in CASES:
-        logits, labels = logits_and_labels(total, classes)
-        mine = slice(rank, None, WORLD)
-        metrics = ClassificationMetrics(classes, 1, num_nodes=WORLD, node_rank=rank)
-        if len(labels[mine]):
-            loss = F.cross_entropy(logits[mine], labels[mine], reduction="sum")
-            metrics.update(logits[mine], labels[mine], loss, torch.tensor(len(labels[mine])))
-        else:
-            padding = torch.full((4,), PADDING)
-            metrics.update(torch.zeros(4, classes), padding, torch.tensor(0.0), torch.tensor(0.0))
-        result = metrics.compute()
-        found["metrics"].append({name: value.tolist() for name, value in result.items()})
-    norm = nn.Sequential(nn.BatchNorm1d(3))
-    norm(torch.full((4, 3), float(rank)))
-    found["before"] = norm[0].running_mean.tolist()
-    average_batchnorm(norm)
-    found["after"] = norm[0].running_mean.tolist()
-    Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+def evaluate(rank: int, world: int, images: int, classes: int, seed: int) -> ClassificationMetrics:
+    """What one rank adds up, each rank a node."""
+    logits, labels = (torch.from_numpy(a) for a in logits_and_labels(images, classes, seed))
+    metrics = ClassificationMetrics(classes, min(5, classes), num_nodes=world, node_rank=rank)
+    for micro in EvalSampler(images, BATCH, rank, world):
+        rows = torch.from_numpy(micro.indices_m)
+        padding = rows == PADDING
+        logits_BC = torch.where(padding[:, None], torch.nan, logits[rows])
+        labels_B = torch.where(padding, PADDING, labels[rows])
+        losses = F.cross_entropy(logits_BC, labels_B, ignore_index=PADDING, reduction="sum")
+        metrics.update(logits_BC, labels_B, losses, (~padding).sum(), rows)
+    return metrics
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, args=(str(folder),), nprocs=WORLD)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
-
-
-@pytest.mark.parametrize("case", range(len(CASES)))
-def test_every_rank_has_the_numbers_of_all_images(ranks, case):
-    total, classes = CASES[case]
-    logits, labels = (tensor.numpy() for tensor in logits_and_labels(total, classes))
-    right = logits.argmax(1) == labels
+def assert_exact(result: dict[str, Any], images: int, classes: int, seed: int) -> None:
+    logits, labels = logits_and_labels(images, classes, seed)
     z = logits.astype(np.float64)
-    losses = np.log(np.exp(z).sum(1)) - z[np.arange(total), labels]
-    for found in ranks:
-        result = found["metrics"][case]
-        support, correct = np.array(result["support_NC"]), np.array(result["correct_NC"])
-        np.testing.assert_array_equal(support.sum(0), np.bincount(labels, minlength=classes))
-        np.testing.assert_array_equal(correct.sum(0), np.bincount(labels[right], minlength=classes))
-        for node in range(WORLD):
-            mine = labels[node::WORLD]
-            np.testing.assert_array_equal(support[node], np.bincount(mine, minlength=classes))
-        assert result["acc_top1"] == right.mean()
-        assert result["loss"] == pytest.approx(losses.mean(), abs=1e-6)
+    predicted = logits.argmax(1)
+    right = predicted == labels
+    top_k = np.argsort(-logits, axis=1, kind="stable")[:, : min(5, classes)]
+    losses = np.log(np.exp(z).sum(1)) - z[np.arange(images), labels]
+    support = np.bincount(labels, minlength=classes)
+    correct = np.bincount(labels[right], minlength=classes)
+    np.testing.assert_array_equal(np.array(result["support_NC"]).sum(0), support)
+    np.testing.assert_array_equal(np.array(result["correct_NC"]).sum(0), correct)
+    counted = np.bincount(predicted, minlength=classes)
+    np.testing.assert_array_equal(result["predicted_C"], counted)
+    assert result["acc_top1"] == right.sum() / images
+    assert result["acc_top_k"] == (top_k == labels[:, None]).any(1).sum() / images
+    macro = (correct[support > 0] / support[support > 0]).mean()
+    assert result["acc_macro"] == pytest.approx(macro, abs=1e-12)
+    assert result["loss"] == pytest.approx(losses.mean(), abs=1e-6)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    world=st.integers(1, 4),
+    images=st.integers(1, 3 * 4 * BATCH + 1),
+    classes=st.integers(2, 1000),
+    seed=st.integers(0, 2**16),
+)
+def test_any_number_of_ranks_images_and_classes_counts_exactly(world, images, classes, seed):
+    """Ranks whose states are added here; the sums over real processes are tested below."""
+    ranks = [evaluate(rank, world, images, classes, seed) for rank in range(world)]
+    total = ranks[0]
+    for other in ranks[1:]:
+        total.counts_NK += other.counts_NK
+        total.loss_sums += other.loss_sums
+    assert_exact(total.compute(), images, classes, seed)
+
+
+# --- real processes -------------------------------------------------------------------------------
+
+
+def evaluate_all(cases: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found = [evaluate(rank, world, *case).compute() for case in cases]
+    return [{name: value.tolist() for name, value in result.items()} for result in found]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_rank_has_the_numbers_of_all_images(ranks, world):
+    sizes = [*range(1, world + 2), *range(world * BATCH - 1, 3 * world * BATCH + 2, 3)]
+    cases = [(images, classes, images) for images in sizes for classes in (2, 43)]
+    for found in ranks(world).run(evaluate_all, cases):
+        for case, result in zip(cases, found, strict=True):
+            assert_exact(result, *case)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_counts_of_a_node_are_those_of_its_own_images(ranks, world):
+    images, classes = 25, 7
+    (result,) = ranks(world).run(evaluate_all, [(images, classes, 0)])[0]
+    _, labels = logits_and_labels(images, classes, 0)
+    for node in range(world):
+        rows = np.concatenate([m.indices_m for m in EvalSampler(images, BATCH, node, world)])
+        own = np.bincount(labels[rows[rows != PADDING]], minlength=classes)
+        np.testing.assert_array_equal(result["support_NC"][node], own)
+
+
+def bad_label(bad_rows: dict[int, int]) -> tuple[str, int]:
+    """Rank r evaluates image 10 + r and image 20 + r; `bad_rows`: image -> label."""
+    metrics = ClassificationMetrics(3, 1)
+    images = torch.tensor([10, 20]) + dist.get_rank()
+    labels = torch.tensor([bad_rows.get(int(image), 0) for image in images])
+    metrics.update(torch.eye(3)[:2], labels, torch.tensor(0.0), torch.tensor(2.0), images)
+    with pytest.raises(BadLabelError) as error:
+        metrics.compute()
+    return str(error.value), error.value.index
+
+
+def test_a_bad_label_on_one_rank_is_the_same_error_on_all(ranks):
+    found = ranks(2).run(bad_label, {21: 7, 11: -5})
+    assert found[0] == found[1]
+    assert found[0] == ("2 labels are outside 0..2 (or -1, padding)", 11)
+
+
+def batchnorm_before_and_after() -> tuple[list[float], list[float]]:
+    norm = nn.Sequential(nn.BatchNorm1d(3))
+    norm(torch.full((4, 3), float(dist.get_rank())))
+    before = norm[0].running_mean.tolist()
+    average_batchnorm(norm)
+    return before, norm[0].running_mean.tolist()
 
 
 def test_ranks_take_the_mean_of_their_batchnorm_statistics(ranks):
-    assert ranks[0]["before"] != ranks[1]["before"]
-    mean = (np.array(ranks[0]["before"]) + np.array(ranks[1]["before"])) / 2
-    for found in ranks:
-        np.testing.assert_allclose(found["after"], mean, atol=1e-7)
+    found = ranks(2).run(batchnorm_before_and_after)
+    assert found[0][0] != found[1][0]
+    mean = (np.array(found[0][0]) + np.array(found[1][0])) / 2
+    for _, after in found:
+        np.testing.assert_allclose(after, mean, atol=1e-7)

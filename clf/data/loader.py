@@ -63,6 +63,15 @@ class ThreadedLoader:
         """Batches of an epoch, also where an iteration resumes in its middle."""
         return len(self.sampler)
 
+    @property
+    def num_images(self) -> int:
+        """Of the split, over all ranks."""
+        return len(self.split)
+
+    def path(self, index: int) -> str:
+        """The file of an image, by its position in the split."""
+        return self.split.paths[index]
+
     def state_dict(self) -> dict[str, int]:
         """Epoch, and batches of it that the caller has had; those made ahead do not count."""
         return {"epoch": self._epoch, "batches": self._handed_out}
@@ -85,9 +94,14 @@ class ThreadedLoader:
             yield batch
 
     def _in_thread(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
+        here = torch.get_num_threads()
         for micro in batches:
             batch = self._empty(micro)
-            self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+            torch.set_num_threads(1)  # of small images: sharing one out costs more than it saves
+            try:
+                self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+            finally:
+                torch.set_num_threads(here)
             yield batch
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
@@ -154,6 +168,8 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
     all_up = Barrier(count + 1)
 
     def start() -> None:
+        # A thread's first look at the number sets it to the process's, and would undo ours later.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         all_up.wait()
 

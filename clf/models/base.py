@@ -12,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.metrics import ClassificationMetrics
+from clf.metrics import BadLabelError, ClassificationMetrics
 from clf.optim import parameter_groups, warmup_cosine
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
@@ -82,6 +82,11 @@ class BaseClassificationModel(LightningModule):
         here."""
         raise NotImplementedError(f"{type(self).__name__} must define build_network()")
 
+    def recomputed_blocks(self) -> list[nn.Module]:
+        """What `strategy.gradient_checkpointing` computes again in the backward pass, such as
+        residual blocks; [] where a model does not allow it."""
+        return []
+
     def set_class_weights(self, class_weights: list[float] | Tensor) -> None:
         """Weigh the classes in the loss; also called with the data's inverse frequencies.
 
@@ -111,7 +116,10 @@ class BaseClassificationModel(LightningModule):
 
         Their quotient is `torch.nn.functional.cross_entropy(..., reduction="mean")`; as sums,
         batches and ranks add up exactly. Computed in float32 whatever the logits' precision.
+        A label that is no class adds nothing here; the metrics report it at the epoch's end.
         """
+        is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
+        labels_B = torch.where(is_class_B, labels_B, PADDING)
         loss_sum = F.cross_entropy(
             logits_BC.float(),
             labels_B,
@@ -143,11 +151,11 @@ class BaseClassificationModel(LightningModule):
 
     def _step(self, stage: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         logits_BC = self(batch["images"])
-        sums = self.loss_sums(logits_BC, batch["labels"])
+        loss_sum, weight_sum = self.loss_sums(logits_BC, batch["labels"])
         self.metrics(stage).update(
-            logits_BC.detach(), batch["labels"], *(value.detach() for value in sums)
+            logits_BC.detach(), batch["labels"], loss_sum.detach(), weight_sum, batch["indices"]
         )
-        return logits_BC, sums
+        return logits_BC, (loss_sum, weight_sum)
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
@@ -184,8 +192,12 @@ class BaseClassificationModel(LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         """Pattern A: compute (one sync), log, reset, once an epoch."""
-        result = self.metrics(stage).compute()
+        try:
+            result = self.metrics(stage).compute()
+        except BadLabelError as error:
+            raise error.naming(self._loader(stage)) from None
         self.metrics(stage).reset()
+        self._check_total(stage, int(result["support_NC"].sum()))
         self._counts[stage] = (result["support_NC"].cpu(), result["correct_NC"].cpu())
         names = {
             "loss": "loss",
@@ -195,6 +207,30 @@ class BaseClassificationModel(LightningModule):
         }
         for name, key in names.items():
             self.log(f"{stage}/{name}", result[key].float(), prog_bar=name in ("loss", "acc_top1"))
+
+    def _check_total(self, stage: str, counted: int) -> None:
+        """Every image of an evaluation counts once, however many ranks there are."""
+        limits = {"val": self.trainer.limit_val_batches, "test": self.trainer.limit_test_batches}
+        loader, limit = self._loader(stage), limits.get(stage)
+        expected = getattr(loader, "num_images", None)
+        if limit is None or expected is None or self.trainer.sanity_checking:
+            return
+        is_whole = limit == 1.0 if isinstance(limit, float) else limit >= len(loader)
+        if is_whole and counted != expected:
+            raise RuntimeError(
+                f"the {stage} evaluation counted {counted} images, and there are {expected}: some "
+                "were left out or counted twice, so its numbers would be wrong. With a loader of "
+                "your own, give each image to one rank and label the rows that fill up "
+                f"{PADDING}"
+            )
+
+    def _loader(self, stage: str) -> Any:
+        """Of the stage's images, if Lightning has made it."""
+        return {
+            "train": self.trainer.train_dataloader,
+            "val": self.trainer.val_dataloaders,
+            "test": self.trainer.test_dataloaders,
+        }[stage]
 
     # --- optimizer ---
 

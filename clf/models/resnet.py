@@ -26,6 +26,10 @@ class _ResNetModel(BaseClassificationModel):
             load_pretrained(network, self.builder.__name__, self.hparams["weights"], head="fc")
         return network
 
+    def recomputed_blocks(self) -> list[nn.Module]:
+        stages = ("layer1", "layer2", "layer3", "layer4")
+        return [b for name in stages for b in self.network.get_submodule(name).children()]
+
 
 @register(name="resnet18")
 class ResNet18Model(_ResNetModel):

@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.signals import Preempted
+from clf.tracking.nodes import departing_nodes
 from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
@@ -54,6 +55,8 @@ class PerClassTables(Callback):
         support_NC, correct_NC = pl_module.per_class_counts(stage)
         classes = trainer.datamodule.classes
         rows = rows_from_counts(classes, support_NC, correct_NC, self.nodes)
+        for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
+            rank_zero_warn(f"{stage}: {sentence}")
         epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
         write_csv(rows, self.folder.per_class / f"{stage}.csv")
         if trainer.state.fn == "fit":
@@ -114,7 +117,9 @@ class StatusFile(Callback):
     Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
     done), run, host, pid, device, epoch and step (done so far), epochs and steps (in all),
     images_per_second, metrics (the latest of each name), eta_s (of the training), started and
-    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B).
+    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B) and
+    wandb_id, began and left (epoch, step, batch within the epoch, learning_rate: where this start
+    took the training up, and where it was asked to leave).
     """
 
     EVERY_S = 1.0
@@ -133,11 +138,13 @@ class StatusFile(Callback):
         self._constant = {
             "device": _device_name(trainer),
             "wandb": loggers[0].location if loggers else None,
+            "wandb_id": loggers[0].version if loggers else None,
         }
         self._write(trainer, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = (time.time(), trainer.global_step)
+        self._constant["began"] = _place(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._write_if_due(trainer)
@@ -168,6 +175,7 @@ class StatusFile(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, Preempted):
+            self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
             self._write(trainer, "preempted")
         else:
             self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
@@ -204,9 +212,9 @@ class StatusFile(Callback):
         return {
             "state": state,
             "run": self.folder.path.name,
+            **self._constant,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "device": self._constant.get("device"),
             "epoch": trainer.current_epoch,
             "epochs": trainer.max_epochs,
             "step": step,
@@ -217,7 +225,6 @@ class StatusFile(Callback):
             "started": self.started,
             "updated": now,
             "error": error,
-            "wandb": self._constant.get("wandb"),
         }
 
 
@@ -241,6 +248,16 @@ def _node_names(trainer: Trainer) -> list[str]:
     if len(set(names.values())) == len(names):
         return list(names.values())
     return [f"{name}-{rank}" for rank, name in names.items()]
+
+
+def _place(trainer: Any) -> dict[str, Any]:
+    """What must come back when a run goes on."""
+    return {
+        "epoch": trainer.current_epoch,
+        "step": trainer.global_step,
+        "batch": trainer.train_dataloader.state_dict()["batches"],
+        "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+    }
 
 
 def _throughputs(trainer: Any) -> list[Throughput]:

@@ -53,7 +53,6 @@ DefMemPerCPU=1000
 GresTypes=gpu
 # The nodes have more cores and memory than the machine that plays them.
 SlurmdParameters=config_overrides
-SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clf.compose import compose, save
-from slurm import after, events
+from slurm import after, events, queue
 from slurm.failures import diagnose
 from slurm.job import START_MARK, record_error
 
@@ -72,7 +72,8 @@ def test_an_error_is_named_with_rank_host_and_remedy(
     ("log", "kind", "rank"),
     [
         ("srun: error: node2: task 3: Out Of Memory\n", "out of memory", 3),
-        ("srun: error: node2: tasks 2-3: Killed\n", "killed", 2),
+        ("srun: error: node2: tasks 2-3: Killed\nsrun: error: node1: task 0: Exited with exit\n",
+         "killed", 2),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO TIME LIMIT ***\n",
          "time limit", None),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO NODE FAILURE, SEE\n",
@@ -88,6 +89,15 @@ def test_what_no_rank_could_say_is_read_from_slurms_words(
     found = diagnose(run_dir)
     assert found is not None
     assert (found.kind, found.rank) == (kind, rank)
+
+
+def test_a_lost_connection_without_another_word_is_a_lost_node(run_dir: Path) -> None:
+    says(run_dir, "srun: error: node1: task 0: Exited with exit code 1\n")
+    fails(run_dir, 0, RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4"))
+    found = diagnose(run_dir)
+    assert found is not None
+    assert found.kind == "node failure"
+    assert decide(run_dir)[0]
 
 
 def test_an_earlier_start_is_not_blamed_for(run_dir: Path) -> None:
@@ -108,6 +118,28 @@ def test_a_run_that_left_goes_into_the_queue_until_its_limit(
     assert decide(run_dir, 75) == (False, "SIGUSR2: left (slurm.max_requeues=2 reached)")
 
 
+def test_a_time_limit_is_known_before_slurm_has_written_it(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(run_dir, "srun: error: node4: task 1: Killed\n")
+    assert not decide(run_dir)[0] or "retry" in decide(run_dir)[1]
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
+    requeue, reason = decide(run_dir)
+    assert requeue
+    assert reason.startswith("time limit")
+
+
+def test_a_run_that_never_makes_a_step_does_not_stay_in_the_queue_for_ever(run_dir: Path) -> None:
+    for _ in range(after.IDLE_STARTS):
+        events.record(run_dir, "start")
+        events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=0)
+    requeue, reason = decide(run_dir, 75)
+    assert not requeue
+    assert "give it longer" in reason
+    events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=3)
+    assert decide(run_dir, 75)[0]
+
+
 def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: Path) -> None:
     fails(run_dir, 1, KeyError("label"))
     requeue, reason = decide(run_dir)
@@ -122,7 +154,8 @@ def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(
 ) -> None:
     assert decide(run_dir, 0) == (False, "finished")
     events.record(run_dir, "preempted", reason="SIGTERM: left")  # scancel sends it too
-    monkeypatch.setattr(events, "job_state", lambda: "CANCELLED")
+    cancelled = queue.QueuedJob("7", "CANCELLED")
+    monkeypatch.setattr(queue, "job", lambda job_id: cancelled)
     assert decide(run_dir, 75) == (False, "cancelled")
 
 

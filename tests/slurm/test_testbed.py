@@ -101,22 +101,15 @@ def test_jobs_of_two_users_of_a_node_get_different_gpus(testbed: Testbed) -> Non
 def test_preemption_signals_a_job_which_can_requeue_itself_in_its_grace_time(
     testbed: Testbed, tmp_path: Path
 ) -> None:
-    where = ("--nodes=2", "-p", "preempt")
-    plain = Job(testbed, tmp_path / "plain", *where, stays=1)
-    asking = Job(testbed, tmp_path / "asking", *where, "--signal=USR2@60", stays=1)
-    for job in (plain, asking):
-        job.wait_until_all_noted("start 0")
+    job = Job(testbed, tmp_path / "job", "--nodes=2", "-p", "preempt", stays=1)
+    job.wait_until_all_noted("start 0")
     urgent = Job(testbed, tmp_path / "urgent", "--nodes=4", "-p", "high")
-    plain.wait_until_all_noted("SIGTERM")
-    asking.wait_until_all_noted("SIGUSR2")  # the signal asked for, instead of SIGTERM
-    assert not asking.all_noted("SIGTERM")
-    assert (plain.state(), asking.state(), urgent.state()) == ("RUNNING", "RUNNING", "PENDING")
-    for job in (plain, asking):
-        testbed.command("scontrol", "requeue", job.id)
+    job.wait_until_all_noted("SIGTERM")
+    assert (job.state(), urgent.state()) == ("RUNNING", "PENDING")
+    testbed.command("scontrol", "requeue", job.id)
     urgent.wait_until_all_noted("start 0", ranks=8)
     testbed.command("scancel", urgent.id)
-    plain.wait_until_requeued_and_running()
-    asking.wait_until_requeued_and_running()
+    job.wait_until_requeued_and_running()
 
 
 def test_a_job_that_does_not_leave_when_preempted_is_requeued_by_slurm(

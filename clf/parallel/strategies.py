@@ -1,13 +1,11 @@
-"""From the config's devices and strategy to Lightning's, and what ranks must agree on."""
+"""From the config's devices, strategy and precision to the arguments of Lightning's Trainer."""
 
 import os
 from typing import Any
 
 import torch
-import torch.distributed
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
 
 from clf.config import RunConfig, StrategyConfig
 
@@ -21,24 +19,28 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
     """The `lightning.Trainer` arguments that say where and how precisely to compute.
 
     Raises:
-        ValueError: more GPUs asked for than this machine has, or a precision that they lack
+        ValueError: more GPUs asked for than this machine has, or what its devices cannot do
     """
     accelerator, gpus = resolve_accelerator(cfg.strategy), cfg.gpus or 1
     if accelerator == "gpu" and gpus > torch.cuda.device_count():
         raise ValueError(f"gpus={gpus}: this machine has {torch.cuda.device_count()}. Lower --gpus")
     if accelerator == "cpu":
+        if cfg.strategy.sync_batchnorm and world_size(cfg) > 1:
+            raise ValueError(
+                "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only. "
+                "Set strategy.sync_batchnorm=false to run on the CPU"
+            )
         # Each rank computes with its share of the cores; torch would take them all in each.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // gpus))
     return {
         "accelerator": accelerator,
         "devices": gpus,
         "num_nodes": cfg.nodes,
-        "strategy": _strategy(cfg, accelerator),
-        "precision": _precision(cfg.strategy, accelerator),
         "sync_batchnorm": cfg.strategy.sync_batchnorm,
         "gradient_clip_val": cfg.strategy.gradient_clip,
         "deterministic": cfg.strategy.deterministic,
         "benchmark": not cfg.strategy.deterministic and accelerator == "gpu",
+        **_strategy(cfg, accelerator),
     }
 
 
@@ -54,47 +56,39 @@ def resolve_accelerator(cfg: StrategyConfig) -> str:
     return cfg.accelerator
 
 
-def _strategy(cfg: RunConfig, accelerator: str) -> Any:
+def without_sigterm_broadcast(trainer: Trainer) -> Trainer:
+    """Take Lightning's SIGTERM broadcast out of the training step.
+
+    On several ranks Lightning 2.5.2 and later sends a flag from rank 0 to all before every batch
+    and waits for it on the host (`_TrainingEpochLoop._broadcast_sigterm_tensor`, Lightning issue
+    21487): a collective and a stop of the device a step.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
+    precision = _precision(cfg.strategy, accelerator)
+    if cfg.strategy.name.startswith("deepspeed"):
+        from clf.parallel.zero import ZeroStrategy  # deepspeed takes seconds to import
+
+        # It brings a precision of its own; the Trainer takes it from there.
+        return {"strategy": ZeroStrategy(cfg.strategy, accelerator, precision)}
     if world_size(cfg) == 1 and cfg.strategy.name != "ddp":
-        return "auto"
-    return DDPStrategy(
+        return {"strategy": "auto", "precision": precision}
+    ddp = DDPStrategy(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
         gradient_as_bucket_view=True,
         # DDP's default sends rank 0's BatchNorm statistics to all ranks in every step.
-        # `AgreeOnBatchNorm` does it
-        # when somebody looks at them, so that a step's only collective is the gradients'
-        # all-reduce.
+        # `AgreeOnBatchNorm` averages them when somebody looks, so that a step's only collective
+        # is the gradients' all-reduce.
         broadcast_buffers=False,
     )
+    return {"strategy": ddp, "precision": precision}
 
 
 def _precision(cfg: StrategyConfig, accelerator: str) -> Any:
     if cfg.precision != "auto":
         return cfg.precision
     return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
-
-
-class AgreeOnBatchNorm(Callback):
-    """Before an evaluation (and so before the epoch's checkpoints) every rank takes the mean of all
-    ranks'
-    BatchNorm statistics: all evaluate, and save, the same model."""
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            average_batchnorm(pl_module)
-
-
-def average_batchnorm(module: nn.Module) -> None:
-    """One all-reduce over the running mean and variance of every BatchNorm; nothing on a single
-    rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    if not buffers:
-        return
-    flat = torch.cat([b.flatten() for b in buffers])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))

@@ -1,0 +1,98 @@
+"""Which devices, strategies and batches go together: a part of `clf.check`. Imports no torch."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from clf.check import show
+from clf.config import RunConfig
+
+
+def devices(cfg: RunConfig) -> Iterator[str]:
+    strategy, devices = cfg.strategy, cfg.nodes * (cfg.gpus or 1)
+    if strategy.name == "single" and devices > 1:
+        where = f"nodes={cfg.nodes}" if cfg.nodes > 1 else f"gpus={cfg.gpus}"
+        yield (
+            f"strategy.name=single: takes one device, not the {devices} of {where}; set "
+            "strategy=ddp or strategy=auto"
+        )
+    if strategy.sync_batchnorm and strategy.name == "single":
+        yield (
+            "strategy.sync_batchnorm=true: there is nothing to synchronise on one device; "
+            "set strategy.sync_batchnorm=false, or strategy=ddp with several devices"
+        )
+    if strategy.precision == "16-mixed" and strategy.accelerator == "cpu":
+        yield (
+            "strategy.precision=16-mixed: needs a GPU; on a CPU set strategy.precision=32-true "
+            "(or bf16-mixed)"
+        )
+
+
+def strategy(cfg: RunConfig) -> Iterator[str]:
+    asked = cfg.strategy
+    zero = asked.name.startswith("deepspeed")
+    if zero and find_spec("deepspeed") is None:
+        yield (
+            f"strategy.name={asked.name}: the package deepspeed is not installed; "
+            "DS_BUILD_OPS=0 pip install deepspeed, or set strategy=ddp"
+        )
+    for name, needed, right in (
+        ("offload_optimizer", "a deepspeed strategy; set strategy=deepspeed_zero2", zero),
+        (
+            "offload_parameters",
+            "sharded weights; set strategy=deepspeed_zero3",
+            asked.name == "deepspeed_zero3",
+        ),
+    ):
+        if not getattr(asked, name):
+            continue
+        if not right:
+            yield f"strategy.{name}=true: needs {needed}, or strategy.{name}=false"
+        elif asked.accelerator == "cpu":
+            yield (
+                f"strategy.{name}=true: moves memory from a GPU to the CPU, and with "
+                f"strategy.accelerator=cpu all is there; set strategy.{name}=false"
+            )
+    if asked.sync_batchnorm and asked.accelerator == "cpu":
+        yield (
+            "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only; "
+            "set strategy.sync_batchnorm=false"
+        )
+    if asked.compile and asked.gradient_checkpointing:
+        yield (
+            "strategy.compile=true: compiled, the blocks that strategy.gradient_checkpointing "
+            "computes again would count their images twice in BatchNorm's statistics; set one of "
+            "them to false"
+        )
+    if asked.compile and asked.name == "deepspeed_zero3":
+        yield (
+            "strategy.compile=true: deepspeed_zero3 fetches each layer's weights when it is "
+            "reached, which breaks a compiled network into pieces; set strategy.compile=false, or "
+            "strategy=deepspeed_zero2"
+        )
+
+
+def batches(cfg: RunConfig) -> Iterator[str]:
+    data, ranks = cfg.data, max(1, cfg.nodes * (cfg.gpus or 1))
+    micro = data.micro_batch_size
+    if micro not in (None, "auto") and (type(micro) is not int or micro < 1):
+        yield (
+            f"data.micro_batch_size={show(micro)}: expected a whole number of at least 1, auto, or "
+            "null"
+        )
+        return
+    if micro == "auto" and cfg.strategy.accelerator == "cpu":
+        yield (
+            "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
+            "CPU; set a number, or null"
+        )
+    step = ranks * (1 if micro in (None, "auto") else micro)
+    if data.batch_size % step == 0:
+        return
+    parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
+    if step > ranks:
+        parts += f" x data.micro_batch_size={micro}"
+    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
+    yield (
+        f"data.batch_size={data.batch_size}: not divisible by {parts} = {step}; "
+        f"set data.batch_size={f'{down} or {up}' if down else up}"
+    )

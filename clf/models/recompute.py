@@ -1,0 +1,43 @@
+"""strategy.gradient_checkpointing: keep only the inputs of blocks, and compute what is in them
+again in the backward pass. About a third more time for much less memory, and the same numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_in_backward(blocks: Sequence[nn.Module]) -> None:
+    """Change the blocks in place; the names of their weights stay."""
+    for block in blocks:
+        block.forward = partial(  # type: ignore[method-assign]
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            context_fn=partial(_contexts, block),
+        )
+
+
+def _contexts(
+    block: nn.Module,
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Of the forward pass, and of its repetition."""
+    return nullcontext(), _statistics_stay(block)
+
+
+@contextmanager
+def _statistics_stay(block: nn.Module) -> Iterator[None]:
+    """BatchNorm would count the repeated batch a second time in its running statistics."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,114 @@
+"""data.micro_batch_size=auto: the largest micro-batch that every rank's memory holds. What it lacks
+to `data.batch_size` is accumulated, so the optimizer's steps stay what they are.
+
+m images per forward pass of a rank, S pixels a side.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+MARGIN = 0.95  # of a GPU's memory: later steps fragment it a little more than one trial does
+
+
+class FindMicroBatch(Callback):
+    """Before the first step, tries a forward and a backward pass; where one rank is out of memory
+    all take half of it and try again.
+
+    Before the engine wraps the model, so that no rank waits in a collective for one that failed,
+    and with images of its own, so that a trial leaves no trace: weights, gradients, BatchNorm
+    statistics, counts, random numbers and the data's order are as they were. (Lightning's
+    `BatchSizeFinder` refuses several devices: issues 17393, 19789, 20994.)
+
+    Args:
+        largest: to try first, images; None: all of a rank's share of a step
+    """
+
+    def __init__(self, largest: int | None = None) -> None:
+        self.largest = largest
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        module: Any = pl_module.to(trainer.strategy.root_device)
+        data = trainer.datamodule.cfg  # type: ignore[attr-defined]
+        share = data.batch_size // trainer.world_size
+        m = _largest_divisor(share, min(self.largest or share, share))
+        size, all_agree = data.image_size, trainer.strategy.reduce_boolean_decision
+        while not all_agree(fits(trainer, module, m, size)):
+            if m == 1:
+                raise ValueError(
+                    f"data.micro_batch_size=auto: not even one image of {size} pixels "
+                    "fits in the memory of every device. Lower data.image_size, or set "
+                    "strategy.gradient_checkpointing=true"
+                )
+            m = _largest_divisor(share, m // 2)
+        data.micro_batch_size = m
+        trainer.accumulate_grad_batches = share // m
+        rank_zero_info(f"data.micro_batch_size=auto: {m} images, {share // m} times a step")
+
+
+def fits(trainer: Trainer, module: Any, m: int, size: int) -> bool:
+    """Whether this rank has the memory for a training step on m images."""
+    try:
+        with _without_a_trace(module), _less_memory(module.device):
+            _try_step(trainer, module, m, size)
+    except torch.OutOfMemoryError:
+        fitted = False
+    except RuntimeError as error:  # the libraries' own words for it
+        if "ALLOC_FAILED" not in str(error):
+            raise
+        fitted = False
+    else:
+        fitted = True
+    if module.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return fitted
+
+
+def _try_step(trainer: Trainer, module: Any, m: int, size: int) -> None:
+    # What a step will hold besides: AdamW's two moments and the buckets in which gradients travel.
+    held = [torch.empty_like(p) for p in module.parameters() if p.requires_grad for _ in range(3)]
+    images_BCHW = torch.zeros(2, m, 3, size, size, dtype=torch.uint8, device=module.device)[0]
+    images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+    labels_B = torch.zeros(m, dtype=torch.int64, device=module.device)
+    with trainer.precision_plugin.forward_context():
+        loss_sum, weight_sum = module.loss_sums(module(images_BCHW), labels_B)
+    (loss_sum / weight_sum).backward()
+    del held
+
+
+@contextmanager
+def _without_a_trace(module: torch.nn.Module) -> Iterator[None]:
+    buffers: dict[str, Tensor] = copy.deepcopy(dict(module.named_buffers()))
+    devices = [p.device for p in module.parameters() if p.device.type == "cuda"][:1]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        module.zero_grad(set_to_none=True)
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+@contextmanager
+def _less_memory(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(MARGIN, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is not above `limit`."""
+    return next(m for m in range(max(1, limit), 0, -1) if number % m == 0)

@@ -1,0 +1,58 @@
+"""A node whose accuracy departs from the others' by more than chance: a broken disk, a wrong shard.
+
+N nodes, C classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LEVEL = 1e-6  # chance of a false alarm in an evaluation, over all nodes
+TILTS_T = np.concatenate([-np.geomspace(8, 1e-3, 60), np.geomspace(1e-3, 8, 60)])
+
+
+def departing_nodes(
+    support_NC: np.ndarray, correct_NC: np.ndarray, nodes: Sequence[str], level: float = LEVEL
+) -> list[str]:
+    """A sentence for each such node, the most improbable first.
+
+    Each class is compared within itself, since nodes may hold different classes. A node that is
+    found is left out, lest it make the others look odd beside it.
+
+    Args:
+        nodes: their names, N of them; fewer than two: nothing to compare
+    """
+    sentences = []
+    left = [n for n in range(len(nodes)) if support_NC[n].sum()]
+    tests = max(1, len(left))
+    while len(left) > 1:
+        log_p_N = log_probabilities(support_NC[left], correct_NC[left]) + np.log(tests)
+        accuracy_N = correct_NC[left].sum(1) / support_NC[left].sum(1)
+        if log_p_N.min() >= np.log(level):
+            break
+        # Two depart from each other alike, and the worse one is at fault.
+        worst = int((accuracy_N if len(left) == 2 else log_p_N).argmin())
+        node = left.pop(worst)
+        own, others = accuracy_N[worst], correct_NC[left].sum() / support_NC[left].sum()
+        sentences.append(
+            f"node {nodes[node]} has {100 * own:.1f} % of its {support_NC[node].sum()} images "
+            f"right, the others {100 * others:.1f} %. Chance departs so far less than once in "
+            f"{1 / level:,.0f} evaluations: look at its disk, its files and its GPUs"
+        )
+    return sentences
+
+
+def log_probabilities(support_NC: np.ndarray, correct_NC: np.ndarray) -> np.ndarray:
+    """An upper bound of log P(a node's correct count departs so far or farther), [N].
+
+    If nodes do not matter, the correct images of a class are a random draw without replacement of
+    those of all nodes: hypergeometric, and independent over classes. Its moment generating function
+    is at most the binomial's (Hoeffding 1963, theorem 4), so Chernoff's bound holds at any size; a
+    normal approximation would raise false alarms where nearly all images are right.
+    """
+    total_C = support_NC.sum(axis=0)
+    right_C = correct_NC.sum(axis=0) / np.maximum(total_C, 1)
+    # log E exp(t x) of a node's correct count x, for each tilt t.
+    growth_TC = np.log1p(right_C * np.expm1(TILTS_T)[:, None])
+    bound_TN = growth_TC @ support_NC.T.astype(float) - TILTS_T[:, None] * correct_NC.sum(axis=1)
+    return np.minimum(0.0, bound_TN.min(axis=0) + np.log(2))  # either side

@@ -1,0 +1,89 @@
+"""Measure what clf promises about speed on this machine, beside the peers, in one run.
+
+python launch/benchmark.py loader
+
+Ours and the peer take turns, so that whatever else the machine does meets both; the table shows
+medians with the least and the most. docs/benchmarks/README.md keeps dated results.
+"""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # this file's own clf, not an installed one
+
+from launch.arguments import parse, parser
+from launch.measures import SECTIONS, SMOKE, Comparison, Sizes
+
+EXAMPLES = """\
+  python launch/benchmark.py loader                  JPEGs to batches, beside torchvision's
+  python launch/benchmark.py all --json numbers.json
+  python launch/benchmark.py step metrics --rounds 9
+  python launch/benchmark.py all --smoke             does it run? the numbers mean nothing
+"""
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simplejpeg", "numpy")
+
+
+def main(argv: list[str] | None = None) -> int:
+    made = parser(__doc__.split("\n")[0], EXAMPLES)
+    choices = [*SECTIONS, "all"]
+    made.add_argument("sections", nargs="+", choices=choices, help="what to measure")
+    made.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (7)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    made.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+    arguments = parse(made, argv)
+    if arguments.rounds is not None and arguments.rounds < 1:
+        made.error(f"--rounds {arguments.rounds}: expected at least 1")
+    sizes = SMOKE if arguments.smoke else Sizes()
+    if arguments.rounds:
+        sizes = replace(sizes, rounds=arguments.rounds)
+    chosen = list(SECTIONS) if "all" in arguments.sections else arguments.sections
+    setting = describe()
+    results: dict[str, list[Comparison]] = {}
+    for name in dict.fromkeys(chosen):
+        print(f"{name} ...", file=sys.stderr)
+        results[name] = list(SECTIONS[name](sizes))
+    print_results(setting, results)
+    if arguments.json:
+        rows = {name: [row.summary() for row in found] for name, found in results.items()}
+        whole = {**setting, "sizes": asdict(sizes), "results": rows}
+        arguments.json.write_text(json.dumps(whole, indent=1))
+    return 0
+
+
+def describe() -> dict[str, Any]:
+    """When, on what, with which versions."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    load = os.getloadavg()[0]
+    cores = len(os.sched_getaffinity(0))
+    return {"date": date.today().isoformat(), "cores": cores, "load": load, "versions": versions}
+
+
+def print_results(setting: dict[str, Any], results: dict[str, list[Comparison]]) -> None:
+    """A block a comparison: medians, least to most, how many times as fast."""
+    names = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
+    print(
+        f"{setting['date']}, {setting['cores']} cores (load {setting['load']:.1f} before), {names}"
+    )
+    for row in (row for rows in results.values() for row in rows):
+        print(f"\n{row.what} [{row.unit}]: {row.ratio:.2f} times as fast")
+        for side in (row.ours, row.peer):
+            least, most = min(side.values), max(side.values)
+            print(f"  {_short(side.median):>8}  ({_short(least)} to {_short(most)})  {side.name}")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Any strategy on any number of ranks is the same training: real processes over gloo.
+
+Every run is `clf.run.fit`: 25 steps of 32 images, twice, in micro-batches of 8.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from clf import run
+from clf.parallel import FindMicroBatch, micro_batch
+from tests import tiny
+
+STEPS = 25  # an epoch
+ZERO = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+OTHERS = [("ddp", 2), ("ddp", 4), *((name, 2) for name in ZERO)]
+each_other = pytest.mark.parametrize("case", OTHERS, ids=lambda case: f"{case[0]}-{case[1]}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("strategies")
+
+
+def start(place: Path, ranks: Any, name: str, strategy: str, world: int, **more: Any) -> list[dict]:
+    """Run `fit` on `world` ranks in the folder `name`: what each of them saw."""
+    more = {"stop_after": None, "limit_batches": STEPS * 4 // world, **more}
+    stop_after = more.pop("stop_after")
+    more.setdefault("data", {"threads": world % 4})  # which must not matter
+    cfg = tiny.config(str(place / "digits"), strategy, world, **more)
+    if world == 1:
+        return [tiny.fit(cfg, str(place / name), stop_after)]
+    return ranks(world).run(tiny.fit, cfg, str(place / name), stop_after)
+
+
+def train(place: Path, ranks: Any, strategy: str, world: int, **more: Any) -> dict[str, Any]:
+    """A run's micro-batches in their global order, its scalars and checkpoints."""
+    name = f"{strategy}-{world}{'-resnet' if more.get('resnet') else ''}"
+    found = start(place, ranks, name, strategy, world, **more)
+    made: dict[str, Any] = {"scalars": found[0]["scalars"], "folder": place / name}
+    for key in ("losses", "indices", "pixels"):
+        # Micro-batch j of a step is rank j % world's.
+        made[key] = [
+            found[j % world][key][step * (4 // world) + j // world]
+            for step in range(2 * STEPS)
+            for j in range(4)
+        ]
+    return made | {"last": load(place / name, "last")}
+
+
+def load(folder: Path, which: str) -> dict[str, Any]:
+    file = folder / "checkpoints" / f"{which}.ckpt"
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def assert_same_state(other: dict[str, Any], one: dict[str, Any], atol: float) -> None:
+    """Weights and BatchNorm statistics; a weight moves by up to 0.03 in these runs."""
+    assert other["state_dict"].keys() == one["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        if not name.endswith("num_batches_tracked"):
+            found = other["state_dict"][name].numpy()
+            np.testing.assert_allclose(found, value.numpy(), rtol=1e-2, atol=atol, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def runs(place, ranks) -> dict:
+    return {case: train(place, ranks, *case) for case in [("single", 1), *OTHERS]}
+
+
+@each_other
+def test_the_order_of_images_and_every_pixel_are_the_same(runs, case):
+    one, other = runs["single", 1], runs[case]
+    assert other["indices"] == one["indices"]
+    assert other["pixels"] == one["pixels"]
+
+
+@each_other
+def test_losses_weights_statistics_and_evaluation_are_the_same(runs, case):
+    one, other = runs["single", 1], runs[case]
+    np.testing.assert_allclose(other["losses"][:20], one["losses"][:20], rtol=1e-5)
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3)
+    assert_same_state(other["last"], one["last"], atol=5e-3)
+    for name in ("val/loss", "test/loss"):
+        assert other["scalars"][name] == pytest.approx(one["scalars"][name], rel=1e-3)
+
+
+@each_other
+def test_one_process_gives_the_numbers_of_the_runs_best_checkpoint(runs, case):
+    result = run.evaluate(runs[case]["folder"], progress=False)
+    own = runs[case]["scalars"]
+    for name in ("test/acc_top1", "test/acc_top5", "test/acc_macro"):
+        assert result.scalars[name] == own[name], name
+    assert result.scalars["test/loss"] == pytest.approx(own["test/loss"], abs=1e-6)
+
+
+def test_a_resnet18_trains_the_same_on_1_2_and_4_ranks_and_under_zero(place, ranks):
+    one = train(place, ranks, "single", 1, resnet=True)
+    for case in OTHERS:
+        other = train(place, ranks, *case, resnet=True)
+        np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-4)
+        np.testing.assert_allclose(other["losses"], one["losses"], rtol=5e-2)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("single", 1), ("deepspeed_zero3", 2)),
+        (("deepspeed_zero3", 2), ("ddp", 4)),
+        (("deepspeed_zero1", 2), ("single", 1)),
+    ],
+    ids=lambda case: f"{case[0]}-{case[1]}",
+)
+def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(place, ranks, runs, first, then):
+    """Weights, optimizer, schedule and place in the data: it ends as if it had not been stopped."""
+    name = f"{first[0]}-then-{then[0]}"
+    begun = start(place, ranks, name, *first, stop_after=0)
+    assert all("scalars" not in rank for rank in begun)
+    gone_on = start(place, ranks, name, *then)
+    world = then[1]
+    assert [len(rank["losses"]) for rank in gone_on] == [STEPS * 4 // world] * world
+    one, end = runs["single", 1]["last"], load(place / name, "last")
+    assert end["global_step"] == one["global_step"] == 2 * STEPS
+    assert end["lr_schedulers"] == one["lr_schedulers"]
+    assert_same_state(end, one, atol=5e-3)
+    steps = [float(state["step"]) for state in end["optimizer_states"][0]["state"].values()]
+    assert set(steps) == {2 * STEPS}
+
+
+# --- collectives ----------------------------------------------------------------------------------
+
+
+def collectives(cfg: Any, folder: str) -> tuple[Counter, Counter]:
+    """Names of a rank's collectives: in three training steps, and of an epoch's metrics."""
+    from torch.profiler import ProfilerActivity, profile
+
+    steps, end = Counter(), Counter()
+
+    def names(profiler: Any) -> Counter:
+        return Counter(e.name for e in profiler.events() if e.name.startswith("c10d::"))
+
+    class Watch(run.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 4:  # DDP has settled its buckets
+                self.profiler = profile(activities=[ProfilerActivity.CPU])
+                self.profiler.start()
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 6:
+                self.profiler.stop()
+                steps.update(names(self.profiler))
+
+    build = run.build_model
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        model = build(*args, **kwargs)
+        log_epoch = model._log_epoch
+
+        def profiled(stage: str) -> None:
+            with profile(activities=[ProfilerActivity.CPU]) as profiler:
+                log_epoch(stage)
+            if stage == "train":
+                end.update(names(profiler))
+
+        model._log_epoch = profiled
+        return model
+
+    callbacks = run._callbacks
+    with (
+        patch.object(run, "build_model", watched),
+        patch.object(run, "_callbacks", lambda *a: [*callbacks(*a), Watch()]),
+    ):
+        run.fit(cfg, Path(folder), progress=False)
+    return steps, end
+
+
+def test_a_ddp_step_sends_gradients_alone_and_an_epochs_metrics_two_sums(place, ranks):
+    data = {"micro_batch_size": None}
+    settings = {"epochs": 1, "limit_batches": 8, "model": {"warmup_epochs": 0}, "data": data}
+    cfg = tiny.config(str(place / "digits"), "ddp", 2, **settings)
+    for steps, end in ranks(2).run(collectives, cfg, str(place / "profiled")):
+        assert steps == {"c10d::allreduce_": 3}  # the tiny model's gradients are one bucket
+        assert end == {"c10d::allreduce_": 2}
+
+
+# --- data.micro_batch_size=auto -------------------------------------------------------------------
+
+
+def search(cfg: Any, folder: str, memory: int) -> dict[str, Any]:
+    """A run whose second rank has memory for `memory` images of a forward pass."""
+    tried, states = [], []
+    try_step, fits = micro_batch._try_step, micro_batch.fits
+
+    def out_of_memory(trainer: Any, module: Any, m: int, size: int) -> None:
+        tried.append(m)
+        torch.rand(1)
+        try_step(trainer, module, m, size)
+        if dist.get_rank() == 1 and m > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory (for a test)")
+
+    def watched(trainer: Any, module: Any, m: int, size: int) -> bool:
+        def state() -> dict[str, Any]:
+            values = {name: value.clone() for name, value in module.state_dict().items()}
+            counts = module.metrics("train").counts_NK.clone()
+            return values | {"rng": torch.get_rng_state(), "counts": counts}
+
+        before = state()
+        fitted = fits(trainer, module, m, size)
+        after = state()
+        states.append(all(torch.equal(before[name], after[name]) for name in before))
+        states.append(all(p.grad is None for p in module.parameters()))
+        return fitted
+
+    with (
+        patch.object(micro_batch, "_try_step", out_of_memory),
+        patch.object(micro_batch, "fits", watched),
+    ):
+        seen = tiny.fit(cfg, folder)
+    return seen | {"tried": tried, "traceless": all(states)}
+
+
+def test_ranks_halve_the_micro_batch_together_and_keep_the_step(place, ranks, runs):
+    cfg = tiny.config(
+        str(place / "digits"), "ddp", 2, data={"micro_batch_size": "auto"}, limit_batches=2 * STEPS
+    )
+    found = ranks(2).run(search, cfg, str(place / "auto"), 9)
+    assert [rank["tried"] for rank in found] == [[16, 8], [16, 8]]
+    assert all(rank["traceless"] for rank in found)
+    # From there it is the run that was given the number, to the bit.
+    given = load(runs["ddp", 2]["folder"], "last")
+    last = load(place / "auto", "last")
+    assert last["clf"]["config"]["data"]["micro_batch_size"] == 8
+    for name, value in given["state_dict"].items():
+        assert torch.equal(last["state_dict"][name], value), name
+
+
+def test_where_not_one_image_fits_the_remedy_is_told(place):
+    cfg = tiny.config(str(place / "digits"), data={"micro_batch_size": "auto"})
+    error = torch.OutOfMemoryError("CUDA out of memory (for a test)")
+    with (
+        patch.object(micro_batch, "_try_step", side_effect=error),
+        pytest.raises(ValueError, match="not even one image .* Lower data.image_size"),
+    ):
+        run.fit(cfg, place / "none", progress=False)
+
+
+def test_a_number_that_was_found_is_where_the_next_start_begins(place):
+    assert FindMicroBatch(8).largest == 8
+    assert micro_batch._largest_divisor(48, 20) == 16

@@ -1,0 +1,105 @@
+"""A model of a few thousand weights with BatchNorm, and runs of it in a fraction of a second."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from clf import run
+from clf.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrackingConfig
+from clf.models.base import BaseClassificationModel
+
+
+class TinyModel(BaseClassificationModel):
+    def build_network(self) -> nn.Module:
+        def block(channels: int, out: int) -> nn.Module:
+            conv = nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, self.num_classes))
+        return nn.Sequential(block(3, 8), block(8, 16), *head)
+
+    def recomputed_blocks(self) -> list[nn.Module]:
+        return list(self.network.children())[:2]
+
+
+def config(
+    root: str,
+    strategy: str = "auto",
+    gpus: int = 1,
+    resnet: bool = False,
+    data: dict[str, Any] | None = None,
+    strategy_settings: dict[str, Any] | None = None,
+    **settings: Any,
+) -> RunConfig:
+    """A run on digits in `root`: 32 images a step in micro-batches of 8, on the CPU in float32."""
+    target = "clf.models.resnet.ResNet18Model" if resnet else "tests.tiny.TinyModel"
+    images = {"batch_size": 32, "micro_batch_size": 8, "image_size": 32, "eval_resize": 32}
+    model = ModelConfig(_target_=target, learning_rate=1e-3, warmup_epochs=1)
+    model.__dict__.update(settings.pop("model", {}))
+    return RunConfig(
+        gpus=gpus,
+        trusted_packages=["tests"],
+        model=model,
+        data=DataConfig(name="digits", root=root, threads=1, **(images | (data or {}))),
+        strategy=StrategyConfig(
+            name=strategy, accelerator="cpu", precision="32-true", **(strategy_settings or {})
+        ),
+        tracking=TrackingConfig(mode="disabled", log_every=1),
+        **{"epochs": 2, **settings},
+    )
+
+
+class Stopped(Exception):
+    """The run's end before its end."""
+
+
+class StopAfter(Callback):
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch > self.epoch:
+            raise Stopped
+
+
+def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str, Any]:
+    """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
+    bytes of each training micro-batch.
+
+    Args:
+        stop_after: the last epoch before an error ends the run; None: it runs to its end
+    """
+    seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
+    build = run.build_model
+
+    def recording(*args: Any, **kwargs: Any) -> BaseClassificationModel:
+        model = build(*args, **kwargs)
+        step = model._step
+
+        def recorded(stage: str, batch: Any) -> Any:
+            logits, (loss_sum, weight_sum) = step(stage, batch)
+            if stage == "train":
+                seen["losses"].append(float(loss_sum.detach() / weight_sum))
+                seen["indices"].append(batch["indices"].tolist())
+                seen["pixels"].append(batch["images"].numpy().tobytes())
+            return logits, (loss_sum, weight_sum)
+
+        model._step = recorded  # type: ignore[method-assign]
+        return model
+
+    callbacks = run._callbacks
+
+    def stopping(*args: Any) -> list[Callback]:
+        return callbacks(*args) + ([] if stop_after is None else [StopAfter(stop_after)])
+
+    with (
+        patch.object(run, "build_model", recording),
+        patch.object(run, "_callbacks", stopping),
+        contextlib.suppress(Stopped),
+    ):
+        seen["scalars"] = run.fit(cfg, Path(folder), progress=False)
+    return seen
