@@ -13,7 +13,7 @@ from launch.report import report
 from launch.runs import Run, create, find_run, shown
 from slurm import queue
 from slurm.devices import has_slurm
-from slurm.executor import LOCAL, read_record, submit
+from slurm.executor import LOCAL, note_cancelled, read_record, submit
 from slurm.job import clear_errors
 
 
@@ -30,11 +30,13 @@ def cancel(run_dir: Path) -> str:
         raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
     if record["cluster"] != LOCAL:
         queue.cancel(record["job_id"])
+        note_cancelled(run_dir)
         return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` goes on with it"
     pid = int(record["job_id"])
     if str(run_dir / "logs") not in _command_of(pid):
         raise ConfigError([f"{run_dir.name}: process {pid} is gone; nothing is left to cancel"])
     os.kill(pid, signal.SIGINT)
+    note_cancelled(run_dir)
     return f"{run_dir.name}: process {pid} was told to stop; `resume` goes on with it"
 
 

@@ -143,6 +143,8 @@ def _state(
         return ("running" if said else "starting"), None
     if job is not None and job.state in ENDED and job.state != "COMPLETED":
         return ENDED[job.state], job.reason
+    if record.get("cancelled"):  # SLURM forgets how a job ended within minutes
+        return "cancelled", None
     if own == "failed" or first_error(run_dir) is not None:
         return "failed", None
     if own == "preempted":

@@ -9,7 +9,7 @@ from typing import Any
 
 from clf.check import ConfigError, show
 from clf.config import RunConfig
-from slurm import queue
+from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import private_files, read_record
 
@@ -69,7 +69,7 @@ def _alive(run_dir: Path, status: dict[str, Any]) -> str:
     record = read_record(run_dir) or {}
     if record.get("cluster") == "slurm" and has_slurm():
         job_id = record["job_id"]
-        if job_id == os.environ.get("SLURM_JOB_ID"):
+        if job_id == events.job_id():
             return ""  # this one, started again
         found = queue.job(job_id)
         if found is not None and found.lives:

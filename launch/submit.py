@@ -127,11 +127,12 @@ def _inside(settings: list[str]) -> int:
     from launch.checking import to_submit
     from launch.runs import create, find_run
     from launch.summary import console, print_complete, print_run
+    from slurm import events
     from slurm.allocation import allocated, allocation_faults
     from slurm.executor import inside, read_record
     from slurm.job import clear_errors
 
-    job_id = os.environ.get("SLURM_JOB_ID")
+    job_id = events.job_id()
     if job_id is None:
         raise ConfigError(
             ["--inside-job: this shell is in no job (SLURM_JOB_ID is not set); use it after salloc "

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
-from slurm import queue
+from slurm import events, queue
 from slurm.devices import cores, has_slurm, local_gpus, uses_gpus
 from slurm.job import Job
 from slurm.script import body, script
@@ -63,10 +63,13 @@ def submit_array(cfg: RunConfig, runs: Sequence[Path], folder: Path) -> list[Any
 
 def inside(cfg: RunConfig, run_dir: Path) -> Path:
     """For an allocation that is there already: the run as a shell script that starts its tasks."""
-    job_id = os.environ["SLURM_JOB_ID"]
+    job_id = events.job_id()
+    assert job_id is not None, "called within a job"
     with private_files():
         path = run_dir / "logs" / f"{job_id}.sh"
-        path.write_text("\n".join(["#!/bin/bash", *body(cfg, [run_dir])]), encoding="utf-8")
+        path.write_text(
+            "\n".join(["#!/bin/bash", *body(cfg, [run_dir], job_id=job_id)]), encoding="utf-8"
+        )
         _hand_over(cfg, run_dir, job_id)
     return path
 
@@ -81,12 +84,22 @@ def local_executor(cfg: RunConfig, run_dir: Path) -> Any:
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """`job.json`: job_id, cluster, submitted (seconds since 1970), nodes, gpus, sweep. None if the
-    run was not submitted."""
+    """`job.json`: job_id, cluster, submitted (seconds since 1970), nodes, gpus, sweep, and
+    cancelled once somebody ended the job. None if the run was not submitted."""
     try:
         return json.loads((run_dir / "job.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def note_cancelled(run_dir: Path) -> None:
+    """Keep in job.json that somebody ended the job; the next one writes a new record."""
+    from clf.tracking.run_folder import RunFolder
+
+    with private_files():
+        RunFolder.write_json(
+            run_dir / "job.json", {**(read_record(run_dir) or {}), "cancelled": True}
+        )
 
 
 def _sbatch(text: str, logs: Path) -> str:

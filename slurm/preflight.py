@@ -77,8 +77,8 @@ def look(
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
         if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
             found.notes.append(
-                f"{key}={path} is a folder for temporary files, which the nodes of most clusters "
-                "do not share with this machine"
+                f"{key}={path} lies among temporary files, which the nodes of most clusters do not "
+                "share with this machine"
             )
     return found
 

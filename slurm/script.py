@@ -39,11 +39,16 @@ def script(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> s
     return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", "", *body(cfg, runs, array)])
 
 
-def body(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> list[str]:
-    """The script's lines after what is asked of SLURM: shell, also for an allocation that is there
-    already."""
+def body(
+    cfg: RunConfig, runs: Sequence[Path], array: Path | None = None, job_id: str | None = None
+) -> list[str]:
+    """The script's lines after what is asked of SLURM.
+
+    Args:
+        job_id: of an allocation that is there already
+    """
     if array is None:
-        which = [f"run={_shell(runs[0])}", "id=$SLURM_JOB_ID"]
+        which = [f"run={_shell(runs[0])}", f"id={job_id or '$SLURM_JOB_ID'}"]
     else:
         folders = " ".join(_shell(run) for run in runs)
         which = [f"runs=({folders})", "run=${runs[$SLURM_ARRAY_TASK_ID]}"]

@@ -1,9 +1,12 @@
 """A kill or a full disk during a save must leave the previous checkpoint whole."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from clf.checkpoint import AtomicCheckpointIO, find_checkpoint, read_checkpoint
+from clf.checkpoint import AtomicCheckpointIO, RunRecord, find_checkpoint, read_checkpoint
+from clf.config import RunConfig
 
 
 def test_a_save_that_fails_half_way_leaves_the_old_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
@@ -38,3 +41,11 @@ def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(ValueError, match="damaged.ckpt cannot be read as a checkpoint"):
         read_checkpoint(tmp_path / "damaged.ckpt")
+
+
+def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node() -> None:
+    cfg = RunConfig()
+    cfg.data.root, cfg.data.origin = "/node/disk/images-0f", "/shared/images"
+    recorded = RunRecord(asdict(cfg), {}).record["config"]["data"]
+    assert (recorded["root"], recorded["origin"]) == ("/shared/images", None)
+    assert cfg.data.root == "/node/disk/images-0f"

@@ -257,7 +257,7 @@ def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Pat
     assert "was told to stop" in done.stdout
     output, _ = following.communicate(timeout=60)
     assert following.returncode == 1, output
-    assert "failed" in typed(checkout, "jobs.py", "status", "slow").stdout
+    assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout
 
 
 STAND_IN_WANDB = """
