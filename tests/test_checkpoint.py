@@ -1,6 +1,6 @@
 """A kill or a full disk during a save must leave the previous checkpoint whole."""
 
-from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +46,8 @@ def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
 def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node() -> None:
     cfg = RunConfig()
     cfg.data.root, cfg.data.origin = "/node/disk/images-0f", "/shared/images"
-    recorded = RunRecord(asdict(cfg), {}).record["config"]["data"]
+    checkpoint: dict = {}
+    RunRecord(cfg, {}).on_save_checkpoint(SimpleNamespace(accumulate_grad_batches=1), None, checkpoint)
+    recorded = checkpoint["clf"]["config"]["data"]
     assert (recorded["root"], recorded["origin"]) == ("/shared/images", None)
     assert cfg.data.root == "/node/disk/images-0f"
