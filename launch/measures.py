@@ -63,10 +63,8 @@ class Side:
         return statistics.median(self.values)
 
     def summary(self) -> dict[str, Any]:
-        return {**asdict(self), "median": self.median} | {
-            "min": min(self.values),
-            "max": max(self.values),
-        }
+        least, most = min(self.values), max(self.values)
+        return {**asdict(self), "median": self.median, "min": least, "max": most}
 
 
 @dataclass(frozen=True)
