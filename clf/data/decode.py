@@ -68,8 +68,8 @@ def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
 
 
 def _has_app1(data: bytes) -> bool:
-    """Whether there is EXIF or XMP, which alone tell an orientation: a walk over the segments
-    before the scan is 50 times as fast as a search through the file."""
+    """Whether there may be EXIF or XMP, which tell an orientation: it is in the segments before
+    the scan, a few steps, where a search for its name would read the whole file again."""
     place = 2
     while data[place : place + 1] == b"\xff" and (marker := data[place + 1]) != START_OF_SCAN:
         if marker == APP1:

@@ -1,6 +1,8 @@
 """Each section of the benchmark at a tiny size: what a reader of its JSON relies on, no timing."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pytest
 
 from launch.benchmark import main
 from launch.measures import SMOKE, Comparison, Side, in_turns
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_section_runs_and_the_json_holds_both_sides_of_each_comparison(
@@ -70,3 +74,15 @@ def test_a_section_that_there_is_not_is_told_those_there_are(
     with pytest.raises(SystemExit, match="2"):
         main(["loader", "--rounds", "0"])
     assert "--rounds 0: expected at least 1" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys\nfrom launch.benchmark import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print({'torch', 'hydra', 'rich', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "examples:\n  python launch/benchmark.py loader" in done.stdout
+    assert done.stdout.endswith("set()\n")

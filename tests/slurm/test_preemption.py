@@ -160,9 +160,9 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def tell(place: Place) -> None:
     testbed = place.testbed
-    place.submit(
-        "short", "model.pause=1.5", "--time", "1", "slurm.signal_s=10", 'slurm.nodelist="node[3-4]"'
-    )
+    # SLURM looks at time limits every 30 s only: the signal comes after 80 s at the earliest.
+    asked = ("--time", "2", "slurm.signal_s=10", 'slurm.nodelist="node[3-4]"')
+    place.submit("short", "model.pause=5", *asked)
     place.submit("moved", "model.pause=1.5", "--partition", "preempt")
     place.wait_for_step("moved", 2)
     testbed.command("scancel", "--signal=USR2", read_job(place.run("moved")))
