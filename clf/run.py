@@ -202,7 +202,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # A run that goes on writes where it wrote before.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Lightning's own use of a torch function that torch has renamed.
+    # What torch has renamed since the oldest version that we run with.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
