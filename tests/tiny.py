@@ -59,20 +59,30 @@ class Stopped(Exception):
 
 
 class StopAfter(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int | None, step: int | None) -> None:
+        self.epoch, self.step = epoch, step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch > self.epoch:
+        if self.epoch is not None and trainer.current_epoch > self.epoch:
+            raise Stopped
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
             raise Stopped
 
 
-def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str, Any]:
+def fit(
+    cfg: RunConfig,
+    folder: str,
+    stop_after: int | None = None,
+    stop_after_step: int | None = None,
+) -> dict[str, Any]:
     """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
     bytes of each training micro-batch.
 
     Args:
-        stop_after: the last epoch before an error ends the run; None: it runs to its end
+        stop_after, stop_after_step: the last epoch (from 0), or the step, before an error ends the
+            run; None: it runs to its end
     """
     seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
     build = run.build_model
@@ -95,7 +105,7 @@ def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str,
     callbacks = run._callbacks
 
     def stopping(*args: Any) -> list[Callback]:
-        return callbacks(*args) + ([] if stop_after is None else [StopAfter(stop_after)])
+        return [*callbacks(*args), StopAfter(stop_after, stop_after_step)]
 
     with (
         patch.object(run, "build_model", recording),
