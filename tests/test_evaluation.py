@@ -29,6 +29,7 @@ def trainer(**settings: Any) -> Trainer:
 
 def parts(root: str) -> tuple[tiny.TinyModel, ClassificationDataModule]:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     cfg = tiny.config(root)
     datamodule = ClassificationDataModule(cfg.data, 0)
     datamodule.prepare_data()
@@ -46,10 +47,11 @@ def test_a_label_that_is_no_class_names_its_file(root):
 
 def test_a_bad_training_label_is_told_at_the_epochs_end(root):
     model, data = parts(root)
-    data.splits.train.labels[7] = -3
+    index = data.train_dataloader().sampler.global_order()[7]
+    data.splits.train.labels[index] = -3
     with pytest.raises(ValueError, match="1 labels are outside") as error:
-        trainer(num_sanity_val_steps=0).fit(model, datamodule=data)
-    assert data.splits.train.paths[7] in str(error.value)
+        trainer(limit_train_batches=4, limit_val_batches=0).fit(model, datamodule=data)
+    assert data.splits.train.paths[index] in str(error.value)
 
 
 def test_an_evaluation_that_lost_an_image_is_an_error(root, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -38,14 +39,20 @@ def config(
 ) -> RunConfig:
     """A run on digits in `root`: 32 images a step in micro-batches of 8, on the CPU in float32."""
     target = "clf.models.resnet.ResNet18Model" if resnet else "tests.tiny.TinyModel"
-    images = {"batch_size": 32, "micro_batch_size": 8, "image_size": 32, "eval_resize": 32}
+    images: dict[str, Any] = {
+        "batch_size": 32,
+        "micro_batch_size": 8,
+        "image_size": 32,
+        "eval_resize": 32,
+    }
+    images |= {"name": "digits", "root": root, "threads": 1} | (data or {})
     model = ModelConfig(_target_=target, learning_rate=1e-3, warmup_epochs=1)
     model.__dict__.update(settings.pop("model", {}))
     return RunConfig(
         gpus=gpus,
         trusted_packages=["tests"],
         model=model,
-        data=DataConfig(name="digits", root=root, threads=1, **(images | (data or {}))),
+        data=DataConfig(**images),
         strategy=StrategyConfig(
             name=strategy, accelerator="cpu", precision="32-true", **(strategy_settings or {})
         ),
@@ -107,7 +114,9 @@ def fit(
     def stopping(*args: Any) -> list[Callback]:
         return [*callbacks(*args), StopAfter(stop_after, stop_after_step)]
 
+    torch.set_num_threads(1)  # many small runs on few cores: more threads wait for each other
     with (
+        patch.object(torch, "set_num_threads"),
         patch.object(run, "build_model", recording),
         patch.object(run, "_callbacks", stopping),
         contextlib.suppress(Stopped),
