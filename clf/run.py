@@ -237,7 +237,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Few steps an epoch: the last one is logged all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # Lightning's own use of a torch function that torch has renamed.
+    # What torch has renamed since the oldest version that we run with.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 

@@ -69,6 +69,15 @@ class Ranks:
         return [found[rank] for rank in range(self.world)]
 
 
+def _next(cases: Any) -> Any:
+    """The next case; None if there is none, or the tests' process was killed."""
+    parent = multiprocessing.parent_process()
+    while parent is None or parent.is_alive():
+        with contextlib.suppress(queue.Empty):
+            return cases.get(timeout=5)
+    return None
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -90,7 +99,7 @@ def _serve(rank: int, world: int, port: int, cases: Any, results: Any) -> None:
     }
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    while (received := cases.get()) is not None:
+    while (received := _next(cases)) is not None:
         case, args, kwargs = received
         try:
             results.put((rank, case(*args, **kwargs), None))

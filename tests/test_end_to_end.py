@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_weights_at_any_number_of_threads(place, ru
 
 def test_two_ranks_count_every_image_once(place):
     name = ["--name", "ranks", "--gpus", "2", "strategy.accelerator=cpu"]
-    settings = ["epochs=1", "data.batch_size=64", "tracking.mode=disabled"]
+    settings = ["epochs=1", "model.warmup_epochs=0", "data.batch_size=64", "tracking.mode=disabled"]
     assert command("submit.py", *name, *settings, cwd=place).returncode == 0
     run = place / "runs" / "ranks"
     rows = read_csv(run / "per_class" / "test.csv")

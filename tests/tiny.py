@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -17,7 +18,8 @@ class TinyModel(BaseClassificationModel):
     def build_network(self) -> nn.Module:
         def block(channels: int, out: int) -> nn.Module:
             conv = nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+            # Smooth: a ReLU turns a rounding error into a jump where a background lies at 0.
+            return nn.Sequential(conv, nn.BatchNorm2d(out), nn.SiLU())
 
         head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, self.num_classes))
         return nn.Sequential(block(3, 8), block(8, 16), *head)
@@ -37,14 +39,20 @@ def config(
 ) -> RunConfig:
     """A run on digits in `root`: 32 images a step in micro-batches of 8, on the CPU in float32."""
     target = "clf.models.resnet.ResNet18Model" if resnet else "tests.tiny.TinyModel"
-    images = {"batch_size": 32, "micro_batch_size": 8, "image_size": 32, "eval_resize": 32}
+    images: dict[str, Any] = {
+        "batch_size": 32,
+        "micro_batch_size": 8,
+        "image_size": 32,
+        "eval_resize": 32,
+    }
+    images |= {"name": "digits", "root": root, "threads": 1} | (data or {})
     model = ModelConfig(_target_=target, learning_rate=1e-3, warmup_epochs=1)
     model.__dict__.update(settings.pop("model", {}))
     return RunConfig(
         gpus=gpus,
         trusted_packages=["tests"],
         model=model,
-        data=DataConfig(name="digits", root=root, threads=1, **(images | (data or {}))),
+        data=DataConfig(**images),
         strategy=StrategyConfig(
             name=strategy, accelerator="cpu", precision="32-true", **(strategy_settings or {})
         ),
@@ -58,20 +66,30 @@ class Stopped(Exception):
 
 
 class StopAfter(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int | None, step: int | None) -> None:
+        self.epoch, self.step = epoch, step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch > self.epoch:
+        if self.epoch is not None and trainer.current_epoch > self.epoch:
+            raise Stopped
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
             raise Stopped
 
 
-def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str, Any]:
+def fit(
+    cfg: RunConfig,
+    folder: str,
+    stop_after: int | None = None,
+    stop_after_step: int | None = None,
+) -> dict[str, Any]:
     """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
     bytes of each training micro-batch.
 
     Args:
-        stop_after: the last epoch before an error ends the run; None: it runs to its end
+        stop_after, stop_after_step: the last epoch (from 0), or the step, before an error ends the
+            run; None: it runs to its end
     """
     seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
     build = run.build_model
@@ -94,9 +112,11 @@ def fit(cfg: RunConfig, folder: str, stop_after: int | None = None) -> dict[str,
     callbacks = run._callbacks
 
     def stopping(*args: Any) -> list[Callback]:
-        return callbacks(*args) + ([] if stop_after is None else [StopAfter(stop_after)])
+        return [*callbacks(*args), StopAfter(stop_after, stop_after_step)]
 
+    torch.set_num_threads(1)  # many small runs on few cores: more threads wait for each other
     with (
+        patch.object(torch, "set_num_threads"),
         patch.object(run, "build_model", recording),
         patch.object(run, "_callbacks", stopping),
         contextlib.suppress(Stopped),

@@ -32,12 +32,14 @@ def _contexts(
 
 @contextmanager
 def _statistics_stay(block: nn.Module) -> Iterator[None]:
-    """BatchNorm would count the repeated batch a second time in its running statistics."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    """BatchNorm would count the repeated batch a second time: let it count in copies."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        for name, buffer in norm._buffers.items():
+            norm._buffers[name] = None if buffer is None else buffer.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)

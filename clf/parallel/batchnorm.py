@@ -21,7 +21,7 @@ class AgreeOnBatchNorm(Callback):
     linear in the batches' own: a run that is saved in mid-epoch and resumed ends with the same.
 
     Within a step the A micro-batches weigh alike, m/A each, and what was before 1 - m, where m is
-    the layer's momentum. So a step moves the statistics by m towards the mean of its A x W
+    the layer's own momentum. So a step moves the statistics by m towards the mean of its A x W
     micro-batches' own, however they are spread over ranks; torch alone would move them A times.
     """
 
@@ -40,7 +40,7 @@ class AgreeOnBatchNorm(Callback):
         if A > 1:
             done = batch_idx % A  # of this step's micro-batches
             for norm, m in self._momenta:
-                norm.momentum = (m / A) / (1 - m * done / A)
+                norm.momentum = m / (A * (1 - m) + (done + 1) * m)
 
     def on_train_batch_end(self, *args: Any) -> None:
         self._differ = True

@@ -10,6 +10,7 @@ The one module that imports deepspeed. Differences from Lightning's own `DeepSpe
 - `sync_batchnorm` is applied; an evaluation runs without an engine; ranks may be CPU processes.
 """
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -49,10 +50,9 @@ class ZeroStrategy(DeepSpeedStrategy):
             precision_plugin=ZeroPrecision(precision, "cuda" if accelerator == "gpu" else "cpu"),
         )
         if accelerator == "cpu":
-            import deepspeed.comm.torch as backend
-
             # Ranks talk through gloo; what it would take instead is compiled at run time.
-            backend.build_shm_op = lambda: None
+            backend = importlib.import_module("deepspeed.comm.torch")
+            backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
         self._groups: list[list[nn.Parameter]] = []  # the optimizer's, before they are sharded
 
     # --- set-up: as Lightning's, but for the demand of a GPU ---
@@ -220,6 +220,11 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **more: Any) -> None:
+        # Lightning has divided the loss by the accumulation, and DeepSpeed would do it once more:
+        # gradients, and the norm by which they are clipped, would be too small by that factor.
+        model.trainer.model.backward(tensor, *args, scale_wrt_gas=False, **more)
 
     def forward_context(self) -> AbstractContextManager[Any]:
         if self.precision not in AUTOCAST:
