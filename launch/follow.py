@@ -193,7 +193,10 @@ class Follower:
 def print_failure(out: Any, job: Any, run_dir: Path) -> None:
     """The first real error of all ranks, and where the log is."""
     error = first_error(run_dir)
-    if error is None and (found := diagnose(run_dir)) is not None:
+    if (read_status(run_dir) or {}).get("state") == "preempted":
+        log = Path(job.task(0).paths.stdout)
+        out.print("The job was asked to leave before its end, and has saved all.", style="bold")
+    elif error is None and (found := diagnose(run_dir)) is not None:
         out.print("[bold red]The job failed:[/bold red] ", end="")
         out.print(found.line(), markup=False)
         log = Path(job.task(found.rank or 0).paths.stdout)
