@@ -47,7 +47,9 @@ def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node(
     cfg = RunConfig()
     cfg.data.root, cfg.data.origin = "/node/disk/images-0f", "/shared/images"
     checkpoint: dict = {}
-    RunRecord(cfg, {}).on_save_checkpoint(SimpleNamespace(accumulate_grad_batches=1), None, checkpoint)
+    RunRecord(cfg, {}).on_save_checkpoint(
+        SimpleNamespace(accumulate_grad_batches=1), None, checkpoint
+    )
     recorded = checkpoint["clf"]["config"]["data"]
     assert (recorded["root"], recorded["origin"]) == ("/shared/images", None)
     assert cfg.data.root == "/node/disk/images-0f"
