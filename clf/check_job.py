@@ -1,4 +1,4 @@
-"""What a configuration may not ask of a job: its environment, container, mail, staging and the place
+"""What a configuration may not ask of a job: environment, container, mail, staging, and the place
 of its folder. Part of `clf.check.check`."""
 
 import re
