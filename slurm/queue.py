@@ -8,6 +8,7 @@ from dataclasses import dataclass
 ANSWER_S = 30  # a busy controller takes its time
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESIZING")
 ACTIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED")
+FORGOTTEN = ("Invalid job id", "not found")  # the second: of one task of an array
 FORMAT = "%i|%T|%r|%N|%S|%l|%M"  # id, state, reason, nodes, start, limit, time used
 
 
@@ -62,7 +63,7 @@ def job(job_id: str) -> QueuedJob | None:
     try:
         shown = ask(["scontrol", "-o", "show", "job", job_id])
     except QueueError as error:
-        if "Invalid job id" not in str(error):
+        if not any(word in str(error) for word in FORGOTTEN):
             raise
         return _from_accounting(job_id)
     return _from_scontrol(job_id, shown)
