@@ -106,11 +106,12 @@ def test_one_process_gives_the_numbers_of_the_runs_best_checkpoint(runs, case):
 
 
 def test_a_resnet18_trains_the_same_on_1_2_and_4_ranks_and_under_zero(place, ranks):
-    one = train(place, ranks, "single", 1, resnet=True)
+    """At a low learning rate: a usual one amplifies rounding to 10 % within 20 steps."""
+    settings = {"resnet": True, "model": {"learning_rate": 1e-5}}
+    one = train(place, ranks, "single", 1, **settings)
     for case in OTHERS:
-        other = train(place, ranks, *case, resnet=True)
-        np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-4)
-        np.testing.assert_allclose(other["losses"], one["losses"], rtol=5e-2)
+        other = train(place, ranks, *case, **settings)
+        np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3, err_msg=str(case))
 
 
 @pytest.mark.parametrize(
