@@ -10,11 +10,11 @@ The one module that imports deepspeed. Differences from Lightning's own `DeepSpe
 - `sync_batchnorm` is applied; an evaluation runs without an engine; ranks may be CPU processes.
 """
 
-import argparse
 import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -84,7 +84,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert optimizer is not None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         engine, zero_optimizer, _, _ = deepspeed.initialize(
-            args=argparse.Namespace(device_rank=self.local_rank),  # a CPU has no index to give
+            args=SimpleNamespace(device_rank=self.local_rank),  # a CPU has no index to give
             config=self.config,
             model=model,
             model_parameters=[p for p in model.parameters() if p.requires_grad],
