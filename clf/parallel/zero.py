@@ -273,6 +273,6 @@ def advice(module: nn.Module) -> str | None:
         return None
     return (
         "strategy.name: ZeRO shards weights, gradients and optimizer state, which for this model "
-        f"are {bytes_ / 1e9:.1f} GB in all. A GPU holds that; strategy=ddp gives the same numbers "
+        f"are {bytes_ / 1e6:,.0f} MB in all. A GPU holds that; strategy=ddp gives the same numbers "
         "faster"
     )
