@@ -27,7 +27,7 @@ class Ranks:
 
     def __init__(self, world: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.world = world
+        self.world, self.number = world, 0
         self.results = context.Queue()
         self.cases = [context.Queue() for _ in range(world)]
         port = _free_port()
@@ -54,15 +54,17 @@ class Ranks:
 
     def run(self, case: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What `case` returns on each rank; raises the first rank's error, with its traceback."""
+        self.number += 1  # what a rank still says of a case that failed is not for the next one
         for cases in self.cases:
-            cases.put((case, args, kwargs))
+            cases.put((self.number, case, args, kwargs))
         found: dict[int, Any] = {}
         end = time.monotonic() + DEADLINE_S
         while len(found) < self.world:
             with contextlib.suppress(queue.Empty):
-                rank, result, error = self.results.get(timeout=1)
-                assert error is None, f"rank {rank} failed:\n{error}"
-                found[rank] = result
+                number, rank, result, error = self.results.get(timeout=1)
+                if number == self.number:
+                    assert error is None, f"rank {rank} failed:\n{error}"
+                    found[rank] = result
             dead = [p.exitcode for p in self.processes if not p.is_alive()]
             assert not dead, f"processes have died, exit codes {dead}"
             assert time.monotonic() < end, f"only ranks {sorted(found)} of {self.world} answered"
@@ -100,9 +102,9 @@ def _serve(rank: int, world: int, port: int, cases: Any, results: Any) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
     while (received := _next(cases)) is not None:
-        case, args, kwargs = received
+        number, case, args, kwargs = received
         try:
-            results.put((rank, case(*args, **kwargs), None))
+            results.put((number, rank, case(*args, **kwargs), None))
         except Exception:  # the parent raises it
-            results.put((rank, None, traceback.format_exc()))
+            results.put((number, rank, None, traceback.format_exc()))
     torch.distributed.destroy_process_group()

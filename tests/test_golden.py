@@ -2,8 +2,8 @@
 
 python -m tests.test_golden      writes tests/golden/losses.json anew, after a change on purpose
 
-Another CPU has other kernels and so other rounding, which 20 steps amplify: the tolerance is for
-that. On one machine the losses repeat to the bit.
+Computed in float64: another CPU, or another layout of the same images, rounds otherwise, and in
+float32 twenty steps of a ResNet18 amplify that to 10 %.
 """
 
 import json
@@ -25,7 +25,7 @@ def losses(folder: Path, *overrides: str) -> list[float]:
     fixed = ["strategy.accelerator=cpu", "tracking.mode=disabled", f"data.root={folder / 'digits'}"]
     cfg = compose([*fixed, *overrides])
     cfg.gpus = 1
-    return tiny.fit(cfg, str(folder / "run"), stop_after_step=STEPS)["losses"]
+    return tiny.fit(cfg, str(folder / "run"), stop_after_step=STEPS, double=True)["losses"]
 
 
 def test_the_default_run_has_the_losses_that_it_had(tmp_path):
@@ -36,7 +36,7 @@ def test_the_default_run_has_the_losses_that_it_had(tmp_path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         now = losses(Path(made), *sys.argv[1:])
-    content = {"command": "python -m tests.test_golden", "rtol": 1e-3, "losses": now}
+    content = {"command": "python -m tests.test_golden", "rtol": 1e-4, "losses": now}
     if sys.argv[1:]:
         print(json.dumps(now))
     else:

@@ -59,13 +59,20 @@ def load(folder: Path, which: str) -> dict[str, Any]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def assert_same_state(other: dict[str, Any], one: dict[str, Any], atol: float) -> None:
-    """Weights and BatchNorm statistics; a weight moves by up to 0.03 in these runs."""
-    assert other["state_dict"].keys() == one["state_dict"].keys()
-    for name, value in one["state_dict"].items():
-        if not name.endswith("num_batches_tracked"):
-            found = other["state_dict"][name].numpy()
-            np.testing.assert_allclose(found, value.numpy(), rtol=1e-2, atol=atol, err_msg=name)
+def assert_same_state(other: dict[str, Any], one: dict[str, Any]) -> None:
+    """Weights, BatchNorm statistics and Adam's moments, to 1e-4 of a tensor's largest value."""
+    pairs = {"weights": [checkpoint["state_dict"] for checkpoint in (one, other)]}
+    for place in one["optimizer_states"][0]["state"]:
+        pairs[f"moments {place}"] = [c["optimizer_states"][0]["state"][place] for c in (one, other)]
+    for what, (expected, found) in pairs.items():
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            # A micro-batch's count is a rank's own, and no number that is used.
+            if not name.endswith("num_batches_tracked"):
+                atol = 1e-4 * float(value.abs().max())
+                np.testing.assert_allclose(
+                    found[name].numpy(), value.numpy(), rtol=0, atol=atol, err_msg=f"{what} {name}"
+                )
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +90,10 @@ def test_the_order_of_images_and_every_pixel_are_the_same(runs, case):
 @each_other
 def test_losses_weights_statistics_and_evaluation_are_the_same(runs, case):
     one, other = runs["single", 1], runs[case]
-    np.testing.assert_allclose(other["losses"][:20], one["losses"][:20], rtol=1e-5)
-    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3)
-    assert_same_state(other["last"], one["last"], atol=5e-3)
+    np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
+    assert_same_state(other["last"], one["last"])
     for name in ("val/loss", "test/loss"):
-        assert other["scalars"][name] == pytest.approx(one["scalars"][name], rel=1e-3)
+        assert other["scalars"][name] == pytest.approx(one["scalars"][name], rel=1e-4)
 
 
 @each_other
@@ -100,11 +106,12 @@ def test_one_process_gives_the_numbers_of_the_runs_best_checkpoint(runs, case):
 
 
 def test_a_resnet18_trains_the_same_on_1_2_and_4_ranks_and_under_zero(place, ranks):
-    one = train(place, ranks, "single", 1, resnet=True)
+    """At a low learning rate: a usual one amplifies rounding to 10 % within 20 steps."""
+    settings = {"resnet": True, "model": {"learning_rate": 1e-5}}
+    one = train(place, ranks, "single", 1, **settings)
     for case in OTHERS:
-        other = train(place, ranks, *case, resnet=True)
-        np.testing.assert_allclose(other["losses"][:8], one["losses"][:8], rtol=1e-4)
-        np.testing.assert_allclose(other["losses"], one["losses"], rtol=5e-2)
+        other = train(place, ranks, *case, **settings)
+        np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-3, err_msg=str(case))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(place, ranks, 
     one, end = runs["single", 1]["last"], load(place / name, "last")
     assert end["global_step"] == one["global_step"] == 2 * STEPS
     assert end["lr_schedulers"] == one["lr_schedulers"]
-    assert_same_state(end, one, atol=5e-3)
+    assert_same_state(end, one)
     steps = [float(state["step"]) for state in end["optimizer_states"][0]["state"].values()]
     assert set(steps) == {2 * STEPS}
 

@@ -83,6 +83,7 @@ def fit(
     folder: str,
     stop_after: int | None = None,
     stop_after_step: int | None = None,
+    double: bool = False,
 ) -> dict[str, Any]:
     """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
     bytes of each training micro-batch.
@@ -90,12 +91,15 @@ def fit(
     Args:
         stop_after, stop_after_step: the last epoch (from 0), or the step, before an error ends the
             run; None: it runs to its end
+        double: compute in float64
     """
     seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
     build = run.build_model
 
     def recording(*args: Any, **kwargs: Any) -> BaseClassificationModel:
         model = build(*args, **kwargs)
+        if double:
+            model = model.double()
         step = model._step
 
         def recorded(stage: str, batch: Any) -> Any:

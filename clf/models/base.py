@@ -115,13 +115,13 @@ class BaseClassificationModel(LightningModule):
         """Weighted, smoothed cross-entropy as (sum over rows, sum of the rows' weights).
 
         Their quotient is `torch.nn.functional.cross_entropy(..., reduction="mean")`; as sums,
-        batches and ranks add up exactly. Computed in float32 whatever the logits' precision.
+        batches and ranks add up exactly. Computed in float32, or in the logits' float64.
         A label that is no class adds nothing here; the metrics report it at the epoch's end.
         """
         is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
         labels_B = torch.where(is_class_B, labels_B, PADDING)
         loss_sum = F.cross_entropy(
-            logits_BC.float(),
+            logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32)),
             labels_B,
             weight=self.class_weights,
             ignore_index=PADDING,

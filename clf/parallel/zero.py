@@ -130,7 +130,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         inner, shard = self._inner(), self._shards()[0]
         held = inner.state.get(shard, {})  # empty before the first step
         self._link_states()
-        sharded = [key for key, value in held.items() if _is_like(value, shard)]
+        sharded = [key for key, value in held.items() if isinstance(value, Tensor) and value.ndim]
         whole = {key: value for key, value in held.items() if key not in sharded}
         state = {}
         for index, parameter in enumerate(self._parameters()) if held else ():
@@ -150,7 +150,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         if not saved["state"]:
             return
         first = saved["state"][0]
-        sharded = [key for key, value in first.items() if _is_like(value, parameters[0])]
+        sharded = [key for key, value in first.items() if isinstance(value, Tensor) and value.ndim]
         for shard in self._shards():
             inner.state[shard] = {
                 key: torch.zeros_like(shard) if key in sharded else _copy(value)
@@ -262,10 +262,6 @@ def engine_config(cfg: StrategyConfig, accelerator: str, precision: str) -> dict
     }
 
 
-def _is_like(value: Any, tensor: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == tensor.shape
-
-
 def _copy(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
@@ -277,6 +273,6 @@ def advice(module: nn.Module) -> str | None:
         return None
     return (
         "strategy.name: ZeRO shards weights, gradients and optimizer state, which for this model "
-        f"are {bytes_ / 1e9:.1f} GB in all. A GPU holds that; strategy=ddp gives the same numbers "
+        f"are {bytes_ / 1e6:,.0f} MB in all. A GPU holds that; strategy=ddp gives the same numbers "
         "faster"
     )
