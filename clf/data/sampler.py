@@ -121,7 +121,8 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Every image once, in order, a contiguous part to each rank.
+    """Every image once, dealt out to the ranks in turns: of images in the order of their classes
+    each rank, and so each node, has its share of every class.
 
     All ranks have equally many equally large batches, which collectives need: where images run out
     a rank has PADDING, at most `world_size - 1` rows in all. An empty split has no batches.
@@ -129,7 +130,7 @@ class EvalSampler:
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         share = -(-count // world_size)
-        indices = np.arange(rank * share, (rank + 1) * share)
+        indices = np.arange(rank, share * world_size, world_size)
         self.indices = np.where(indices < count, indices, PADDING)
         self.batch_size = batch_size
         self.epoch = 0

@@ -160,5 +160,8 @@ def test_evaluation_sees_every_image_once_in_equally_many_equal_batches(count, b
     assert {len(EvalSampler(count, batch, rank, ranks)) for rank in range(ranks)} == {len(sizes[0])}
     rows = np.concatenate([[], *(micro.indices_m for part in parts for micro in part)])
     images = rows[rows != PADDING]
-    assert images.tolist() == list(range(count))
+    assert sorted(images) == list(range(count))
+    for rank, part in enumerate(parts):  # in turns: a node has its share of each class
+        own = np.concatenate([[], *(micro.indices_m for micro in part)])
+        assert own[own != PADDING].tolist() == list(range(rank, count, ranks))
     assert len(rows) - len(images) < ranks
