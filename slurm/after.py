@@ -39,38 +39,47 @@ def requeue_lines(python: str) -> list[str]:
 def main(argv: list[str]) -> int:
     """Exit code `EXIT_REQUEUE` asks the batch script to requeue the job."""
     run_dir, code = Path(argv[0]), int(argv[1])
-    requeue, reason = decide(run_dir, code)
-    print(f"clf: {'goes into the queue again' if requeue else 'ends'}: {reason}", flush=True)
-    if code != 0:
-        events.record(run_dir, "requeued" if requeue else "failed", reason=reason)
-    return EXIT_REQUEUE if requeue else 0
+    verdict, reason = decide(run_dir, code)
+    print(f"clf: {verdict}: {reason}", flush=True)
+    if verdict != "finished":  # which rank 0 has noted
+        events.record(run_dir, verdict, reason=reason)
+    return EXIT_REQUEUE if verdict == "requeued" else 0
 
 
-def decide(run_dir: Path, code: int) -> tuple[bool, str]:
-    """Whether to requeue, and why."""
+def decide(run_dir: Path, code: int) -> tuple[str, str]:
+    """("finished", "requeued", "ended" or "failed", and why)."""
     import yaml
 
     asked = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["slurm"]
     if code == 0:
-        return False, "finished"
-    if _cancelled():
-        return False, "cancelled"
+        return "finished", "all epochs are done"
+    job = _job()
+    late = job is not None and job.out_of_time
+    if job is not None and job.state != "RUNNING" and not late:
+        # scancel, which is final, or a lost node, after which SLURM requeues by itself.
+        return "ended", f"by SLURM ({job.state})"
     left = [one for one in events.last_start(run_dir) if one["event"] == "preempted"]
     diagnosis = diagnose(run_dir)
-    if left or (diagnosis is not None and diagnosis.kind in ("node failure", "time limit")):
-        reason = left[0]["reason"] if left else diagnosis.line() if diagnosis else ""
-        used, limit, name = events.restart(), asked["max_requeues"], "max_requeues"
-        if _idle_starts(run_dir) >= IDLE_STARTS:
-            return False, f"{reason} ({IDLE_STARTS} starts made not one step: give it longer)"
-    else:
-        reason = diagnosis.line() if diagnosis else f"exit code {code} without a word"
-        failed = [one for one in events.read(run_dir) if one["event"] == "requeued"]
-        used = sum(one["reason"].startswith("retry") for one in failed)
-        limit, name = asked["retries"], "retries"
-        reason = f"retry {used + 1}: {reason}" if used < limit else reason
-    if used >= limit:
-        return False, f"{reason} (slurm.{name}={limit} reached)" if limit else reason
-    return True, reason
+    lost = diagnosis is not None and diagnosis.kind == "node failure"
+    if not (left or late or lost):
+        return _retry(run_dir, asked["retries"], diagnosis.line() if diagnosis else f"code {code}")
+    reason = left[0]["reason"] if left else "time limit"
+    if lost and diagnosis is not None:
+        reason = diagnosis.line()
+    if events.restart() >= asked["max_requeues"]:
+        return "failed", f"{reason} (slurm.max_requeues={asked['max_requeues']} reached)"
+    if _idle_starts(run_dir) >= IDLE_STARTS:
+        return "failed", f"{reason} ({IDLE_STARTS} starts made not one step: give it longer)"
+    return "requeued", reason
+
+
+def _retry(run_dir: Path, retries: int, reason: str) -> tuple[str, str]:
+    """An error in code is not tried again, unless somebody asked for it."""
+    again = [one for one in events.read(run_dir) if one["event"] == "requeued"]
+    used = sum(one["reason"].startswith("retry") for one in again)
+    if used < retries:
+        return "requeued", f"retry {used + 1}: {reason}"
+    return "failed", reason + (f" (slurm.retries={retries} reached)" if retries else "")
 
 
 def _idle_starts(run_dir: Path) -> int:
@@ -84,13 +93,12 @@ def _idle_starts(run_dir: Path) -> int:
     return idle
 
 
-def _cancelled() -> bool:
-    """Whether scancel ended the job, which the ranks cannot tell from a preemption."""
+def _job() -> queue.QueuedJob | None:
+    """What SLURM says of this job; None without an answer."""
     try:
-        found = queue.job(os.environ.get("SLURM_JOB_ID", ""))
+        return queue.job(os.environ.get("SLURM_JOB_ID", ""))
     except queue.QueueError:
-        return False  # no answer; SLURM itself refuses to requeue what was cancelled
-    return found is not None and found.state == "CANCELLED"
+        return None
 
 
 if __name__ == "__main__":

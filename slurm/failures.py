@@ -1,8 +1,6 @@
 """Why a job ended before its time, in one line, and what to do. `diagnose`. Imports no torch."""
 
-import os
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +100,9 @@ def _from_log(log: str) -> Diagnosis | None:
     for pattern, kind, remedy in SPOKEN:
         if found := re.search(rf".*({pattern}).*", log):
             return Diagnosis(kind, rank, host, found[0].strip()[:200], REMEDIES[remedy])
-    if task and task[3].startswith("Killed") and time.time() >= _end_time():
-        return Diagnosis("time limit", None, None, "SLURM ended it", REMEDIES["time limit"])
     if task and not task[3].startswith(BY_ITSELF):
         return Diagnosis("killed", rank, host, task[3].strip(), REMEDIES["killed"])
     return None
-
-
-def _end_time() -> float:
-    """When SLURM ends this job (seconds since 1970); its log says so only later."""
-    return float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
 
 
 def _log(run_dir: Path) -> str:

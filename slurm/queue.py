@@ -27,6 +27,7 @@ class QueuedJob:
     starts: str | None = None  # expected or real, in SLURM's format of time
     restarts: int | None = None
     exit_code: str | None = None  # status:signal
+    out_of_time: bool = False  # it has run for as long as its time limit
 
     @property
     def waits(self) -> bool:
@@ -113,6 +114,7 @@ def _from_scontrol(job_id: str, text: str) -> QueuedJob | None:
         _given(fields.get("StartTime", "")),
         int(fields.get("Restarts", 0)),
         fields.get("ExitCode"),
+        _seconds(fields.get("RunTime", "")) >= _seconds(fields.get("TimeLimit", "UNLIMITED")),
     )
 
 
@@ -127,6 +129,15 @@ def _from_accounting(job_id: str) -> QueuedJob | None:
     state, nodes, starts, code = lines[-1].split("|")
     # "CANCELLED by 1000"
     return QueuedJob(job_id, state.split()[0], None, _given(nodes), _given(starts), None, code)
+
+
+def _seconds(text: str) -> float:
+    """SLURM's 1-02:03:04 in seconds; infinite where it is no time."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if found is None:
+        return float("inf") if text else 0.0
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _given(text: str) -> str | None:

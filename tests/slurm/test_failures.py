@@ -5,6 +5,7 @@ test_failing.py have them made by a real SLURM.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_a_lost_connection_without_another_word_is_a_lost_node(run_dir: Path) ->
     found = diagnose(run_dir)
     assert found is not None
     assert found.kind == "node failure"
-    assert decide(run_dir)[0]
+    assert decide(run_dir)[0] == "requeued"
 
 
 def test_an_earlier_start_is_not_blamed_for(run_dir: Path) -> None:
@@ -105,7 +106,19 @@ def test_an_earlier_start_is_not_blamed_for(run_dir: Path) -> None:
     assert diagnose(run_dir) is None
 
 
-def decide(run_dir: Path, code: int = 1) -> tuple[bool, str]:
+@pytest.fixture(autouse=True)
+def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What SLURM says of the job: that it runs, until a test says otherwise."""
+
+    def say(state: str, out_of_time: bool = False) -> None:
+        said = queue.QueuedJob("7", state, out_of_time=out_of_time)
+        monkeypatch.setattr(queue, "job", lambda job_id: said)
+
+    say("RUNNING")
+    return say
+
+
+def decide(run_dir: Path, code: int = 1) -> tuple[str, str]:
     return after.decide(run_dir, code)
 
 
@@ -113,50 +126,49 @@ def test_a_run_that_left_goes_into_the_queue_until_its_limit(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events.record(run_dir, "preempted", reason="SIGUSR2: left")
-    assert decide(run_dir, 75) == (True, "SIGUSR2: left")
+    assert decide(run_dir, 75) == ("requeued", "SIGUSR2: left")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert decide(run_dir, 75) == (False, "SIGUSR2: left (slurm.max_requeues=2 reached)")
+    assert decide(run_dir, 75) == (
+        "failed",
+        "SIGUSR2: left (slurm.max_requeues=2 reached)",
+    )
 
 
 def test_a_time_limit_is_known_before_slurm_has_written_it(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, job: Callable[..., None]
 ) -> None:
     says(run_dir, "srun: error: node4: task 1: Killed\n")
-    assert not decide(run_dir)[0] or "retry" in decide(run_dir)[1]
-    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
-    requeue, reason = decide(run_dir)
-    assert requeue
-    assert reason.startswith("time limit")
+    job("COMPLETING", out_of_time=True)
+    assert decide(run_dir) == ("requeued", "time limit")
 
 
 def test_a_run_that_never_makes_a_step_does_not_stay_in_the_queue_for_ever(run_dir: Path) -> None:
     for _ in range(after.IDLE_STARTS):
         events.record(run_dir, "start")
         events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=0)
-    requeue, reason = decide(run_dir, 75)
-    assert not requeue
+    verdict, reason = decide(run_dir, 75)
+    assert verdict == "failed"
     assert "give it longer" in reason
     events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=3)
-    assert decide(run_dir, 75)[0]
+    assert decide(run_dir, 75)[0] == "requeued"
 
 
 def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: Path) -> None:
     fails(run_dir, 1, KeyError("label"))
-    requeue, reason = decide(run_dir)
-    assert requeue
+    verdict, reason = decide(run_dir)
+    assert verdict == "requeued"
     assert reason.startswith("retry 1: error in code (rank 1")
     events.record(run_dir, "requeued", reason=reason)
-    assert not decide(run_dir)[0]
+    assert decide(run_dir)[0] == "failed"
 
 
 def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, job: Callable[..., None]
 ) -> None:
-    assert decide(run_dir, 0) == (False, "finished")
+    assert decide(run_dir, 0)[0] == "finished"
     events.record(run_dir, "preempted", reason="SIGTERM: left")  # scancel sends it too
-    cancelled = queue.QueuedJob("7", "CANCELLED")
-    monkeypatch.setattr(queue, "job", lambda job_id: cancelled)
-    assert decide(run_dir, 75) == (False, "cancelled")
+    job("COMPLETING")
+    assert decide(run_dir, 75) == ("ended", "by SLURM (COMPLETING)")
 
 
 def test_a_line_that_a_full_disk_cut_does_not_hide_the_others(run_dir: Path) -> None:

@@ -1,8 +1,8 @@
 """On a real SLURM: whatever ends a job before its time, the run ends as if nothing had been.
 
-Jobs of two nodes, submitted once for all tests: `moved` is signalled, preempted, and loses a node
-twice; `short` runs into its time limit again and again; one rank of `broken` raises, one of
-`killed` is gone without a word. `whole` is the run that nothing happens to, on this machine.
+Jobs of two ranks, submitted once for all tests: `moved` is signalled, preempted, and loses a node
+twice; `short` runs into its time limit; one rank of `broken` raises, one of `killed` is gone
+without a word; `cancelled` is. `whole` is the run that nothing happens to, on this machine.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Slow(BaseClassificationModel):
 
     def build_network(self):
         return nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+            nn.Conv2d(3, 8, 3, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
             nn.Linear(8 * 4 * 4, self.num_classes),
         )
 
@@ -78,12 +78,19 @@ class Place:
     def run(self, name: str) -> Path:
         return self.folder / "runs" / name
 
-    def submit(self, name: str, *words: str) -> None:
-        """`launch/submit.py` on the testbed."""
-        command = [sys.executable, str(ROOT / "launch" / "submit.py"), "--name", name]
-        command += ["--nodes", "2", "--gpus", "1", *SETTINGS, *words]
+    def submit(self, jobs: dict[str, tuple[str, ...]]) -> None:
+        """`launch/submit.py` on the testbed, for each name with these settings; in one process,
+        since the network's package imports torch."""
+        words = [["--name", name, *SETTINGS, *more] for name, more in jobs.items()]
+        program = f"from launch.submit import main\nfor words in {words!r}: assert main(words) == 0"
+        path = f"{ROOT}:{self.folder}"
         done = subprocess.run(
-            command, cwd=self.folder, env=self.slurm, capture_output=True, text=True, check=False
+            [sys.executable, "-c", program],
+            cwd=self.folder,
+            env={**self.slurm, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -160,16 +167,30 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def tell(place: Place) -> None:
     testbed = place.testbed
-    # SLURM looks at time limits every 30 s only: the signal comes after 80 s at the earliest.
-    asked = ("--time", "2", "slurm.signal_s=10", 'slurm.nodelist="node[3-4]"')
-    place.submit("short", "model.pause=5", *asked)
-    place.submit("moved", "model.pause=1.5", "--partition", "preempt")
+    elsewhere = ("--nodes", "1", "--gpus", "2", "slurm.nodelist=node4")  # where all stays well
+    place.submit(
+        {
+            # SLURM looks at time limits every 30 s only: the signal comes after 80 to 110 s.
+            "short": ("model.pause=4.5", "--time", "2", "slurm.signal_s=10", *elsewhere),
+            "moved": (
+                *("--nodes", "2", "--gpus", "1", "slurm.exclude=node4"),
+                *("model.pause=1.0", "--partition", "preempt"),
+            ),
+            "cancelled": ("model.pause=3", *elsewhere),
+        }
+    )
     place.wait_for_step("moved", 2)
     testbed.command("scancel", "--signal=USR2", read_job(place.run("moved")))
-    place.submit("broken", "model.fail_at=3", 'slurm.nodelist="node[3-4]"')
-    place.submit("killed", "model.kill_at=3", 'slurm.nodelist="node[3-4]"')
+    place.submit(
+        {
+            "broken": ("model.fail_at=3", *elsewhere),
+            "killed": ("model.kill_at=3", *elsewhere),
+        }
+    )
     place.wait_until_queued_again("moved", 1)
-    place.wait_for_step("moved", 6)
+    place.wait_for_step("cancelled", 1)
+    testbed.command("scancel", read_job(place.run("cancelled")))
+    place.wait_for_step("moved", 5)
     urgent = testbed.command(
         *("sbatch", "--parsable", "-p", "high", "--nodes=2", f"--nodelist={place.nodes('moved')}"),
         *("--exclusive", "--output=/dev/null", "--wrap=sleep 600"),
@@ -177,18 +198,16 @@ def tell(place: Place) -> None:
     wait_for("moved off its nodes", lambda: (place.job("moved").restarts or 0) >= 2)
     testbed.command("scancel", urgent)
     place.wait_until_queued_again("moved", 2)
-    place.wait_for_step("moved", 10)
-    testbed.set_down(place.nodes("moved").split(",")[0])
+    place.wait_for_step("moved", 8)
+    down = place.nodes("moved").split(",")[0]
+    testbed.set_down(down)
     place.wait_until_queued_again("moved", 3)
-    place.wait_for_step("moved", 14)
+    place.wait_for_step("moved", 11)
+    testbed.repair(down)
     testbed.kill_node(place.nodes("moved").split(",")[1])
     place.wait_until_queued_again("moved", 4)
-    for name in ("moved", "short", "broken", "killed"):
+    for name in ("moved", "short", "broken", "killed", "cancelled"):
         place.wait_for_end(name)
-    place.submit("cancelled", "model.pause=0.5")
-    place.wait_for_step("cancelled", 1)
-    testbed.command("scancel", read_job(place.run("cancelled")))
-    place.wait_for_end("cancelled")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -213,10 +232,9 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_and_table_of_one_that_
         for path in (run, whole)
     )
     for key, value in expected.items():
-        if "running_" in key:  # means over ranks, taken once more
-            torch.testing.assert_close(mine[key], value, rtol=1e-5, atol=1e-6)
-        else:
-            assert torch.equal(mine[key], value), key
+        # To the bit it is in tests/test_preempt.py; here the ranks have other numbers of cores.
+        torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-6)
+    # Its counts are by node where there are two.
     for row, other in zip(
         table(run / "per_class" / "test.csv"), table(whole / "per_class" / "test.csv"), strict=True
     ):
@@ -224,8 +242,8 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_and_table_of_one_that_
             assert row[column] == other[column]
         for count in ("support", "correct"):  # by node, and in all
             by_node = [int(row[key]) for key in row if key.startswith(f"{count}/")]
-            assert len(by_node) == 2
-            assert sum(by_node) == int(row[count])
+            assert len(by_node) == (2 if name == "moved" else 0)
+            assert not by_node or sum(by_node) == int(row[count])
     rows, others = (table(path / "metrics.csv") for path in (run, whole))
     assert [row["step"] for row in rows] == [row["step"] for row in others]
 
@@ -242,7 +260,7 @@ def test_a_run_is_one_run_in_wandb_however_often_it_starts(place: Place) -> None
 def test_a_run_goes_on_from_the_step_at_which_it_left(place: Place) -> None:
     story = events.read(place.run("moved"))
     left = [event for event in story if event["event"] == "preempted"]
-    # Signalled, then preempted; of nodes that are lost SLURM itself requeues.
+    # Signalled, then preempted; after a lost node SLURM itself requeues.
     assert [event["reason"].partition(":")[0] for event in left[:2]] == ["SIGUSR2", "SIGTERM"]
     assert 2 <= left[0]["step"] < left[1]["step"] < STEPS
     starts = [event for event in story if event["event"] == "start"]
@@ -265,7 +283,7 @@ def test_an_error_on_one_rank_ends_the_job_at_once_and_is_told_with_rank_and_nod
     found = diagnose(run)
     assert found is not None
     assert (found.kind, found.rank) == ("error in code", 1)
-    assert found.host == events.read(run)[0]["nodes"][1]
+    assert found.host == events.read(run)[0]["nodes"][-1]
     assert "nothing of that name" in found.summary
 
 
@@ -279,7 +297,7 @@ def test_a_rank_that_is_killed_ends_the_job_and_is_named(place: Place) -> None:
 def test_scancel_is_final_and_loses_nothing(place: Place) -> None:
     run = place.run("cancelled")
     assert place.job("cancelled").state == "CANCELLED"
-    assert "requeued" not in happened(run)
+    assert happened(run) == ["start", "preempted", "ended"]
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
