@@ -14,7 +14,7 @@ LEAVE_S = 300  # for a step to end and its checkpoint to be written
 SHOWN = {
     "epoch": "epoch",
     "step": "optimizer step",
-    "batch": "batch within the epoch",
+    "batch": "batch of the epoch",
     "learning_rate": "learning rate",
     "wandb_id": "W&B run",
 }

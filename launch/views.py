@@ -69,7 +69,7 @@ def print_status(out: Any, report: Report) -> None:
     }
     for label, text in lines.items():
         if text:
-            line = Text(f"{label:<14}", style="dim")
+            line = Text(f"{label:<15}", style="dim")
             line.append(text, style=_style(report) if label == "state" else "")
             out.print(line, soft_wrap=True)
 
