@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,22 @@ def _alive(run_dir: Path, status: dict[str, Any]) -> str:
             return f"is job {job_id} of SLURM, {found.state.lower()}"
         return ""
     fresh = time.time() - os.path.getmtime(run_dir / "status.json") < ALIVE_S if status else False
-    if status.get("state") == "running" and fresh:
+    if status.get("state") == "running" and fresh and not _is_gone(status):
         return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
     return ""
+
+
+def _is_gone(status: dict[str, Any]) -> bool:
+    """Whether the run's process has ended, where it was one of this machine."""
+    if status.get("host") != socket.gethostname():
+        return False  # not to be seen from here
+    try:
+        os.kill(int(status["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def create(cfg: RunConfig, run: Run) -> None:

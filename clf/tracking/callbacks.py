@@ -252,10 +252,11 @@ def _node_names(trainer: Trainer) -> list[str]:
 
 def _place(trainer: Any) -> dict[str, Any]:
     """What must come back when a run goes on."""
+    loader = trainer.train_dataloader  # a plain one does not know its place
     return {
         "epoch": trainer.current_epoch,
         "step": trainer.global_step,
-        "batch": trainer.train_dataloader.state_dict()["batches"],
+        "batch": loader.state_dict()["batches"] if hasattr(loader, "state_dict") else None,
         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
     }
 
