@@ -21,6 +21,7 @@ from clf.config import RunConfig
 from clf.overrides import parse, split_choices
 from clf.registry import registered
 from clf.settings import Setting, lay
+from clf.tracking.run_folder import write_text
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 __all__ = [
@@ -108,9 +109,7 @@ def to_yaml(cfg: RunConfig) -> str:
 
 def save(cfg: RunConfig, path: Path) -> None:
     """Write the configuration whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(f"# A run's configuration, resolved.\n{to_yaml(cfg)}", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, f"# A run's configuration, resolved.\n{to_yaml(cfg)}")
 
 
 def load(path: Path) -> RunConfig:

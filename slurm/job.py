@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from clf.check import is_for_the_user
 from clf.signals import Preempted, StopRequest, held
+from clf.tracking.run_folder import write_text
 from slurm import events
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
@@ -120,9 +121,7 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
     }
     logs = run_dir / "logs"
     logs.mkdir(exist_ok=True)
-    aside = logs / f".error_rank{rank}.json"
-    aside.write_text(json.dumps(record), encoding="utf-8")
-    aside.replace(logs / f"error_rank{rank}.json")
+    write_text(logs / f"error_rank{rank}.json", json.dumps(record))
 
 
 def first_error(run_dir: Path) -> dict[str, Any] | None:
