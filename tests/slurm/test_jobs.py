@@ -47,14 +47,13 @@ def test_a_run_is_watched_cancelled_and_resumed(user: User) -> None:
     user.types("jobs.py", "cancel", "first")
     said, _ = following.communicate(timeout=120)
     assert "the job has ended: cancelled" in said
-    assert "state         cancelled" in user.types("jobs.py", "status", "first")
+    assert user.status("first")["state"] == "cancelled"
     assert "no job to cancel, it is cancelled" in user.types("jobs.py", "cancel", "first", code=2)
     wait.unlink()
     user.types("jobs.py", "resume", "runs/first")
     user.waits_until_finished("first", "second")
-    status = user.types("jobs.py", "status", "first")
-    assert "finished" in status
-    assert "best top-1    75.0 %" in status
+    status = user.status("first")
+    assert (status["state"], status["best top-1"]) == ("finished", "75.0 %")
     assert "first is complete already" in user.types("jobs.py", "resume", "first")
     assert "did you mean first?" in user.types("jobs.py", "status", "frist", code=2)
 
@@ -64,8 +63,7 @@ def test_a_job_in_the_queue_says_what_it_waits_for(user: User) -> None:
     full = ("submit.py", "--nodes", "4", "--gpus", "2", "tracking.mode=disabled")
     for name in ("has", "waits"):
         user.types(*full, "--name", name)
-    user.waits("a reason", lambda: "Resources" in user.types("jobs.py", "status", "waits"))
-    assert "state         queued (Resources)" in user.types("jobs.py", "status", "waits")
+    user.waits("a reason", lambda: user.status("waits")["state"] == "queued (Resources)")
     assert "no log yet; the run is queued (Resources)" in user.types(
         "jobs.py", "logs", "waits", code=2
     )
@@ -76,9 +74,9 @@ def test_a_job_in_the_queue_says_what_it_waits_for(user: User) -> None:
 def test_a_failed_run_tells_rank_and_error_before_its_log(user: User) -> None:
     user.types("submit.py", "--nodes", "2", "--gpus", "2", "--name", "bad", "seed=14", *SMALL)
     user.waits("gone", lambda: user.state("bad") == "")
-    status = user.types("jobs.py", "status", "bad")
-    assert "state         failed" in status
-    assert "data.root: this folder is not the one" in status
+    status = user.status("bad")
+    assert status["state"] == "failed"
+    assert "data.root: this folder is not the one" in status["what is wrong"]
     logs = user.types("jobs.py", "logs", "bad", code=1)
     assert logs.index("data.root: this folder is not the one") < logs.index("log of rank")
     assert "on node" in logs

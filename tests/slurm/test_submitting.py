@@ -190,6 +190,5 @@ def test_two_nodes_train_for_real_and_the_table_tells_the_nodes_apart(
             assert int(row[f"{column}/node1"]) + int(row[f"{column}/node2"]) == int(row[column])
     # Both nodes had their share of scikit-learn's images.
     assert all(sum(int(row[f"support/{node}"]) for row in rows) > 50 for node in ("node1", "node2"))
-    said = user.types("jobs.py", "status", "real")
-    assert "finished" in said
-    assert "epoch         1/1" in said
+    status = user.status("real")
+    assert (status["state"], status["epoch"]) == ("finished", "1/1")

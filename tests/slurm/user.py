@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -49,6 +50,11 @@ class User:
     def seen(self, name: str, rank: int = 0) -> dict[str, Any]:
         """What a rank of the stand-in training saw."""
         return json.loads((self.run(name) / f"seen{rank}.json").read_text())
+
+    def status(self, name: str) -> dict[str, str]:
+        """What `jobs.py status` prints, by the label at a line's start."""
+        lines = self.types("jobs.py", "status", name).splitlines()
+        return dict(re.split("  +", line, maxsplit=1) for line in lines if "  " in line)
 
     def state(self, name: str) -> str:
         """Of the job, in SLURM's words; "" when it has left the queue."""
