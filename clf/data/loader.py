@@ -146,17 +146,23 @@ class ThreadedLoader:
         tensor = torch.tensor(numbers_B, dtype=torch.int64)
         return tensor.pin_memory() if self.pin else tensor
 
+    @torch.inference_mode()  # no bookkeeping for gradients: 3 % of an image's time
     def _fill(self, batch: ClassificationBatch, micro: MicroBatch, epoch: int, rows: range) -> None:
+        images_BCHW, indices, positions = batch["images"], micro.indices_m, micro.positions_m
+        # All at once: between two images, decoding has emptied the cache of what makes these.
+        rngs = {
+            row: np.random.default_rng([SAMPLE, self.seed, epoch, int(positions[row])])
+            for row in rows
+            if indices[row] != PADDING
+        }
         for row in rows:
-            index = int(micro.indices_m[row])
-            image_CHW = batch["images"][row]
-            if index == PADDING:
-                image_CHW.zero_()
+            if row not in rngs:
+                images_BCHW[row].zero_()
                 continue
-            rng = np.random.default_rng([SAMPLE, self.seed, epoch, int(micro.positions_m[row])])
-            path = self.split.paths[index]
+            path = self.split.paths[indices[row]]
             try:
-                image_CHW.copy_(self.transform(decode(path, self.transform.short_side), rng))
+                image_HWC = decode(path, self.transform.short_side)
+                images_BCHW[row].copy_(self.transform(image_HWC, rngs[row]))
             except Exception as error:
                 error.add_note(f"while reading {path}")
                 raise

@@ -23,7 +23,7 @@ def test_every_section_runs_and_the_json_holds_both_sides_of_each_comparison(
     assert numbers["cores"] >= 1
     assert set(numbers["versions"]) >= {"python", "torch", "torchvision", "simplejpeg"}
     assert {name: len(rows) for name, rows in numbers["results"].items()} == {
-        "loader": 1,
+        "loader": 2,
         "step": 1,
         "metrics": 2,
         "startup": 2,
