@@ -10,11 +10,12 @@ import os
 import sys
 from pathlib import Path
 
+from clf.tracking.status import read_status
 from slurm import events, queue
 from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE
 
-IDLE_STARTS = 5  # in a row without a step: the queue would never see the end of it
+IDLE_STARTS = 5  # in a row without a step that was saved: the queue would never see the end of it
 # bash: without a trap the script would die of SIGTERM while the ranks still save; with -e, which a
 # line of slurm.setup may have set, of srun's exit code.
 TRAP = "trap : TERM USR1 USR2; set +e"
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     verdict, reason = decide(run_dir, code)
     print(f"clf: {verdict}: {reason}", flush=True)
     if verdict != "finished":  # which rank 0 has noted
-        events.record(run_dir, verdict, reason=reason)
+        events.record(run_dir, verdict, reason=reason, step=_began(run_dir))
     return EXIT_REQUEUE if verdict == "requeued" else 0
 
 
@@ -69,7 +70,7 @@ def decide(run_dir: Path, code: int) -> tuple[str, str]:
     if events.restart() >= asked["max_requeues"]:
         return "failed", f"{reason} (slurm.max_requeues={asked['max_requeues']} reached)"
     if _idle_starts(run_dir) >= IDLE_STARTS:
-        return "failed", f"{reason} ({IDLE_STARTS} starts made not one step: give it longer)"
+        return "failed", f"{reason} ({IDLE_STARTS} starts saved not one step: give it longer)"
     return "requeued", reason
 
 
@@ -83,14 +84,27 @@ def _retry(run_dir: Path, retries: int, reason: str) -> tuple[str, str]:
 
 
 def _idle_starts(run_dir: Path) -> int:
-    """How many of the latest starts got no further than those before them."""
+    """How many of the latest starts got no further than those before them.
+
+    Steps are known from where a start left and, where its ranks were killed, from where the next
+    one began: at a checkpoint that it had written before.
+    """
     furthest, idle = 0, 0
-    for event in events.read(run_dir):
+    for event in [*events.read(run_dir), {"event": "requeued", "step": _began(run_dir)}]:
+        step = event["step"] or 0
         if event["event"] == "start":
             idle += 1
-        elif event["event"] == "preempted" and (event["step"] or 0) > furthest:
-            furthest, idle = event["step"], 0
+        elif event["event"] == "preempted" and step > furthest:
+            furthest, idle = step, 0
+        elif event["event"] == "requeued" and step > furthest:
+            furthest, idle = step, 1
     return idle
+
+
+def _began(run_dir: Path) -> int | None:
+    """Optimizer steps that were done when this start took the training up, if it got that far."""
+    began = (read_status(run_dir) or {}).get("began") or {}
+    return began.get("step")
 
 
 def _job() -> queue.QueuedJob | None:

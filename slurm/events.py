@@ -1,7 +1,9 @@
 """`RUN/logs/events.jsonl`: what became of each start of a job, one JSON object a line.
 
 time (seconds since 1970), event ("start", "preempted", "requeued", "ended", "failed",
-"finished"), job_id, restart (0 for the first start), nodes, reason, epoch, step. Imports no torch.
+"finished"), job_id, restart (0 for the first start), nodes, reason, epoch, step
+(where a start left if it was preempted; where it had begun if it then was requeued, ended or
+failed). Imports no torch.
 """
 
 import json

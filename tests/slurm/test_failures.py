@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from clf.compose import compose, save
+from clf.tracking.run_folder import RunFolder
 from slurm import after, events, queue
 from slurm.failures import diagnose
-from slurm.job import START_MARK, record_error
+from slurm.job import EXIT_REQUEUE, START_MARK, record_error
 
 OLD = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n"  # of an earlier start
 START = f"{START_MARK}1 of run, rank 0\n"
@@ -151,6 +152,21 @@ def test_a_run_that_never_makes_a_step_does_not_stay_in_the_queue_for_ever(run_d
     assert "give it longer" in reason
     events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=3)
     assert decide(run_dir, 75)[0] == "requeued"
+
+
+def test_a_run_whose_epochs_advance_goes_on_though_its_ranks_are_killed_at_every_limit(
+    run_dir: Path, job: Callable[..., None]
+) -> None:
+    job("COMPLETING", out_of_time=True)
+    for step in range(0, 20, 2):
+        events.record(run_dir, "start")
+        RunFolder.write_json(run_dir / "status.json", {"state": "running", "began": {"step": step}})
+        assert after.main([str(run_dir), "137"]) == EXIT_REQUEUE
+    for _ in range(after.IDLE_STARTS - 1):
+        events.record(run_dir, "start")
+        verdict = after.main([str(run_dir), "137"])
+    assert verdict == 0
+    assert "5 starts saved not one step" in events.read(run_dir)[-1]["reason"]
 
 
 def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: Path) -> None:
