@@ -41,7 +41,7 @@ from clf.parallel import (
 from clf.preempt import Agreement, LoaderPosition, Preemption
 from clf.registry import check_trusted
 from clf.signals import Preempted, StopRequest, held
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.predictions import PredictionFile
 from clf.tracking.run_folder import RunFolder
@@ -66,7 +66,7 @@ def fit(
     Args:
         cfg: a checked config, as `clf.compose.compose` gives it
         run_dir: everything the run leaves is in here
-        progress: show a progress bar
+        progress: show a progress bar; False: a line an epoch
         request: tells when to leave early; None: never
 
     Returns:
@@ -237,6 +237,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Few steps an epoch: the last one is logged all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # Ours are the ranks and addresses, under SLURM too.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # What torch has renamed since the oldest version that we run with.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
@@ -294,7 +296,7 @@ def _callbacks(
     if stop.patience is not None:
         monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
         callbacks.append(EarlyStopping(monitor, stop.min_delta, stop.patience, mode=mode))
-    return callbacks + ([RichProgressBar()] if progress else [])
+    return [*callbacks, RichProgressBar() if progress else EpochLines()]
 
 
 def _scalars(trainer: Trainer) -> dict[str, float]:

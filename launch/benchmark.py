@@ -22,7 +22,8 @@ if __name__ == "__main__":
     )  # this file's own clf, not an installed one
 
 from launch.arguments import parse, parser
-from launch.measures import SECTIONS, SMOKE, Comparison, Sizes
+from launch.benchmarks import SECTIONS
+from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
 
 EXAMPLES = """\
   python launch/benchmark.py loader                  JPEGs to batches, beside torchvision's

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from launch.summary import console, print_table
+    from launch.terminal.summary import console, print_table
 
     data = _data_settings(arguments.settings)
     path = _find(arguments.run_or_checkpoint)

@@ -81,13 +81,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from launch.report import reports
-    from launch.runs import all_runs, shown
-    from launch.summary import console
-    from launch.views import print_list
+    from launch.runs.folders import all_runs, shown
+    from launch.runs.report import reports
+    from launch.terminal.summary import console
+    from launch.terminal.views import print_list, print_results
 
     if arguments.sweep:
-        print_sweep(console(), _sweep(arguments))
+        sweep = _sweep(arguments)
+        print_results(console(), sweep, reports(sweep.run_dirs))
         return 0
     found = all_runs(arguments.runs_dir)
     if not found:
@@ -96,26 +97,18 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_sweep(out: Any, sweep: Any) -> None:
-    """A sweep's runs with their settings and results, best first."""
-    from launch.report import reports
-    from launch.views import print_results
-
-    print_results(out, sweep, reports(sweep.run_dirs))
-
-
 def _status(arguments: argparse.Namespace) -> int:
-    from launch.report import report
-    from launch.summary import console
-    from launch.views import print_status
+    from launch.runs.report import report
+    from launch.terminal.summary import console
+    from launch.terminal.views import print_status
 
     print_status(console(), report(_named(arguments)))
     return 0
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from launch.logs import show_logs
-    from launch.summary import console
+    from launch.terminal.logs import show_logs
+    from launch.terminal.summary import console
 
     return show_logs(
         console(), _named(arguments), arguments.rank, arguments.lines, arguments.follow
@@ -123,7 +116,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    from launch.control import cancel
+    from launch.runs.lifecycle import cancel
 
     print(cancel(_named(arguments)))
     return 0
@@ -131,8 +124,8 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 def _resume(arguments: argparse.Namespace) -> int:
     from clf.check import ConfigError
-    from launch.control import resume, resume_sweep
-    from launch.summary import console
+    from launch.runs.lifecycle import resume, resume_sweep
+    from launch.terminal.summary import console
 
     if (arguments.name is None) == (arguments.sweep is None):
         raise ConfigError(["resume: name a run, or a sweep with --sweep NAME"])
@@ -142,29 +135,29 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _drill(arguments: argparse.Namespace) -> int:
-    from launch.drill import drill
-    from launch.summary import console
+    from launch.runs.drill import drill
+    from launch.terminal.summary import console
 
     return drill(console(), _named(arguments))
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from launch.runs import all_runs, named
-    from launch.sync import sync
+    from launch.runs.folders import all_runs, named
+    from launch.runs.sync import sync
 
     paths = [named(name, arguments.runs_dir) for name in arguments.name]
     return sync(paths or all_runs(arguments.runs_dir))
 
 
 def _named(arguments: argparse.Namespace) -> Path:
-    from launch.runs import named
+    from launch.runs.folders import named
 
     return named(arguments.name, arguments.runs_dir)
 
 
 def _sweep(arguments: argparse.Namespace) -> Any:
     from clf.check import ConfigError
-    from launch.sweep import read_sweep
+    from launch.runs.sweep import read_sweep
 
     for folder in (arguments.runs_dir / arguments.sweep, Path(arguments.sweep)):
         if (found := read_sweep(folder.absolute())) is not None:

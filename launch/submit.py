@@ -63,7 +63,7 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
     settings = overrides(arguments)
     try:
         if arguments.sweep:
-            from launch.sweep import submit_sweep
+            from launch.runs.sweep import submit_sweep
 
             if arguments.inside_job:
                 raise ConfigError(["--sweep: takes jobs of its own; leave out --inside-job"])
@@ -76,10 +76,10 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str]) -> int:
-    from launch.checking import print_notes, to_submit
-    from launch.following import follow_job, print_submitted
-    from launch.runs import create, find_run
-    from launch.summary import again, console, debug_command, print_complete, print_run
+    from launch.runs.checking import print_notes, to_submit
+    from launch.runs.folders import create, find_run
+    from launch.terminal.following import follow_job, print_submitted
+    from launch.terminal.summary import again, console, debug_command, print_complete, print_run
     from slurm.devices import has_slurm
     from slurm.executor import submit
     from slurm.job import clear_errors
@@ -124,9 +124,9 @@ def _inside(settings: list[str]) -> int:
     A requeued job finds its run folder by the job's number, and goes on.
     """
     from clf.check import ConfigError
-    from launch.checking import to_submit
-    from launch.runs import create, find_run
-    from launch.summary import console, print_complete, print_run
+    from launch.runs.checking import to_submit
+    from launch.runs.folders import create, find_run
+    from launch.terminal.summary import console, print_complete, print_run
     from slurm import events
     from slurm.allocation import allocated, allocation_faults
     from slurm.executor import inside, read_record

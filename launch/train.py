@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
     from clf.compose import ConfigError, compose, resolve
-    from launch.runs import create, find_run
-    from launch.summary import (
+    from launch.runs.folders import create, find_run
+    from launch.terminal.summary import (
         again,
         console,
         print_commands,
@@ -86,7 +86,7 @@ def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
     from clf.run import fit
 
     try:
-        scalars = fit(stage(cfg), run.path, progress=not debug)
+        scalars = fit(stage(cfg), run.path, progress=out.is_terminal and not debug)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         out.print("\nStopped. What the last checkpoint holds is kept.")
         print_commands(out, [(again(run.path.name, argv), "go on where it stopped")])

@@ -111,6 +111,20 @@ class Throughput(Callback):
             )
 
 
+class EpochLines(Callback):
+    """A printed line for each epoch: what a log file shows in place of a progress bar."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        loss, top1 = (
+            float(trainer.callback_metrics[f"val/{name}"]) for name in ("loss", "acc_top1")
+        )
+        epoch = f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}"
+        numbers = f"val top-1 {top1:.1%}   loss {loss:.4g}".replace("%", " %")
+        print(f"{epoch}   step {trainer.global_step}   {numbers}", flush=True)
+
+
 class StatusFile(Callback):
     """status.json: what the run is doing, at most once a second and at the ends of epochs.
 

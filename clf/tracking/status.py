@@ -1,5 +1,7 @@
-"""Reading `status.json`, which a running job rewrites about once a second. Imports no torch."""
+"""Reading what a running job writes about itself: `status.json`, about once a second, and the
+scalars of `metrics.csv`. Imports no torch."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -16,3 +18,12 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
         return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def read_scalars(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv`, cells as text; [] before the first."""
+    try:
+        with RunFolder(run_dir).metrics_csv.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []

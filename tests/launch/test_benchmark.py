@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.benchmark import main
-from launch.measures import SMOKE, Comparison, Side, in_turns
+from launch.benchmarks.comparison import SMOKE, Comparison, Side, in_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
 from clf.tracking import callbacks
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.run_folder import RunFolder
 from clf.tracking.status import read_status
@@ -322,3 +322,21 @@ def test_two_nodes_are_told_apart_in_the_table(folder, monkeypatch, hosts, expec
     made = SimpleNamespace(num_nodes=2, node_rank=0, world_size=4)
     tables.setup(made, None, "fit")
     assert tables.nodes == expected
+
+
+def test_a_log_file_has_a_line_for_each_epoch_and_none_for_the_sanity_check(folder, capsys) -> None:
+    class WithLoss(Tiny):
+        def on_validation_epoch_end(self) -> None:
+            super().on_validation_epoch_end()
+            self.log("val/loss", 0.125)
+
+    run = trainer(folder, num_sanity_val_steps=1)
+    run.callbacks.append(EpochLines())
+    run.fit(WithLoss(), datamodule=Data())
+    run.validate(WithLoss(), datamodule=Data(), verbose=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    # Right of the 8 images: four of class 0, then three of class 2.
+    assert lines == [
+        "epoch   1/2   step 10   val top-1 50.0 %   loss 0.125",
+        "epoch   2/2   step 20   val top-1 37.5 %   loss 0.125",
+    ]

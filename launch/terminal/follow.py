@@ -1,14 +1,13 @@
 """Follows a job: a progress bar fed by `status.json`, a line for each epoch, and the error if it
 fails."""
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.status import read_status
-from launch.runs import shown
-from launch.summary import measures
+from clf.tracking.status import read_scalars, read_status
+from launch.runs.folders import shown
+from launch.terminal.summary import measures
 from slurm import queue
 from slurm.executor import LOCAL, read_record
 from slurm.failures import diagnose
@@ -33,7 +32,7 @@ class Follower:
     def __init__(self, out: Any, job: Any, run_dir: Path) -> None:
         self.out, self.job, self.run_dir = out, job, run_dir
         self.begun = time.time()
-        self.epochs_shown = _epochs_in(run_dir / "metrics.csv")
+        self.epochs_shown = _epochs_in(run_dir)
         self.failed_since: float | None = None
         # SLURM's: it ends lost ranks by itself, and goes on when nobody looks.
         self.queued = (read_record(run_dir) or {}).get("cluster", LOCAL) != LOCAL
@@ -176,7 +175,7 @@ class Follower:
 
     def _print_epochs(self) -> None:
         """A line for each epoch that was validated since the last call."""
-        for row in rows(self.run_dir / "metrics.csv"):
+        for row in read_scalars(self.run_dir):
             scalars = {
                 name: float(value)
                 for name, value in row.items()
@@ -235,19 +234,11 @@ def _tail(out: Any, log: Path) -> None:
     out.print("\n".join(f"  {line}" for line in lines[-LOG_LINES:]), style="dim", markup=False)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
-def _epochs_in(path: Path) -> int:
+def _epochs_in(run_dir: Path) -> int:
     """Epochs that an earlier start of the run has shown already."""
     done = [
         int(float(row["epoch"])) + 1
-        for row in rows(path)
+        for row in read_scalars(run_dir)
         if row.get("val/loss") and row.get("epoch")
     ]
     return max(done, default=0)

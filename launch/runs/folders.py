@@ -23,7 +23,7 @@ MAY_DIFFER = (
 )
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ALIVE_S = 60  # a running job rewrites status.json far more often
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

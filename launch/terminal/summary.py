@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
-from launch.runs import Run, shown
+from launch.runs.folders import Run, shown
 
 WORST_CLASSES = 15  # rows of the table; per_class/test.csv has all
 MEASURES = {  # name as logged, without its stage -> (label, is a share)

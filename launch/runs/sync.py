@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.report import report
-from launch.runs import shown
+from launch.runs.folders import shown
+from launch.runs.report import report
 
 
 def sync(run_dirs: Sequence[Path]) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 from clf.check import ConfigError
 from clf.config import RunConfig
-from launch.report import report
-from launch.runs import Run, create, find_run, shown
+from launch.runs.folders import Run, create, find_run, shown
+from launch.runs.report import report
 from slurm import queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, note_cancelled, read_record, submit
@@ -42,8 +42,8 @@ def cancel(run_dir: Path) -> str:
 
 def resume(out: Any, run_dir: Path, new_code: bool) -> int:
     """Start a run again: with its own config, and the code that it began with unless `new_code`."""
-    from launch.following import follow_job, print_submitted
-    from launch.summary import print_complete
+    from launch.terminal.following import follow_job, print_submitted
+    from launch.terminal.summary import print_complete
 
     cfg = _config(run_dir)
     run = find_run(cfg)
@@ -62,8 +62,8 @@ def resume(out: Any, run_dir: Path, new_code: bool) -> int:
 
 def resume_sweep(out: Any, sweep: Any, new_code: bool) -> int:
     """Start again those runs of a sweep that are neither done nor in the queue."""
-    from launch.report import reports
-    from launch.sweep import Sweep, start
+    from launch.runs.report import reports
+    from launch.runs.sweep import Sweep, start
 
     waiting = [
         one.path for one in reports(sweep.run_dirs) if one.state != "finished" and not one.lives
@@ -87,7 +87,7 @@ def _config(run_dir: Path) -> RunConfig:
 
 
 def _preflight(cfg: RunConfig, runs: list[Path], array: Path | None) -> None:
-    from launch.checking import look, print_notes
+    from launch.runs.checking import look, print_notes
     from slurm.devices import resource_faults
 
     faults, notes = look(cfg, runs, array)

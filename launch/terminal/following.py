@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from launch.follow import Follower, print_failure
-from launch.runs import shown
-from launch.summary import print_commands, print_next, print_result
+from launch.runs.folders import shown
+from launch.terminal.follow import Follower, print_failure
+from launch.terminal.summary import print_commands, print_next, print_result
 
 
 def follow_job(out: Any, job: Any, run_dir: Path, resume: str, debug: str | None = None) -> int:

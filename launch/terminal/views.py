@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.follow import duration
-from launch.report import Report
+from launch.runs.report import Report
+from launch.terminal.follow import duration
 
 GOOD, BAD = ("finished", "running"), ("failed", "lost", "node failure", "out of memory", "ended")
 

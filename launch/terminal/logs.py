@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clf.check import ConfigError
-from launch.report import diagnosis, report
-from launch.runs import shown
+from launch.runs.folders import shown
+from launch.runs.report import diagnosis, report
 from slurm.executor import read_record
 from slurm.job import first_error
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.status import read_status
-from launch.follow import rows
+from clf.tracking.status import read_scalars, read_status
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, read_record
@@ -105,7 +104,7 @@ def diagnosis(run_dir: Path) -> str | None:
 
 def best_top1(run_dir: Path) -> float | None:
     """The best top-1 of all validated epochs."""
-    found = [row.get("val/acc_top1") for row in rows(run_dir / "metrics.csv")]
+    found = [row.get("val/acc_top1") for row in read_scalars(run_dir)]
     return max((float(text) for text in found if text), default=None)
 
 

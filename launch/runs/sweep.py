@@ -34,8 +34,8 @@ class Sweep:
 def submit_sweep(settings: list[str], swept: list[str], dry_run: bool) -> int:
     """Check every run, then start them all. Exit code 1: a local run failed."""
     from clf.check import ConfigError
-    from launch.checking import print_notes
-    from launch.summary import console
+    from launch.runs.checking import print_notes
+    from launch.terminal.summary import console
     from slurm.devices import has_slurm
     from slurm.script import script
 
@@ -68,7 +68,7 @@ def plan(
     from clf.check import ConfigError
     from clf.compose import resolve
     from clf.overrides import sweep as read_sweep
-    from launch.checking import look, with_devices
+    from launch.runs.checking import look, with_devices
 
     values, faults = read_sweep(swept)
     faults += [
@@ -116,8 +116,8 @@ def start(out: Any, sweep: Sweep, configs: Sequence[RunConfig], new: bool) -> in
         new: make their folders, with the code as it is now; False: they go on as they began
     """
     from clf.tracking.run_folder import RunFolder
-    from launch.runs import create, find_run, shown
-    from launch.summary import print_commands
+    from launch.runs.folders import create, find_run, shown
+    from launch.terminal.summary import print_commands
     from slurm.devices import has_slurm
     from slurm.executor import private_files, submit_array
     from slurm.job import clear_errors
@@ -170,8 +170,9 @@ def read_runs(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConfig, Any]]) -> int:
-    from launch.follow import Follower, print_failure
-    from launch.jobs import print_sweep
+    from launch.runs.report import reports
+    from launch.terminal.follow import Follower, print_failure
+    from launch.terminal.views import print_results
     from slurm.executor import submit
 
     failed = 0
@@ -182,7 +183,7 @@ def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConf
             failed += 1
             print_failure(out, job, run.path)
     out.print()
-    print_sweep(out, sweep)
+    print_results(out, sweep, reports(sweep.run_dirs))
     return 1 if failed else 0
 
 

@@ -1,0 +1,1 @@
+"""What the commands print: the run, its progress, its table, its log."""
