@@ -40,13 +40,14 @@ from clf.parallel import (
 )
 from clf.preempt import Agreement, LoaderPosition, Preemption
 from clf.registry import check_trusted
+from clf.seeding import SeedEachMicroBatch
 from clf.signals import Preempted, StopRequest, held
 from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.predictions import PredictionFile
 from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts
-from clf.tracking.wandb_run import wandb_logger
+from clf.tracking.wandb_run import close, wandb_logger
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def _fit(
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
     final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    close(trainer.loggers)
     return scalars | _scalars(trainer)
 
 
@@ -284,6 +286,7 @@ def _callbacks(
 ) -> list[Callback]:
     callbacks = [
         LoaderPosition(),
+        SeedEachMicroBatch(cfg.seed),
         AgreeOnBatchNorm(),
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),

@@ -42,7 +42,7 @@ class Slow(BaseClassificationModel):
     def build_network(self):
         return nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=4, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-            nn.Linear(8 * 4 * 4, self.num_classes),
+            nn.Dropout(0.2), nn.Linear(8 * 4 * 4, self.num_classes),
         )
 
     def training_step(self, batch, batch_idx):
