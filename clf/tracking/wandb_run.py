@@ -22,7 +22,8 @@ from clf.tracking.wandb_key import NO_KEY, has_key
 
 CONNECT_TIMEOUT_S = 5
 INIT_TIMEOUT_S = 20  # W&B's own is 90, all of which a job without network would wait
-FINISH_TIMEOUT_S = 30  # for the upload of what is left at the end
+# For the upload of what is left when a process ends, also of one that must leave within seconds.
+FINISH_TIMEOUT_S = 10
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -70,8 +71,20 @@ class GuardedWandbLogger(WandbLogger):
         self._guarded(lambda: self.experiment.mark_preempting())
 
     def close(self, exit_code: int = 0) -> None:
-        self._guarded(lambda: self.experiment.finish(exit_code=exit_code))
+        if self.closed:
+            return
         self.closed = True
+        folder = Path(self.experiment.dir).parent
+        try:
+            self.experiment.finish(exit_code=exit_code)
+        except Exception as error:  # as in `_guarded`
+            import wandb
+
+            wandb.teardown()  # 2 s more: its process writes what it still has in memory to the disk
+            rank_zero_warn(
+                f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
+                f"with: wandb sync {folder}"
+            )
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self.closed:
@@ -129,8 +142,8 @@ def wandb_logger(
 
 
 def close(loggers: Sequence[Logger]) -> None:
-    """End the W&B run: all is on disk, or on the server, when this returns (within seconds; half a
-    minute where the server is lost). The end of the process does it too."""
+    """End the W&B run: all is on disk, or on the server, when this returns (within seconds;
+    `FINISH_TIMEOUT_S` where the server is lost)."""
     for logger in loggers:
         if isinstance(logger, GuardedWandbLogger):
             logger.close()
@@ -171,6 +184,7 @@ def _settings() -> Any:
         init_timeout=INIT_TIMEOUT_S,
         login_timeout=INIT_TIMEOUT_S,
         finish_timeout=FINISH_TIMEOUT_S,
+        finish_timeout_raises=True,
         reinit="finish_previous",
         silent=True,
         # Metadata holds the command line, and what is printed may hold anything: secrets too.

@@ -3,6 +3,7 @@
 No test leaves this machine: servers are sockets on the loopback that each test opens and closes.
 """
 
+import http.server
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -80,6 +82,46 @@ def refusing_server(monkeypatch) -> Iterator[None]:
     thread.join()
 
 
+@pytest.fixture
+def server_that_hangs(monkeypatch) -> Iterator[threading.Event]:
+    """Lets a run begin; from the moment that the event is set it answers nothing more."""
+    hangs, ends = threading.Event(), threading.Event()
+    project = {"name": "clf", "entity": {"name": "me"}}
+    bucket = {"id": "1", "name": "one", "displayName": "one", "project": project}
+    answers = {
+        "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+        "RunResumeStatus": {"model": None},
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            said = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
+            if hangs.is_set():
+                ends.wait()
+                self.close_connection = True
+                return
+            found = [answer for query, answer in answers.items() if query in said]
+            body = json.dumps({"data": found[0] if found else {}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        yield hangs
+        ends.set()
+        server.shutdown()
+    thread.join()
+
+
 def start(folder: RunFolder, mode: str = "auto"):
     return wandb_logger(TrackingConfig(mode=mode), folder, CONFIG, "one")
 
@@ -139,6 +181,27 @@ def test_a_server_that_never_answers_does_not_hold_up_the_training(
     assert time.monotonic() - begun < 3 + 10
     assert offline_runs(folder)
     close([logger])
+
+
+def test_a_server_that_hangs_later_holds_up_neither_a_step_nor_the_end(
+    folder, server_that_hangs, monkeypatch
+):
+    assert wandb_run.FINISH_TIMEOUT_S <= 10  # a preempted job must be out in 15
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
+    logger = start(folder)
+    assert logger.location.endswith(f"/me/clf/runs/{logger.version}")
+    server_that_hangs.set()
+    begun = time.monotonic()
+    for step in range(200):
+        logger.log_metrics({"train/loss": 0.5}, step)
+    assert time.monotonic() - begun < 2
+    logger.mark_preempting()
+    with pytest.warns(UserWarning, match="not taken everything .*upload the rest with: wandb sync"):
+        logger.finalize("failed")
+    assert time.monotonic() - begun < 2 + 2 + 2 + 5
+    (run,) = folder.wandb.glob("run-*")
+    rows = [record["history"]["item"] for record in records(run) if record["type"] == "history"]
+    assert [row["trainer/global_step"] for row in rows] == list(range(200))
 
 
 @pytest.mark.parametrize("key", ["b" * 40, "mistyped"])
