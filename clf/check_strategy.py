@@ -90,9 +90,9 @@ def batches(cfg: RunConfig) -> Iterator[str]:
         return
     parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
     if step > ranks:
-        parts += f" x data.micro_batch_size={micro}"
+        parts += f" x data.micro_batch_size={micro} = {step}"
     down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
     yield (
-        f"data.batch_size={data.batch_size}: not divisible by {parts} = {step}; "
+        f"data.batch_size={data.batch_size}: not divisible by {parts}; "
         f"set data.batch_size={f'{down} or {up}' if down else up}"
     )

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -40,7 +41,7 @@ def submit(cfg: RunConfig, run_dir: Path) -> Any:
         with private_files():
             job_id = _sbatch(script(cfg, [run_dir]), run_dir / "logs")
             return _hand_over(cfg, run_dir, job_id)
-    with private_files(), _own_stderr(run_dir / "logs" / "submitit.log"):
+    with private_files(), _own_stderr(run_dir / "logs" / "submitit.log"), _hears_sigint():
         job = local_executor(cfg, run_dir).submit(Job(str(run_dir)))
         _write_record(cfg, run_dir, job.job_id, LOCAL)
     return job
@@ -177,6 +178,19 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _hears_sigint() -> Iterator[None]:
+    """What is started within hears SIGINT, by which a job of this machine is cancelled, also where
+    a script's `&` has this process ignore it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

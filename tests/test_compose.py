@@ -106,7 +106,7 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["strategy=single", "strategy.sync_batchnorm=true"], "strategy.sync_batchnorm=true"),
         (
             ["gpus=3", "data.batch_size=64"],
-            "data.batch_size=64: not divisible by 3 ranks = 3; set data.batch_size=63 or 66",
+            "data.batch_size=64: not divisible by 3 ranks; set data.batch_size=63 or 66",
         ),
         (["data.batch_size=64", "data.micro_batch_size=48"], "x data.micro_batch_size=48 = 48"),
         (

@@ -2,12 +2,14 @@
 Training is the
 stand-in of conftest.py; tests/test_end_to_end.py has the real one."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -150,28 +152,44 @@ def test_a_job_that_was_killed_is_not_called_done(checkout: Path) -> None:
     assert "log: runs/" in done.stdout
 
 
-def test_ctrl_c_stops_the_job_leaves_no_process_and_says_how_to_go_on(checkout: Path) -> None:
-    run = checkout.parent / "runs" / "slow"
-    run.mkdir(parents=True)
+@contextlib.contextmanager
+def followed(checkout: Path, sigint: signal.Handlers) -> Iterator[subprocess.Popen]:
+    """`submit.py --name slow` of a run that waits for ever, once it has begun; with its job a
+    process group of its own, as in a terminal.
+
+    Args:
+        sigint: what it was told to do at SIGINT by whoever started it
+    """
     source = checkout / "clf" / "run.py"
-    source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))  # waits for ever
-    following = subprocess.Popen(
+    source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))
+    process = subprocess.Popen(
         [sys.executable, str(checkout / "launch" / "submit.py"), "--name", "slow", *SMALL],
         cwd=checkout.parent,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # with its job a group of its own, as in a terminal
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
     )
-    deadline = time.time() + 30
-    while not (run / "seen0.json").exists() and time.time() < deadline:
-        time.sleep(0.1)
-    os.killpg(following.pid, signal.SIGINT)
-    output, _ = following.communicate(timeout=30)
-    assert following.returncode == 130
-    assert "Stopped: the job has ended" in output
-    assert "launch/submit.py --name slow" in output
-    with pytest.raises(ProcessLookupError):
-        os.killpg(following.pid, 0)
+    try:
+        deadline = time.time() + 60
+        while not (checkout.parent / "runs" / "slow" / "seen0.json").exists():
+            assert time.time() < deadline, "the run has not begun"
+            time.sleep(0.1)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_stops_the_job_leaves_no_process_and_says_how_to_go_on(checkout: Path) -> None:
+    with followed(checkout, signal.SIG_DFL) as following:
+        os.killpg(following.pid, signal.SIGINT)
+        output, _ = following.communicate(timeout=30)
+        assert following.returncode == 130
+        assert "Stopped: the job has ended" in output
+        assert "launch/submit.py --name slow" in output
+        with pytest.raises(ProcessLookupError):
+            os.killpg(following.pid, 0)
 
 
 def test_train_runs_in_this_process(checkout: Path) -> None:
@@ -240,24 +258,13 @@ def test_a_sweep_without_slurm_runs_one_after_the_other_and_ends_with_its_table(
 
 
 def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Path) -> None:
-    source = checkout / "clf" / "run.py"
-    source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))  # waits for ever
-    following = subprocess.Popen(
-        [sys.executable, str(checkout / "launch" / "submit.py"), "--name", "slow", *SMALL],
-        cwd=checkout.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    run = checkout.parent / "runs" / "slow"
-    deadline = time.time() + 60
-    while not (run / "seen0.json").exists() and time.time() < deadline:
-        time.sleep(0.1)
-    assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
-    done = typed(checkout, "jobs.py", "cancel", "slow")
-    assert "was told to stop" in done.stdout
-    output, _ = following.communicate(timeout=60)
-    assert following.returncode == 1, output
-    assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout
+    with followed(checkout, signal.SIG_IGN) as following:  # as a script's `&` has it
+        assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
+        done = typed(checkout, "jobs.py", "cancel", "slow")
+        assert "was told to stop" in done.stdout
+        output, _ = following.communicate(timeout=60)
+        assert following.returncode == 1, output
+        assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout
 
 
 STAND_IN_WANDB = """
