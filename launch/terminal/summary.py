@@ -29,7 +29,7 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
     """The run in a few lines."""
     model, data = cfg.model, cfg.data
     classes = f"{model.num_classes} classes" if model.num_classes else "classes as the folder has"
-    rows = {
+    fields: dict[str, str | None] = {
         "run": f"{cfg.name}"
         + ("  (goes on where it stopped)" if run.state == "unfinished" else ""),
         "folder": shown(run.path),
@@ -43,13 +43,21 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
         "training": f"{cfg.epochs} epochs, {data.batch_size} images a step, seed {cfg.seed}",
         "on": where,
     }
-    from rich.table import Table
+    print_fields(out, fields)
+
+
+def print_fields(
+    out: Any, fields: dict[str, str | None], styles: dict[str, str] | None = None
+) -> None:
+    """A line a field, unwrapped; an empty one is left out. `styles`: of the text, by field."""
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    for label, text in rows.items():
-        grid.add_row(Text(label, style="dim"), Text(text))
-    out.print(grid)
+    width = max(map(len, fields)) + 2
+    for name, text in fields.items():
+        if text:
+            line = Text(name.ljust(width), style="dim")
+            line.append(text, style=(styles or {}).get(name, "default"))
+            out.print(line, soft_wrap=True)
 
 
 def measures(scalars: dict[str, Any], stage: str) -> str:

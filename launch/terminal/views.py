@@ -6,6 +6,7 @@ from typing import Any
 
 from launch.runs.report import Report
 from launch.terminal.follow import duration
+from launch.terminal.summary import print_fields
 
 GOOD, BAD = ("finished", "running"), ("failed", "lost", "node failure", "out of memory", "ended")
 
@@ -51,10 +52,8 @@ def print_results(out: Any, sweep: Any, reports: Sequence[Report]) -> None:
 
 def print_status(out: Any, report: Report) -> None:
     """Everything known of one run, a line each."""
-    from rich.text import Text
-
     state = report.state + (f" ({report.reason})" if report.reason else "")
-    lines = {
+    fields = {
         "run": report.path.name,
         "state": state,
         "job": report.job_id,
@@ -67,11 +66,7 @@ def print_status(out: Any, report: Report) -> None:
         "W&B": report.wandb,
         "folder": str(report.path),
     }
-    for label, text in lines.items():
-        if text:
-            line = Text(f"{label:<15}", style="dim")
-            line.append(text, style=_style(report) if label == "state" else "")
-            out.print(line, soft_wrap=True)
+    print_fields(out, fields, {"state": _style(report)})
 
 
 def print_table(out: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
