@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from clf.config import RunConfig
+from clf.cores import usable_cores
 
 QUERY_TIMEOUT_S = 20
 
@@ -87,11 +88,13 @@ def resource_faults(cfg: RunConfig) -> list[str]:
             f"gpus={cfg.gpus}: this machine has {gpus}; set gpus={gpus} or less"
             " (or strategy.accelerator=cpu for CPU processes)"
         )
-    elif cfg.gpus and (gpus == 0 or cfg.strategy.accelerator == "cpu") and cfg.gpus > cores():
-        faults.append(
-            f"gpus={cfg.gpus}: without GPUs each is a CPU process, and this machine has {cores()} "
-            f"cores; set gpus={cores()} or less"
-        )
+    elif cfg.gpus and (gpus == 0 or cfg.strategy.accelerator == "cpu"):
+        cores = usable_cores()
+        if cfg.gpus > cores:
+            faults.append(
+                f"gpus={cfg.gpus}: without GPUs each is a CPU process, and this machine has "
+                f"{cores} cores; set gpus={cores} or less"
+            )
     return faults
 
 
@@ -100,11 +103,18 @@ def uses_gpus(cfg: RunConfig) -> bool:
     return cfg.strategy.accelerator != "cpu" and bool(local_gpus())
 
 
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cores_of_task() -> int | None:
+    """Cores of this task of a SLURM job; None outside of one, and where its tasks share them.
+
+    Where SLURM binds each task to cores of its own, those that the task sees are not to be shared
+    out once more.
+    """
+    on_node = os.environ.get("SLURM_CPUS_ON_NODE")
+    if on_node is None or "SLURM_PROCID" not in os.environ:
+        return None
+    if asked := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return min(int(asked), usable_cores())
+    return usable_cores() if usable_cores() < int(on_node) else None
 
 
 def _output(command: list[str]) -> str:

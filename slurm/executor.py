@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.cores import usable_cores
 from slurm import events, queue
-from slurm.devices import cores, has_slurm, local_gpus, uses_gpus
+from slurm.devices import has_slurm, local_gpus, uses_gpus
 from slurm.job import Job
 from slurm.script import body, script
 
@@ -170,7 +171,7 @@ def _local_environment(cfg: RunConfig) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": gpus,
     }
     if cfg.gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, cores() // cfg.gpus))
+        variables["OMP_NUM_THREADS"] = str(max(1, usable_cores() // cfg.gpus))
     return variables
 
 

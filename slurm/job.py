@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clf.check import is_for_the_user
+from clf.cores import CORES_PER_RANK
 from clf.signals import Preempted, StopRequest, held
 from clf.tracking.run_folder import write_text
 from slurm import events
+from slurm.devices import cores_of_task
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
 START_MARK = "clf: start "  # what stands behind it in a log is of the latest start
@@ -91,8 +93,8 @@ def end(code: int, message: str) -> NoReturn:
 
 
 def export_ranks() -> int:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, NODE_RANK, MASTER_ADDR and MASTER_PORT from the job's own;
-    this process's rank.
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, NODE_RANK, MASTER_ADDR and MASTER_PORT from the job's own,
+    and its cores; this process's rank.
 
     submitit's local executor sets SUBMITIT_LOCAL_* only, and Lightning reads these.
     """
@@ -105,6 +107,8 @@ def export_ranks() -> int:
     os.environ["NODE_RANK"] = str(environment.node)
     if environment.name() == "local":
         os.environ["MASTER_ADDR"] = "127.0.0.1"  # a laptop's host name need not resolve
+    elif share := cores_of_task():
+        os.environ[CORES_PER_RANK] = str(share)
     return environment.global_rank
 
 

@@ -154,6 +154,26 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(place, ranks, 
     assert set(steps) == {2 * STEPS}
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2"])
+def test_mixed_precision_keeps_float32_weights_and_exact_counts(place, ranks, strategy):
+    settings = {"epochs": 1, "model": {"warmup_epochs": 0}}
+    half, whole = (
+        start(place, ranks, f"{strategy}-{precision}", strategy, 2, **settings,
+              strategy_settings={"precision": precision})
+        for precision in ("bf16-mixed", "32-true")
+    )  # fmt: skip
+    for one, other in zip(half, whole, strict=True):
+        assert one["indices"] == other["indices"]
+        np.testing.assert_allclose(one["losses"], other["losses"], rtol=0.05)
+        assert not np.allclose(one["losses"], other["losses"], rtol=1e-4), "bf16 was not used"
+    folder = place / f"{strategy}-bf16-mixed"
+    weights = load(folder, "last")["state_dict"]
+    assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+    result = run.evaluate(folder, progress=False)
+    for name in ("test/acc_top1", "test/acc_top5", "test/acc_macro"):
+        assert result.scalars[name] == half[0]["scalars"][name], name
+
+
 # --- collectives ----------------------------------------------------------------------------------
 
 

@@ -56,7 +56,8 @@ def config(
         model=model,
         data=DataConfig(**images),
         strategy=StrategyConfig(
-            name=strategy, accelerator="cpu", precision="32-true", **(strategy_settings or {})
+            name=strategy,
+            **{"accelerator": "cpu", "precision": "32-true"} | (strategy_settings or {}),
         ),
         tracking=TrackingConfig(mode="disabled", log_every=1),
         **{"epochs": 2, **settings},

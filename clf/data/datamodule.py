@@ -4,9 +4,10 @@ import numpy as np
 from lightning import LightningDataModule
 
 from clf.config import DataConfig
+from clf.cores import cores_per_rank
 from clf.data import datasets, sampler
 from clf.data.datasets import ImageSplits
-from clf.data.loader import ThreadedLoader, threads_per_rank
+from clf.data.loader import ThreadedLoader
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -95,4 +96,4 @@ class ClassificationDataModule(LightningDataModule):
     def _threads(self) -> int:
         if self.cfg.threads is not None:
             return self.cfg.threads
-        return threads_per_rank(self.trainer.num_devices if self.trainer is not None else 1)
+        return cores_per_rank(self.trainer.num_devices if self.trainer is not None else 1)

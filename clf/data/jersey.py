@@ -5,7 +5,6 @@ Each image has a generator of its own, so that the files are the same however ma
 them. `drawing.py` has the picture; here is how many of which.
 """
 
-import os
 import pickle
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clf.config import DataConfig, JerseyConfig
+from clf.cores import usable_cores
 
 CLASSES = ("0", "00", *(str(number) for number in range(1, 42)))
 VERSION = 1  # of what `write` makes; part of the folder's name
@@ -70,7 +70,7 @@ def write(cfg: DataConfig, folder: Path, processes: int | None = None) -> None:
     for parent in sorted({task.path.parent for task in tasks}):
         parent.mkdir(parents=True)
     if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), 1 + len(tasks) // WORTH_A_PROCESS)
+        processes = min(usable_cores(), 1 + len(tasks) // WORTH_A_PROCESS)
     helpers = [_start(tasks[part::processes], cfg.jersey.size) for part in range(1, processes)]
     try:
         _render_all(tasks[::processes], cfg.jersey.size)

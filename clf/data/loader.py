@@ -4,7 +4,6 @@ nothing between processes and have no children that signals could reach.
 B images of a batch, 3 channels, S pixels a side.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +21,6 @@ from clf.data.transforms import EvalTransform, TrainTransform
 
 SAMPLE = 0  # keeps the samples' generators apart from the samplers'
 CHUNK = 8  # images a task: fewer cost more bookkeeping, more leave threads idle at a batch's end
-
-
-def threads_per_rank(ranks_here: int) -> int:
-    """An equal share of this machine's cores for each of its ranks, at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
 
 
 class ThreadedLoader:

@@ -8,6 +8,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from clf.config import RunConfig, StrategyConfig
+from clf.cores import cores_per_rank
 
 
 def world_size(cfg: RunConfig) -> int:
@@ -31,7 +32,8 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
                 "Set strategy.sync_batchnorm=false to run on the CPU"
             )
         # Each rank computes with its share of the cores; torch would take them all in each.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // gpus))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(cores_per_rank(gpus))
     return {
         "accelerator": accelerator,
         "devices": gpus,

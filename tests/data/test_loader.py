@@ -12,7 +12,7 @@ from clf.batch import PADDING, ClassificationBatch
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.datasets import ImageSplits, Split, load_splits
 from clf.data.decode import decode
-from clf.data.loader import ThreadedLoader, _start_threads, threads_per_rank
+from clf.data.loader import ThreadedLoader, _start_threads
 from clf.data.rows import DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -205,11 +205,6 @@ def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
     list(loader(threads=0))
     assert seen == {threading.current_thread()}
     assert torch.get_num_threads() == here
-
-
-def test_ranks_share_the_cores(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert [threads_per_rank(ranks) for ranks in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
 
 
 # --- bad files ---

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clf.compose import compose
+from clf.cores import CORES_PER_RANK, cores_per_rank
 from slurm import devices
 
 
@@ -62,6 +63,39 @@ def test_what_the_machine_cannot_give_is_told_with_what_to_do(
     overrides: list[str], visible: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(devices, "cores", lambda: 2)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
     (fault,) = devices.resource_faults(compose(overrides))
     assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("binds", "asked", "expected"),
+    [
+        (False, None, 16 // 4),  # the tasks of the node share what the job has
+        (False, "8", 8),
+        (True, None, 2),  # what a task sees is its own
+        (True, "2", 2),
+        (True, "8", 2),  # srun was not told
+    ],
+)
+def test_a_task_takes_the_cores_that_slurm_gave_it_and_no_share_of_a_share(
+    binds: bool, asked: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four tasks on a node of which the job has 16 cores."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(2 if binds else 16)))
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "16")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if asked:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
+    monkeypatch.setenv(CORES_PER_RANK, str(devices.cores_of_task() or ""))
+    assert cores_per_rank(4) == expected
+
+
+def test_the_ranks_of_a_machine_without_slurm_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert devices.cores_of_task() is None
+    assert [cores_per_rank(ranks) for ranks in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]

@@ -72,7 +72,8 @@ class Place:
         self.folder, self.testbed = folder, testbed
         (folder / "slow_net.py").write_text(PACKAGE)
         plain = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
-        self.local = plain | {"PYTHONPATH": str(folder)}
+        # A rank has as many threads on a node of its own as beside another one: the same rounding.
+        self.local = plain | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
         self.slurm = self.local | testbed.environment
 
     def run(self, name: str) -> Path:
@@ -232,7 +233,8 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_and_table_of_one_that_
         for path in (run, whole)
     )
     for key, value in expected.items():
-        # To the bit it is in tests/test_preempt.py; here the ranks have other numbers of cores.
+        print(name, key, float((mine[key] - value).abs().max()), float(value.abs().max()))
+        # Means over ranks of BatchNorm's statistics are taken at other moments, in another order.
         torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-6)
     # Its counts are by node where there are two.
     for row, other in zip(
