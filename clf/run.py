@@ -182,6 +182,7 @@ def evaluate(
     writers = [PredictionFile(predictions, files, datamodule.classes)] if predictions else []
     trainer = Trainer(
         logger=False,
+        enable_checkpointing=False,
         callbacks=[*writers, *([RichProgressBar()] if progress else [])],
         **_common(replace(cfg, limit_batches=None), progress),
         **trainer_arguments(cfg),
@@ -239,6 +240,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Few steps an epoch: the last one is logged all the same.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # An evaluation needs the weights alone.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     # Ours are the ranks and addresses, under SLURM too.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     # What torch has renamed since the oldest version that we run with.

@@ -29,6 +29,7 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
     """The run in a few lines."""
     model, data = cfg.model, cfg.data
     classes = f"{model.num_classes} classes" if model.num_classes else "classes as the folder has"
+    epochs = "1 epoch" if cfg.epochs == 1 else f"{cfg.epochs} epochs"
     fields: dict[str, str | None] = {
         "run": f"{cfg.name}"
         + ("  (goes on where it stopped)" if run.state == "unfinished" else ""),
@@ -40,7 +41,7 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
             if model.pretrained or model.weights
             else ""
         ),
-        "training": f"{cfg.epochs} epochs, {data.batch_size} images a step, seed {cfg.seed}",
+        "training": f"{epochs}, {data.batch_size} images a step, seed {cfg.seed}",
         "on": where,
     }
     print_fields(out, fields)
