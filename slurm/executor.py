@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
-from clf.cores import usable_cores
+from clf.cores import cores_per_rank
 from slurm import events, queue
 from slurm.devices import has_slurm, local_gpus, uses_gpus
 from slurm.job import Job
@@ -171,7 +171,7 @@ def _local_environment(cfg: RunConfig) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": gpus,
     }
     if cfg.gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, usable_cores() // cfg.gpus))
+        variables["OMP_NUM_THREADS"] = str(cores_per_rank(cfg.gpus))
     return variables
 
 
