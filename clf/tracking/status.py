@@ -8,6 +8,8 @@ from typing import Any
 
 from clf.tracking.run_folder import RunFolder
 
+SILENT_S = 60  # a running job rewrites status.json far more often
+
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
     """What the run last said of itself (fields: `clf.tracking.callbacks.StatusFile`).

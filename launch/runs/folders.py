@@ -10,6 +10,7 @@ from typing import Any
 
 from clf.check import ConfigError, show
 from clf.config import RunConfig
+from clf.tracking.status import SILENT_S, read_status
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import private_files, read_record
@@ -22,7 +23,6 @@ MAY_DIFFER = (
     *("strategy.name", "strategy.offload_", "strategy.gradient_checkpointing"),
 )
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
-ALIVE_S = 60  # a running job rewrites status.json far more often
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +41,6 @@ def find_run(cfg: RunConfig) -> Run:
         ConfigError: the folder holds another run, or one that is running now
     """
     from clf.tracking.run_folder import RunFolder
-    from clf.tracking.status import read_status
 
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     folder = RunFolder(Path(cfg.runs_dir, cfg.name))
@@ -76,7 +75,7 @@ def _alive(run_dir: Path, status: dict[str, Any]) -> str:
         if found is not None and found.lives:
             return f"is job {job_id} of SLURM, {found.state.lower()}"
         return ""
-    fresh = time.time() - os.path.getmtime(run_dir / "status.json") < ALIVE_S if status else False
+    fresh = time.time() - os.path.getmtime(run_dir / "status.json") < SILENT_S if status else False
     if status.get("state") == "running" and fresh and not _is_gone(status):
         return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
     return ""

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.status import read_scalars, read_status
+from clf.tracking.status import SILENT_S, read_scalars, read_status
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, read_record
 from slurm.failures import diagnose
 from slurm.job import first_error
 
-SILENT_S = 60  # a running job rewrites status.json far more often
 # SLURM's word for how a job ended -> ours
 ENDED = {
     "COMPLETED": "ended",
