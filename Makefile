@@ -2,7 +2,7 @@
 #   make demo    build the environment, train on the default images, print the per-class table
 #   make test    build the environment, run the tests
 # Also: make check (lint, format, types), make lock (resolve the pinned versions anew), make clean, and as root
-# make testbed (a real SLURM of four nodes on this machine; `python -m slurm.testbed down` ends it).
+# make testbed (a real SLURM of four nodes on this machine; `python -m tests.slurm.testbed down` ends it).
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -20,7 +20,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 testbed: $(READY)
-	$(BIN)/python -m slurm.testbed up --install
+	$(BIN)/python -m tests.slurm.testbed up --install
 
 check: $(READY)
 	@echo "== lint, format, types"

@@ -17,16 +17,9 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 
-from clf.checkpoint import (
-    RECORD,
-    AtomicCheckpointIO,
-    RunRecord,
-    checkpoint_callbacks,
-    find_checkpoint,
-    read_checkpoint,
-)
-from clf.compose import from_dict
 from clf.config import RunConfig
+from clf.config.compose import from_dict
+from clf.config.registry import check_trusted
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
@@ -38,14 +31,21 @@ from clf.parallel import (
     without_sigterm_broadcast,
     world_size,
 )
-from clf.preempt import Agreement, LoaderPosition, Preemption
-from clf.registry import check_trusted
-from clf.seeding import SeedEachMicroBatch
-from clf.signals import Preempted, StopRequest, held
+from clf.resilience.checkpoint import (
+    RECORD,
+    AtomicCheckpointIO,
+    RunRecord,
+    checkpoint_callbacks,
+    find_checkpoint,
+    read_checkpoint,
+)
+from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
+from clf.resilience.seeding import SeedEachMicroBatch
+from clf.resilience.signals import Preempted, StopRequest, held
+from clf.run_folder import RunFolder
 from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.predictions import PredictionFile
-from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -65,7 +65,7 @@ def fit(
     is one.
 
     Args:
-        cfg: a checked config, as `clf.compose.compose` gives it
+        cfg: a checked config, as `clf.config.compose.compose` gives it
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: tells when to leave early; None: never

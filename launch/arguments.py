@@ -1,5 +1,5 @@
 """Flags that the commands share. A flag is another way to write `key=value`; all go through
-`clf.compose`."""
+`clf.config.compose`."""
 
 import argparse
 import re
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     @staticmethod
     def _setting(word: str) -> str:
-        from clf.settings import suggest
+        from clf.config.assign import suggest
 
         return suggest(word)
 

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parse(made, argv)
 
-    from clf.check import is_for_the_user
+    from clf.config.faults import is_for_the_user
 
     try:
         return _evaluate(arguments)
@@ -84,9 +84,9 @@ def _find(text: str) -> Path:
 
 def _data_settings(texts: list[str]) -> dict[str, Any]:
     """`data.key=value` as fields of the data's config, checked as ever."""
-    from clf.check import ConfigError
-    from clf.overrides import parse as parse_settings
-    from clf.settings import lay
+    from clf.config import ConfigError
+    from clf.config.assign import lay
+    from clf.config.overrides import parse as parse_settings
 
     settings, faults = parse_settings(texts)
     cfg, more = lay(settings)

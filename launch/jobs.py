@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     sync.add_argument("name", metavar="RUN", nargs="*", help="default: all")
     arguments = made.parse_args(argv)
 
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from slurm.queue import QueueError
 
     try:
@@ -123,7 +123,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from launch.runs.lifecycle import resume, resume_sweep
     from launch.terminal.summary import console
 
@@ -156,7 +156,7 @@ def _named(arguments: argparse.Namespace) -> Path:
 
 
 def _sweep(arguments: argparse.Namespace) -> Any:
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from launch.runs.sweep import read_sweep
 
     for folder in (arguments.runs_dir / arguments.sweep, Path(arguments.sweep)):

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parse(made, argv)
 
-    from clf.check import ConfigError
+    from clf.config import ConfigError
 
     try:
         return _submit(arguments, sys.argv[1:] if argv is None else argv)
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from slurm.queue import QueueError
 
     settings = overrides(arguments)
@@ -108,7 +108,7 @@ def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str
 
 def _print_dry(cfg: RunConfig, run_dir: Path) -> None:
     """The config and, under SLURM, the script to the letter."""
-    from clf.compose import to_yaml
+    from clf.config.compose import to_yaml
     from slurm.devices import has_slurm
     from slurm.script import script
 
@@ -123,7 +123,7 @@ def _inside(settings: list[str]) -> int:
 
     A requeued job finds its run folder by the job's number, and goes on.
     """
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from launch.runs.checking import to_submit
     from launch.runs.folders import create, find_run
     from launch.terminal.summary import console, print_complete, print_run

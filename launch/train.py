@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         given = {setting.partition("=")[0] for setting in settings}
         settings += [f"{key}={value}" for key, value in SMOKE.items() if key not in given]
 
-    from clf.check import is_for_the_user
+    from clf.config.faults import is_for_the_user
 
     try:
         return _train(settings, arguments.debug, sys.argv[1:] if argv is None else argv)
@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
-    from clf.compose import ConfigError, compose, resolve
+    from clf.config import ConfigError
+    from clf.plan import compose, resolve
     from launch.runs.folders import create, find_run
     from launch.terminal.summary import (
         again,

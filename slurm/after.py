@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from clf.tracking.status import read_status
+from clf.run_folder import read_status
 from slurm import events, queue
 from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE

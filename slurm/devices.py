@@ -68,7 +68,7 @@ def slurm_gpus(partition: str | None) -> int:
 
 
 def resource_faults(cfg: RunConfig) -> list[str]:
-    """What is asked for and this machine cannot give, in the form of `clf.check`."""
+    """What is asked for and this machine cannot give, in the form of `clf.config.rules`."""
     if has_slurm():
         return []
     faults = []

@@ -96,7 +96,7 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
 
 def note_cancelled(run_dir: Path) -> None:
     """Keep in job.json that somebody ended the job; the next one writes a new record."""
-    from clf.tracking.run_folder import RunFolder
+    from clf.run_folder import RunFolder
 
     with private_files():
         RunFolder.write_json(
@@ -137,7 +137,7 @@ def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = N
 def _write_record(
     cfg: RunConfig, run_dir: Path, job_id: str, cluster: str, sweep: str | None = None
 ) -> None:
-    from clf.tracking.run_folder import RunFolder
+    from clf.run_folder import RunFolder
 
     record = {
         "job_id": job_id,

@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clf.check import is_for_the_user
+from clf.config.faults import is_for_the_user
 from clf.cores import CORES_PER_RANK
-from clf.signals import Preempted, StopRequest, held
-from clf.tracking.run_folder import write_text
+from clf.resilience.signals import Preempted, StopRequest, held
+from clf.run_folder import write_text
 from slurm import events
 from slurm.devices import cores_of_task
 
@@ -47,7 +47,7 @@ class Job:
         try:
             rank = export_ranks()
             begin(run_dir, rank)
-            from clf.compose import load
+            from clf.config.compose import load
             from slurm.stage import stage
 
             with held():  # not for the helpers that copy

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clf.check import nearest
 from clf.config import RunConfig
+from clf.config.faults import nearest
 from slurm.queue import ANSWER_S, QueueError, ask
 from slurm.script import script
 
@@ -35,7 +35,7 @@ REFUSALS = {
 
 @dataclass
 class Findings:
-    """`faults` as in `clf.check`; `notes` may be as they are meant."""
+    """`faults` as in `clf.config.rules`; `notes` may be as they are meant."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -194,7 +194,7 @@ def disk_faults(runs_dir: Path) -> Iterator[str]:
 def weights_faults(cfg: RunConfig) -> Iterator[str]:
     """Fetches weights that torchvision names into torch's cache: nodes often have no internet.
 
-    This imports torch. A file of the user's is looked at by `clf.check`.
+    This imports torch. A file of the user's is looked at by `clf.config.rules`.
     """
     weights = cfg.model.weights
     if not (cfg.model.pretrained or weights) or (weights and Path(weights).is_file()):

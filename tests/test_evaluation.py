@@ -12,7 +12,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.models.recompute import recompute_in_backward
 from clf.models.resnet import ResNet18Model
 from clf.parallel import AgreeOnBatchNorm
-from clf.seeding import SeedEachMicroBatch
+from clf.resilience.seeding import SeedEachMicroBatch
 from tests import tiny
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clf.compose import compose
+from clf.plan import compose
 from tests import tiny
 
 FILE = Path(__file__).parent / "golden" / "losses.json"

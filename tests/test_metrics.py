@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from clf.batch import PADDING
-from clf.metrics import ClassificationMetrics
+from clf.metrics.counts import ClassificationMetrics
 
 
 def batches(total: int, classes: int, seed: int, size: int = 7) -> list[tuple]:

@@ -5,8 +5,8 @@ from lightning import LightningDataModule
 
 from clf.config import DataConfig
 from clf.cores import cores_per_rank
-from clf.data import datasets, sampler
-from clf.data.datasets import ImageSplits
+from clf.data import index, sampler
+from clf.data.index import ImageSplits
 from clf.data.loader import ThreadedLoader
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -29,13 +29,13 @@ class ClassificationDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Makes digits and jersey on disk. DataError lists what is wrong with the data."""
-        self._splits = datasets.load_splits(self.cfg)
+        self._splits = index.load_splits(self.cfg)
 
     @property
     def splits(self) -> ImageSplits:
         """Files and labels, read once."""
         if self._splits is None:
-            self._splits = datasets.load_splits(self.cfg)
+            self._splits = index.load_splits(self.cfg)
         return self._splits
 
     @property

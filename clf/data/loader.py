@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.data.datasets import Split
 from clf.data.decode import decode
+from clf.data.index import Split
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 

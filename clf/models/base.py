@@ -12,7 +12,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.metrics import BadLabelError, ClassificationMetrics
+from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.optim import parameter_groups, warmup_cosine
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1

@@ -5,9 +5,9 @@ from pathlib import Path
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
+from clf.config.registry import register
 from clf.models.base import BaseClassificationModel
 from clf.models.pretrained import fetch, load_pretrained
-from clf.registry import register
 
 
 class _ResNetModel(BaseClassificationModel):

@@ -15,9 +15,9 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.signals import Preempted
+from clf.resilience.signals import Preempted
+from clf.run_folder import RunFolder
 from clf.tracking.nodes import departing_nodes
-from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
 

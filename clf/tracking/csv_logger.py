@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from clf.tracking.run_folder import write_text
+from clf.run_folder import write_text
 
 KEYS = ["epoch", "step"]  # both count from 0; step: of the optimizer
 

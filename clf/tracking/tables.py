@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clf.tracking.run_folder import write_text
+from clf.run_folder import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ def rows_from_counts(
     correct_NC: Any,
     nodes: Sequence[str] = (),
 ) -> list[PerClassRow]:
-    """Rows from the counts of `clf.metrics`, int64 [N nodes, C classes].
+    """Rows from the counts of `clf.metrics.counts`, int64 [N nodes, C classes].
 
     Args:
         nodes: their names, N of them; with one node there are no columns by node

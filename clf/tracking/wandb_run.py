@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
-from clf.tracking.run_folder import RunFolder, write_text
+from clf.run_folder import RunFolder, write_text
 from clf.tracking.tables import PerClassRow, header
 from clf.tracking.wandb_key import NO_KEY, has_key
 

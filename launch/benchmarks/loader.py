@@ -45,7 +45,7 @@ def our_loader(folder: Path, sizes: Sizes) -> tuple[Any, int]:
     from torchvision.datasets import ImageFolder
 
     from clf.config import AugmentConfig, DataConfig
-    from clf.data.datasets import Split
+    from clf.data.index import Split
     from clf.data.loader import ThreadedLoader
     from clf.data.sampler import TrainSampler
     from clf.data.transforms import TrainTransform

@@ -12,7 +12,7 @@ def metrics(sizes: Sizes) -> Iterator[Comparison]:
     import torch
     from torchmetrics.classification import MulticlassAccuracy
 
-    from clf.metrics import ClassificationMetrics
+    from clf.metrics.counts import ClassificationMetrics
 
     for classes in (43, 1000):
         generator = torch.Generator().manual_seed(classes)

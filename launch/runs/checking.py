@@ -24,7 +24,8 @@ def to_submit(
     Raises:
         ConfigError: with every fault
     """
-    from clf.compose import ConfigError, resolve
+    from clf.config import ConfigError
+    from clf.plan import resolve
 
     cfg, faults = with_devices(settings)
     notes: list[str] = []
@@ -40,15 +41,15 @@ def to_submit(
 
 def with_devices(settings: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
     """The config with `gpus` set, and the faults of its settings, its data and this machine."""
-    from clf.check import check, limit_faults
-    from clf.compose import examine, one_a_key
+    from clf.config.rules import check, limit_faults
+    from clf.plan import examine, one_a_key
     from slurm.devices import devices_per_node, resource_faults
 
     cfg, faults = examine(settings)
     if cfg is not None and not limit_faults(cfg):
         cfg.gpus = devices_per_node(cfg)
         # Batches are divided by the devices, which are known only now: these come first.
-        now = resource_faults(cfg) + check(cfg, look_at_data=False)
+        now = resource_faults(cfg) + check(cfg)
         faults = list(one_a_key([*now, *faults]))
     return cfg, faults
 

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clf.check import ConfigError
-from clf.tracking.status import read_status
+from clf.config import ConfigError
+from clf.run_folder import read_status
 from slurm import queue
 from slurm.executor import read_record
 

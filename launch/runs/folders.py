@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.check import ConfigError, show
 from clf.config import RunConfig
-from clf.tracking.status import SILENT_S, read_status
+from clf.config.faults import ConfigError, show
+from clf.run_folder import SILENT_S, read_status
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import private_files, read_record
@@ -40,7 +40,7 @@ def find_run(cfg: RunConfig) -> Run:
     Raises:
         ConfigError: the folder holds another run, or one that is running now
     """
-    from clf.tracking.run_folder import RunFolder
+    from clf.run_folder import RunFolder
 
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     folder = RunFolder(Path(cfg.runs_dir, cfg.name))
@@ -96,8 +96,8 @@ def _is_gone(status: dict[str, Any]) -> bool:
 
 def create(cfg: RunConfig, run: Run) -> None:
     """Make the folder with the resolved config and a snapshot of the code, as it is now."""
-    from clf.compose import save
-    from clf.tracking.run_folder import RunFolder, snapshot_code
+    from clf.config.compose import save
+    from clf.run_folder import RunFolder, snapshot_code
 
     with private_files():
         folder = RunFolder.create(run.path)
@@ -114,7 +114,7 @@ def named(text: str, runs_dir: Path) -> Path:
     Raises:
         ConfigError: there is none
     """
-    from clf.check import nearest
+    from clf.config.faults import nearest
 
     for path in (Path(text).expanduser(), runs_dir / text):
         if (path / "config.yaml").is_file():
@@ -145,7 +145,7 @@ def shown(path: Path) -> str:
 
 
 def _differences(saved_path: Path, cfg: RunConfig) -> list[str]:
-    from clf.compose import load
+    from clf.config.compose import load
 
     saved, now = _flat(load(saved_path)), _flat(cfg)
     faults = []

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from clf.check import ConfigError
-from clf.config import RunConfig
+from clf.config import ConfigError, RunConfig
 from launch.runs.folders import Run, create, find_run, shown
 from launch.runs.report import report
 from slurm import queue
@@ -79,7 +78,7 @@ def resume_sweep(out: Any, sweep: Any, new_code: bool) -> int:
 
 def _config(run_dir: Path) -> RunConfig:
     """The run's own, in the place where the folder is now."""
-    from clf.compose import load
+    from clf.config.compose import load
 
     cfg = load(run_dir / "config.yaml")
     cfg.name, cfg.runs_dir = run_dir.name, str(run_dir.parent)

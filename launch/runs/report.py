@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.status import SILENT_S, read_scalars, read_status
+from clf.run_folder import SILENT_S, read_scalars, read_status
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, read_record

@@ -33,7 +33,7 @@ class Sweep:
 
 def submit_sweep(settings: list[str], swept: list[str], dry_run: bool) -> int:
     """Check every run, then start them all. Exit code 1: a local run failed."""
-    from clf.check import ConfigError
+    from clf.config import ConfigError
     from launch.runs.checking import print_notes
     from launch.terminal.summary import console
     from slurm.devices import has_slurm
@@ -65,9 +65,9 @@ def plan(
     Raises:
         ConfigError: every fault of every run, and of what is asked of SLURM
     """
-    from clf.check import ConfigError
-    from clf.compose import resolve
-    from clf.overrides import sweep as read_sweep
+    from clf.config import ConfigError
+    from clf.config.overrides import sweep as read_sweep
+    from clf.plan import resolve
     from launch.runs.checking import look, with_devices
 
     values, faults = read_sweep(swept)
@@ -115,7 +115,7 @@ def start(out: Any, sweep: Sweep, configs: Sequence[RunConfig], new: bool) -> in
     Args:
         new: make their folders, with the code as it is now; False: they go on as they began
     """
-    from clf.tracking.run_folder import RunFolder
+    from clf.run_folder import RunFolder
     from launch.runs.folders import create, find_run, shown
     from launch.terminal.summary import print_commands
     from slurm.devices import has_slurm

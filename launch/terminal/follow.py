@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clf.tracking.status import read_scalars, read_status
+from clf.run_folder import read_scalars, read_status
 from launch.runs.folders import shown
 from launch.terminal.summary import measures
 from slurm import queue

@@ -7,7 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from clf.check import ConfigError
+from clf.config import ConfigError
 from launch.runs.folders import shown
 from launch.runs.report import diagnosis, report
 from slurm.executor import read_record

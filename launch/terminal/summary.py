@@ -103,7 +103,7 @@ def print_table(
 
 def print_complete(out: Any, run: Run) -> None:
     """For a run that has nothing left to do."""
-    from clf.tracking.status import read_status
+    from clf.run_folder import read_status
 
     out.print(f"{run.path.name} is complete already; choose another --name to train again.")
     print_result(out, run.path, (read_status(run.path) or {}).get("metrics", {}))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clf.config import DataConfig
-from clf.data.datasets import DataError, data_faults, load_splits
+from clf.data.index import DataError, data_faults, load_splits
 
 
 def config(root: Path) -> DataConfig:

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 from clf.batch import PADDING, ClassificationBatch
 from clf.data.datamodule import ClassificationDataModule
-from clf.data.datasets import ImageSplits, Split, load_splits
 from clf.data.decode import decode
+from clf.data.index import ImageSplits, Split, load_splits
 from clf.data.loader import ThreadedLoader, _start_threads
 from clf.data.rows import DataError
 from clf.data.sampler import EvalSampler, TrainSampler

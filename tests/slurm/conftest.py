@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.testbed import Testbed, can_install, install, missing
+from tests.slurm.testbed import Testbed, can_install, install, missing
 
 
 @pytest.fixture(scope="session")

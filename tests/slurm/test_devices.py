@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clf.compose import compose
 from clf.cores import CORES_PER_RANK, cores_per_rank
+from clf.plan import compose
 from slurm import devices
 
 

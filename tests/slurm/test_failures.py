@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from clf.compose import compose, save
-from clf.tracking.run_folder import RunFolder
+from clf.config.compose import save
+from clf.plan import compose
+from clf.run_folder import RunFolder
 from slurm import after, events, queue
 from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE, START_MARK, record_error

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from clf.compose import compose, resolve
 from clf.config import RunConfig
+from clf.plan import compose, resolve
 from slurm.script import script
-from slurm.testbed import Testbed
+from tests.slurm.testbed import Testbed
 from tests.slurm.user import SMALL, User
 
 # Each makes a file `MARK` if a shell reads it: as a line, within quotes of both kinds, or bare.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slurm import queue
-from slurm.testbed import Testbed
+from tests.slurm.testbed import Testbed
 from tests.slurm.user import SMALL, User
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from clf.tracking.status import read_status
+from clf.run_folder import read_status
 from slurm import events, queue
 from slurm.failures import diagnose
-from slurm.testbed import Testbed, processes
+from tests.slurm.testbed import Testbed, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24  # 6 epochs of 4
@@ -31,7 +31,7 @@ import os
 import time
 from torch import nn
 from clf.models.base import BaseClassificationModel
-from clf.registry import register
+from clf.config.registry import register
 
 
 @register(name="slow")

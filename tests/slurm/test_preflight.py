@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clf.compose import compose, resolve
 from clf.config import RunConfig
+from clf.plan import compose, resolve
 from slurm import preflight
 from slurm.devices import has_slurm
 from slurm.preflight import Partition, disk_faults, partition_faults, weights_faults
@@ -46,7 +46,7 @@ def test_weights_are_fetched_before_the_job_whose_node_has_no_internet(
     assert Path("fetched.txt").read_text() == "None\n"
     cfg.model.weights = "LOST"
     assert list(weights_faults(cfg)) == ["model.weights=LOST: could not download lost.pth"]
-    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file: clf.check looks at it
+    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file: clf.config.rules looks at it
     assert list(weights_faults(cfg)) == []
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clf.check import is_for_the_user
-from clf.compose import compose, resolve
 from clf.config import RunConfig
-from clf.data.datasets import data_faults, load_splits
+from clf.config.faults import is_for_the_user
+from clf.data.index import data_faults, load_splits
+from clf.plan import compose, resolve
 from slurm import stage as module
 from slurm.stage import stage
 

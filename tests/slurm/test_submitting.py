@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.testbed import Testbed
+from tests.slurm.testbed import Testbed
 from tests.slurm.user import SMALL, User
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.testbed import Testbed, TestbedError, machine, processes
+from tests.slurm.testbed import Testbed, TestbedError, machine, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = ("--ntasks-per-node=2", "--gpus-per-node=2")
@@ -162,7 +162,7 @@ def test_a_job_goes_on_elsewhere_when_slurmd_is_killed_or_its_node_set_down(
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "slurm.testbed", *words]
+    command = [sys.executable, "-m", "tests.slurm.testbed", *words]
     # As called by a user whose files are private.
     return subprocess.run(
         command, cwd=ROOT, umask=0o077, capture_output=True, text=True, timeout=60

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slurm.testbed import Testbed
+from tests.slurm.testbed import Testbed
 
 SMALL = ("strategy.accelerator=cpu", "tracking.mode=disabled")
 

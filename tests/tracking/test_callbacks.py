@@ -16,11 +16,10 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
+from clf.run_folder import RunFolder, read_status
 from clf.tracking import callbacks
 from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
-from clf.tracking.run_folder import RunFolder
-from clf.tracking.status import read_status
 from clf.tracking.wandb_run import close, wandb_logger
 
 BATCH, TRAIN_BATCHES, EVERY = 4, 10, 4

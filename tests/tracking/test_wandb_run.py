@@ -20,8 +20,8 @@ import wandb
 from lightning.pytorch.utilities import rank_zero_only
 
 from clf.config import TrackingConfig
+from clf.run_folder import RunFolder
 from clf.tracking import wandb_run
-from clf.tracking.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -297,7 +297,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from clf.config import TrackingConfig
-from clf.tracking.run_folder import RunFolder
+from clf.run_folder import RunFolder
 from clf.tracking.wandb_run import close, wandb_logger
 logger = wandb_logger(TrackingConfig(mode="offline"), RunFolder.create(Path("run")), {}, "run")
 print("printed-" + sys.argv[1])

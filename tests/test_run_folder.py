@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clf.tracking.run_folder import RunFolder, snapshot_code, write_text
-from clf.tracking.status import read_status
+from clf.run_folder import RunFolder, read_status, snapshot_code, write_text
 
 
 def test_others_on_the_machine_cannot_read_a_run(tmp_path):

@@ -1,11 +1,11 @@
 """What a configuration may not ask of a job: environment, container, mail, staging, and the place
-of its folder. Part of `clf.check.check`."""
+of its folder. Part of `clf.config.rules.check`."""
 
 import re
 from collections.abc import Iterator
 
-from clf.check import SECRET_WORDS, show
-from clf.config import RunConfig
+from clf.config.faults import SECRET_WORDS, show
+from clf.config.schema import RunConfig
 
 
 def _runs_dir(cfg: RunConfig) -> Iterator[str]:
@@ -62,4 +62,4 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-JOB_CHECKS = [_runs_dir, _slurm, _stage]
+JOB_RULES = [_runs_dir, _slurm, _stage]

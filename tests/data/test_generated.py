@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from clf.config import DataConfig, JerseyConfig
-from clf.data import digits, jersey, made
-from clf.data.datasets import DataError, data_faults, load_splits
+from clf.data import digits, generated, jersey
+from clf.data.index import DataError, data_faults, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = JerseyConfig(images=430, size=16)
@@ -28,7 +28,7 @@ def files(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def digits_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("made") / "digits"
-    made.ensure(DataConfig(name="digits", root=str(root)))
+    generated.ensure(DataConfig(name="digits", root=str(root)))
     return root
 
 
@@ -65,7 +65,7 @@ def test_what_is_made_on_first_use_is_known_before(tmp_path):
         cfg = DataConfig(name=name, root=str(tmp_path / name), jersey=QUICK)
         names, faults = data_faults(cfg)
         assert (len(names), faults) == (classes, [])
-        size = made.DATASETS[name].train_size(cfg)
+        size = generated.DATASETS[name].train_size(cfg)
         cfg.batch_size = size + 1
         assert f"larger than the training split of {size} images" in data_faults(cfg)[1][0]
         assert not (tmp_path / name).exists()
@@ -123,10 +123,11 @@ def test_another_seed_gives_other_pictures():
 def test_several_processes_at_once_make_one_whole_folder(tmp_path):
     cfg = DataConfig(name="jersey", root=str(tmp_path / "made"), jersey=QUICK)
     program = (
-        "import sys; from clf.config import DataConfig, JerseyConfig; from clf.data import made\n"
-        "write = made.jersey.write\n"
-        "made.jersey.write = lambda *args: (print('writes'), write(*args))\n"
-        f"made.ensure(DataConfig(name='jersey', root={cfg.root!r}, "
+        "from clf.config import DataConfig, JerseyConfig\n"
+        "from clf.data import generated\n"
+        "write = generated.jersey.write\n"
+        "generated.jersey.write = lambda *args: (print('writes'), write(*args))\n"
+        f"generated.ensure(DataConfig(name='jersey', root={cfg.root!r}, "
         "jersey=JerseyConfig(images=430, size=16)))"
     )
     command = [sys.executable, "-c", program]
@@ -150,9 +151,9 @@ def test_a_kill_in_the_middle_leaves_nothing_that_looks_complete(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(digits, "write", half)
         with pytest.raises(KeyboardInterrupt):
-            made.ensure(cfg)
+            generated.ensure(cfg)
     assert not (tmp_path / "made").exists()
-    made.ensure(cfg)
+    generated.ensure(cfg)
     assert len(files(tmp_path / "made")) == 1798
 
 
@@ -173,20 +174,20 @@ def test_a_folder_made_with_other_settings_is_told_apart(digits_root):
 
 def test_settings_that_change_the_images_change_the_default_folder():
     folders = {
-        made.folder(DataConfig(name="jersey", jersey=JerseyConfig(**change)))
+        generated.folder(DataConfig(name="jersey", jersey=JerseyConfig(**change)))
         for change in ({}, {"images": 500}, {"seed": 1}, {"size": 64}, {"imbalance": 2.0})
     }
     assert len(folders) == 5
-    assert made.folder(DataConfig(name="jersey", batch_size=8)) in folders
+    assert generated.folder(DataConfig(name="jersey", batch_size=8)) in folders
 
 
 def test_a_place_that_cannot_be_written_is_told_with_what_to_set(tmp_path):
     (tmp_path / "file").touch()
     cfg = DataConfig(name="digits", root=str(tmp_path / "file" / "digits"))
     with pytest.raises(DataError, match=r"cannot be written \(.*\); set data.root=FOLDER to make"):
-        made.ensure(cfg)
+        generated.ensure(cfg)
 
 
 def test_the_record_says_what_was_made(digits_root):
-    record = json.loads((digits_root / made.RECORD).read_text())
+    record = json.loads((digits_root / generated.RECORD).read_text())
     assert record == {"name": "digits", "version": digits.VERSION, "split_seed": 0}

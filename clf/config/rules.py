@@ -1,87 +1,32 @@
 """What a configuration may not be: limits of single values, and values that do not go together.
 
-`check(cfg)` gives every fault as a line "key=value: what is wrong; what to do". `clf.compose` adds
+`check(cfg)` gives every fault as a line "key=value: what is wrong; what to do". `compose` adds
 those of spelling and type, and raises them all together. Imports no torch.
 """
 
-import difflib
 import math
 import re
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.config import RunConfig
-from clf.registry import target_fault
+from clf.config.device_rules import DEVICE_RULES
+from clf.config.faults import nearest, show
+from clf.config.job_rules import JOB_RULES
+from clf.config.registry import target_fault
+from clf.config.schema import RunConfig
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
-class ConfigError(ValueError):
-    """All faults of a configuration, one a line; `faults` holds them singly."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = list(dict.fromkeys(faults))
-        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        lines = (fault.replace("\n", "\n  ") for fault in self.faults)
-        super().__init__(
-            f"{count} in the configuration:\n" + "\n".join(f"- {line}" for line in lines)
-        )
-
-
-def show(value: Any) -> str:
-    """A value as one would type it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(show(item) for item in value)}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{show(item)}" for key, item in value.items()) + "}"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
-
-
-def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The names most like `word`, upper and lower case alike; of equals, the one that comes
-    first."""
-    likeness = {
-        name: difflib.SequenceMatcher(None, name.lower(), word.lower()).ratio() for name in valid
-    }
-    close = [name for name in likeness if likeness[name] >= cutoff]
-    return sorted(close, key=lambda name: -likeness[name])[:count]
-
-
-def is_for_the_user(error: BaseException) -> bool:
-    """Whether one of our own checks raised it, so that its message alone says what to do."""
-    if isinstance(error, ConfigError):
-        return True
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    last = error.__traceback__
-    while last.tb_next is not None:
-        last = last.tb_next
-    module = str(last.tb_frame.f_globals.get("__name__", ""))
-    return module.startswith(("clf.", "slurm.")) and (frame.line or "").startswith("raise")
-
-
-def check(cfg: RunConfig, look_at_data: bool = True) -> list[str]:
-    """Every fault of a configuration whose keys and types are right; [] if there is none.
-
-    Args:
-        look_at_data: also look at the data's folder and classes
-    """
-    from clf.check_job import JOB_CHECKS  # which shows values as this file does
-    from clf.check_strategy import batches, devices, strategy  # they use this module
-
+def check(cfg: RunConfig) -> list[str]:
+    """Every fault of a configuration whose keys and types are right; [] if there is none."""
     faults = limit_faults(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
-    looks = [_name, _targets, devices, strategy, batches, _ranges, _model, _schedule, _monitor]
-    looks += JOB_CHECKS
-    for look in [*looks, _data_and_classes] if look_at_data else looks:
+    looks = [_name, _targets, *DEVICE_RULES, _ranges, _model, _schedule, _monitor, *JOB_RULES]
+    for look in looks:
         # One fault a key: its limit says it best.
         faults += [fault for fault in look(cfg) if fault.split("=")[0] not in at_fault]
     return faults
@@ -258,34 +203,4 @@ def _monitor(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"checkpoint.mode={mode}: {monitor} is best at its {better}imum; set "
             f"checkpoint.mode={better}"
-        )
-
-
-def _data_and_classes(cfg: RunConfig) -> Iterator[str]:
-    from clf.data.datasets import data_faults
-
-    model = cfg.model
-    names, faults = data_faults(cfg.data)
-    yield from faults
-    count = model.num_classes
-    if names is not None:
-        if count is not None and count != len(names):
-            some = ", ".join(names[:3] + (["..."] if len(names) > 3 else []))
-            yield (
-                f"model.num_classes={count}: the data has {len(names)} classes ({some}); "
-                f"set model.num_classes={len(names)}, or null to take the data's"
-            )
-        count = len(names)
-    if count is None:
-        return
-    if model.top_k is not None and model.top_k > count:
-        yield (
-            f"model.top_k={model.top_k}: there are only {count} classes; set "
-            f"model.top_k={min(5, count)} or null"
-        )
-    if model.class_weights is not None and len(model.class_weights) != count:
-        yield (
-            f"model.class_weights={show(model.class_weights)}: has {len(model.class_weights)} "
-            "numbers "
-            f"for {count} classes; give one per class in label order, or null"
         )

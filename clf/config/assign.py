@@ -1,14 +1,15 @@
 """Lays `key=value` settings one by one into the typed schema and reports each that does not fit.
 
-A setting comes from the command line or from a YAML file; `clf.compose` gathers them.
+A setting comes from the command line or from a YAML file; `clf.config.compose` gathers them.
 """
 
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
-from clf.check import SECRET_WORDS, limits, nearest, show
-from clf.config import ModelConfig, RunConfig
-from clf.registry import schema_of
+from clf.config.faults import SECRET_WORDS, nearest, show
+from clf.config.registry import schema_of
+from clf.config.rules import limits
+from clf.config.schema import ModelConfig, RunConfig
 
 # What other tools call it, where the spelling alone would not lead there.
 OTHER_WORDS = {

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from slurm.testbed.configuration import NODES
+from tests.slurm.testbed.configuration import NODES
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clf.check import nearest, show
-from clf.registry import registered
-from clf.settings import Setting
+from clf.config.assign import Setting
+from clf.config.faults import nearest, show
+from clf.config.registry import registered
 
 ONE_VALUE = "several values where a run takes one; write a list as {key}=[{text}]"
 

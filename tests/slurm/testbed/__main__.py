@@ -1,4 +1,4 @@
-"""python -m slurm.testbed up|down|status [--folder DIR] [--install]
+"""python -m tests.slurm.testbed up|down|status [--folder DIR] [--install]
 
 A real SLURM of 4 nodes with 2 fake GPUs each on this machine, in seconds, as root.
 """
@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from slurm.testbed.cluster import Testbed, TestbedError, default_folder
-from slurm.testbed.machine import PACKAGES, can_install, install, missing
+from tests.slurm.testbed.cluster import Testbed, TestbedError, default_folder
+from tests.slurm.testbed.machine import PACKAGES, can_install, install, missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     description, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(prog="python -m slurm.testbed", description=more.strip())
+    parser = argparse.ArgumentParser(prog="python -m tests.slurm.testbed", description=more.strip())
     parser.add_argument("action", choices=("up", "down", "status"))
     parser.add_argument(
         "--folder",

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import pytest
 
-from clf.compose import ConfigError, compose, load, save
-from clf.config import ModelConfig
-from clf.registry import check_trusted, register, schema_of, target_fault, trusted
+from clf.config import ConfigError, ModelConfig
+from clf.config.compose import load, save
+from clf.config.registry import check_trusted, register, schema_of, target_fault, trusted
+from clf.plan import compose
 
 MODEL = """
-from clf.registry import register
+from clf.config.registry import register
 
 
 class Base:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from clf.config import ModelConfig
+from clf.config.schema import ModelConfig
 
 TRUSTED = ("clf", "torchvision")  # packages whose classes a config may name without being asked
 BASES = {"model": ModelConfig}  # group of configs/ -> what its classes' parameters extend

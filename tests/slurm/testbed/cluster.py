@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from slurm.testbed import machine, processes
-from slurm.testbed.configuration import MARK, NODES, write_configuration
+from tests.slurm.testbed import machine, processes
+from tests.slurm.testbed.configuration import MARK, NODES, write_configuration
 
 LONGEST_FOLDER = 60  # characters: a socket's path ends at 107, and SLURM's are in sub-folders
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)

@@ -7,7 +7,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from clf.config import DataConfig
-from clf.data.datasets import DataError, ImageSplits, data_faults, load_splits
+from clf.data.index import DataError, ImageSplits, data_faults, load_splits
 
 
 def touch(*paths: Path) -> None:

@@ -4,6 +4,7 @@ runs/<name>/  config.yaml  labels_mapping.json  status.json  metrics.csv  per_cl
               checkpoints/{best,last}.ckpt  wandb/  logs/  code/
 """
 
+import csv
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CODE = ("launch", "clf", "configs", "slurm", "pyproject.toml")  # what a job needs to run
+SILENT_S = 60  # a running job rewrites status.json far more often
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
@@ -118,3 +120,23 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """What the run last said of itself (fields: `clf.tracking.callbacks.StatusFile`).
+
+    None if it has said nothing yet, or if a power cut left the file unreadable.
+    """
+    try:
+        return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def read_scalars(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv`, cells as text; [] before the first."""
+    try:
+        with RunFolder(run_dir).metrics_csv.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []

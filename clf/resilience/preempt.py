@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
-from clf.signals import Preempted, StopRequest
+from clf.resilience.signals import Preempted, StopRequest
 
 POLL_S = 0.2  # between two looks at the store
 AGREE_S = 60  # for all ranks to answer; one that is gone never will
@@ -146,7 +146,7 @@ class Preemption(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.agreement.connect()
         # Lightning's SIGTERM handler runs a collective wherever the signal finds the rank: of 15
-        # runs of two ranks 9 hung. The flag of `clf.signals` stays the only handler.
+        # runs of two ranks 9 hung. The flag of `clf.resilience.signals` stays the only handler.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from clf.preempt import POLL_S
+from clf.resilience.preempt import POLL_S
 
 WORLD = 2
 EPOCHS, STEPS = 2, 4  # steps an epoch
@@ -69,8 +69,8 @@ def one_rank(rank: int, folder: str, port: int) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)}
     import clf.run
     from clf import checkpoint
-    from clf.compose import compose
     from clf.models.base import BaseClassificationModel
+    from clf.plan import compose
 
     signaller = Signaller(rank)
 
@@ -115,8 +115,8 @@ def one_rank(rank: int, folder: str, port: int) -> None:
 
 def run(cfg: Any, run_dir: Path, signaller: Signaller, moments: list[Any]) -> None:
     """Start the run until it is finished, as a job in a queue would be."""
+    from clf.resilience.signals import Preempted, StopRequest
     from clf.run import fit
-    from clf.signals import Preempted, StopRequest
 
     torch.manual_seed(0)
     signaller.moments = list(moments)

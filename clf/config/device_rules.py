@@ -1,10 +1,10 @@
-"""Which devices, strategies and batches go together: a part of `clf.check`. Imports no torch."""
+"""Which devices, strategies and batches go together: a part of `clf.config.rules`."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from clf.check import show
-from clf.config import RunConfig
+from clf.config.faults import show
+from clf.config.schema import RunConfig
 
 
 def devices(cfg: RunConfig) -> Iterator[str]:
@@ -96,3 +96,6 @@ def batches(cfg: RunConfig) -> Iterator[str]:
         f"data.batch_size={data.batch_size}: not divisible by {parts}; "
         f"set data.batch_size={f'{down} or {up}' if down else up}"
     )
+
+
+DEVICE_RULES = [devices, strategy, batches]

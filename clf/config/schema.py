@@ -2,7 +2,7 @@
 
 Plain dataclasses, so that `cfg.data.batch_size` completes in an editor; no torch here, so that a
 config is checked in milliseconds on a login node. A field's comment gives its unit; its limits
-stand in its metadata, where `clf.compose.check` reads them.
+stand in its metadata, where `clf.config.compose.check` reads them.
 """
 
 from dataclasses import dataclass, field

@@ -5,8 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clf.checkpoint import AtomicCheckpointIO, RunRecord, find_checkpoint, read_checkpoint
 from clf.config import RunConfig
+from clf.resilience.checkpoint import (
+    AtomicCheckpointIO,
+    RunRecord,
+    find_checkpoint,
+    read_checkpoint,
+)
 
 
 def test_a_save_that_fails_half_way_leaves_the_old_checkpoint_and_no_rubbish(tmp_path, monkeypatch):

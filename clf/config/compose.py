@@ -1,7 +1,6 @@
 """YAML files and `key=value` overrides -> `RunConfig`, with every fault in one message.
 
-    cfg = compose(["model=resnet50", "data.batch_size=256"])  # raises ConfigError
-    cfg = resolve(cfg)  # name, absolute paths, number of classes
+    composed = read(["model=resnet50", "data.batch_size=256"])  # composed.cfg, composed.faults
     save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
 
 Hydra composes `configs/` and parses the overrides; the values are then laid one by one into the
@@ -9,95 +8,49 @@ typed schema, so that a second fault shows beside the first. Imports no torch.
 """
 
 import importlib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.check import ConfigError, check, show
-from clf.config import RunConfig
-from clf.overrides import parse, split_choices
-from clf.registry import registered
-from clf.settings import Setting, lay
-from clf.tracking.run_folder import write_text
+from clf.config.assign import Setting, lay
+from clf.config.faults import ConfigError, show
+from clf.config.overrides import parse, split_choices
+from clf.config.registry import registered
+from clf.config.schema import RunConfig
+from clf.run_folder import write_text
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
-__all__ = [
-    "CONFIG_DIR",
-    "ConfigError",
-    "check",
-    "compose",
-    "examine",
-    "from_dict",
-    "load",
-    "one_a_key",
-    "resolve",
-    "save",
-    "to_yaml",
-]
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
-def compose(
+@dataclass
+class Composed:
+    """What files and overrides gave."""
+
+    cfg: RunConfig | None  # without what does not fit; None if there can be none
+    faults: list[str]  # of spelling and type
+    files_are_right: bool  # else what the data lacks would only mislead
+
+
+def read(
     overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
-) -> RunConfig:
-    """The typed, checked configuration of a run.
+) -> Composed:
+    """The YAML files of `config_dir` with the overrides laid over them.
 
     Args:
         overrides: `key=value` in Hydra's grammar; `group=option` chooses a file of `config_dir`
         config_name: root file, "train" or "debug"
         config_dir: folder of YAML files
-
-    Raises:
-        ConfigError: with every fault, each with key, value and remedy
     """
-    cfg, faults = examine(overrides, config_name, config_dir)
-    if faults:
-        raise ConfigError(faults)
-    assert cfg is not None
-    return cfg
-
-
-def examine(
-    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
-) -> tuple[RunConfig | None, list[str]]:
-    """`compose` for those who look for further faults: the configuration, without what does not
-    fit (None if there can be none), and all faults."""
     settings, faults = parse(overrides)
     packages = _packages(settings, config_name, config_dir)
     faults += _import(packages)
     choices, values, choice_faults = split_choices(settings, config_dir)
-    faults += choice_faults
     from_files, file_faults = _compose_files(choices, config_name, config_dir)
-    faults += file_faults
     cfg, value_faults = lay([*from_files, *values])
-    faults += value_faults
-    if cfg is not None:
-        # Where a file is not the one that was meant, what its data lacks would only mislead.
-        faults += check(cfg, look_at_data=not choice_faults and not file_faults)
-    return cfg, list(one_a_key(faults))
-
-
-def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
-    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes."""
-    from clf.data import made
-    from clf.data.datasets import data_faults
-
-    if cfg.name is None:
-        model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
-        cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
-    cfg.runs_dir = _absolute(cfg.runs_dir)
-    if cfg.data.name in made.DATASETS:
-        cfg.data.root = str(made.folder(cfg.data))  # here, not beside the snapshot that a job runs
-    if cfg.data.root is not None:
-        cfg.data.root = _absolute(cfg.data.root)
-    if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
-        cfg.model.weights = _absolute(cfg.model.weights)
-    if cfg.model.num_classes is None:
-        names, _ = data_faults(cfg.data)
-        cfg.model.num_classes = len(names) if names else None
-    return cfg
+    faults += [*choice_faults, *file_faults, *value_faults]
+    return Composed(cfg, faults, not choice_faults and not file_faults)
 
 
 def to_yaml(cfg: RunConfig) -> str:
@@ -140,20 +93,6 @@ def from_dict(tree: dict[str, Any], source: str = "") -> RunConfig:
     if faults + value_faults or cfg is None:
         raise ConfigError([*faults, *value_faults])
     return cfg
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def one_a_key(faults: list[str]) -> Iterator[str]:
-    """The first fault of each key: a wrong type would be reported again for its default."""
-    seen: set[str] = set()
-    for fault in faults:
-        key = fault.split("=")[0].split(":")[0]
-        if key not in seen or "=" not in fault.split(":")[0]:
-            yield fault
-        seen.add(key)
 
 
 def _packages(settings: list[Setting], config_name: str, config_dir: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clf.config import DataConfig
-from clf.data import made
+from clf.data import generated
 from clf.data.annotations import read_annotations
 from clf.data.rows import DataError, Row, first_and_count
 from clf.data.tar import tar_classes
@@ -63,8 +63,8 @@ def load_splits(cfg: DataConfig) -> ImageSplits:
     Raises:
         DataError: all that is wrong with the folder or the annotations, not the first fault only
     """
-    if cfg.name in made.DATASETS:
-        made.ensure(cfg)
+    if cfg.name in generated.DATASETS:
+        generated.ensure(cfg)
     splits, faults = _read(cfg)
     if splits is None or faults:
         raise DataError("\n".join(faults))
@@ -76,8 +76,8 @@ def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
 
     Each fault begins with the key that it is about.
     """
-    if cfg.name in made.DATASETS and not made.folder(cfg).exists():
-        dataset = made.DATASETS[cfg.name]
+    if cfg.name in generated.DATASETS and not generated.folder(cfg).exists():
+        dataset = generated.DATASETS[cfg.name]
         return sorted(dataset.CLASSES), list(_batch_fault(cfg, dataset.train_size(cfg)))
     if cfg.stage == "node" and cfg.root is not None and Path(cfg.root).expanduser().is_file():
         return tar_classes(Path(cfg.root).expanduser(), cfg.name)
@@ -87,9 +87,9 @@ def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
 
 def _read(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     """The index as far as it can be made, and all faults."""
-    if cfg.name in made.DATASETS:
-        root = made.folder(cfg)
-        faults = made.faults(cfg)
+    if cfg.name in generated.DATASETS:
+        root = generated.folder(cfg)
+        faults = generated.faults(cfg)
     elif cfg.root is None:
         return None, [f"data.root: null, but data={cfg.name} needs it; set data.root=FOLDER"]
     else:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clf.check import check
-from clf.compose import CONFIG_DIR, ConfigError, compose, from_dict, load, resolve, save
-from clf.config import RunConfig
+from clf.config import ConfigError, RunConfig
+from clf.config.compose import CONFIG_DIR, from_dict, load, save
+from clf.config.rules import check
+from clf.plan import compose, resolve
 
 ON_CPU = "strategy.accelerator=cpu"
 

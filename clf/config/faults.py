@@ -1,0 +1,55 @@
+"""Faults: one line each, "key=value: what is wrong; what to do", raised all together."""
+
+import difflib
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
+
+
+class ConfigError(ValueError):
+    """All faults of a configuration, one a line; `faults` holds them singly."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(dict.fromkeys(faults))
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines = (fault.replace("\n", "\n  ") for fault in self.faults)
+        super().__init__(
+            f"{count} in the configuration:\n" + "\n".join(f"- {line}" for line in lines)
+        )
+
+
+def show(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(show(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{show(item)}" for key, item in value.items()) + "}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
+
+
+def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names most like `word`, upper and lower case alike; of equals, the one that comes
+    first."""
+    likeness = {
+        name: difflib.SequenceMatcher(None, name.lower(), word.lower()).ratio() for name in valid
+    }
+    close = [name for name in likeness if likeness[name] >= cutoff]
+    return sorted(close, key=lambda name: -likeness[name])[:count]
+
+
+def is_for_the_user(error: BaseException) -> bool:
+    """Whether one of our own checks raised it, so that its message alone says what to do."""
+    if isinstance(error, ConfigError):
+        return True
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
+        return False
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    module = str(last.tb_frame.f_globals.get("__name__", ""))
+    return module.startswith(("clf.", "slurm.")) and (frame.line or "").startswith("raise")

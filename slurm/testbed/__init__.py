@@ -1,9 +1,0 @@
-"""A real SLURM on one machine, for tests and for trying things out: 4 nodes, 2 fake GPUs each.
-
-python -m slurm.testbed up | status | down       # or, from Python: slurm.testbed.Testbed
-"""
-
-from slurm.testbed.cluster import Testbed, TestbedError
-from slurm.testbed.machine import can_install, install, missing
-
-__all__ = ["Testbed", "TestbedError", "can_install", "install", "missing"]
