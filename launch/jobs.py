@@ -82,27 +82,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from launch.runs.folders import all_runs, shown
-    from launch.runs.report import reports
     from launch.terminal.summary import console
     from launch.terminal.views import print_list, print_results
+    from slurm.state import read_states
 
     if arguments.sweep:
         sweep = _sweep(arguments)
-        print_results(console(), sweep, reports(sweep.run_dirs))
+        print_results(console(), sweep, read_states(sweep.run_dirs))
         return 0
     found = all_runs(arguments.runs_dir)
     if not found:
         return fail(f"no runs in {shown(arguments.runs_dir)}; --runs-dir names another folder", 0)
-    print_list(console(), reports(found), arguments.runs_dir)
+    print_list(console(), read_states(found), arguments.runs_dir)
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from launch.runs.report import report
     from launch.terminal.summary import console
     from launch.terminal.views import print_status
+    from slurm.state import read_state
 
-    print_status(console(), report(_named(arguments)))
+    print_status(console(), read_state(_named(arguments)))
     return 0
 
 

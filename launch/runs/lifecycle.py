@@ -9,11 +9,11 @@ from typing import Any
 
 from clf.config import ConfigError, RunConfig
 from launch.runs.folders import Run, create, find_run, shown
-from launch.runs.report import report
 from slurm import queue
 from slurm.devices import has_slurm
 from slurm.executor import LOCAL, note_cancelled, read_record, submit
 from slurm.job import clear_errors
+from slurm.state import read_state
 
 
 def cancel(run_dir: Path) -> str:
@@ -23,7 +23,7 @@ def cancel(run_dir: Path) -> str:
         ConfigError: nothing of it is running from here
     """
     record = read_record(run_dir)
-    now = report(run_dir)
+    now = read_state(run_dir)
     if record is None or not now.lives:
         hint = "" if record else "; it was not submitted: stop it where it was started"
         raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
@@ -61,11 +61,11 @@ def resume(out: Any, run_dir: Path, new_code: bool) -> int:
 
 def resume_sweep(out: Any, sweep: Any, new_code: bool) -> int:
     """Start again those runs of a sweep that are neither done nor in the queue."""
-    from launch.runs.report import reports
     from launch.runs.sweep import Sweep, start
+    from slurm.state import read_states
 
     waiting = [
-        one.path for one in reports(sweep.run_dirs) if one.state != "finished" and not one.lives
+        one.path for one in read_states(sweep.run_dirs) if one.state != "finished" and not one.lives
     ]
     if not waiting:
         out.print(f"Nothing to start: all runs of {sweep.folder.name} are done, or still going on.")

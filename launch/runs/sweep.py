@@ -170,10 +170,10 @@ def read_runs(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConfig, Any]]) -> int:
-    from launch.runs.report import reports
     from launch.terminal.follow import Follower, print_failure
     from launch.terminal.views import print_results
     from slurm.executor import submit
+    from slurm.state import read_states
 
     failed = 0
     for place, (cfg, run) in enumerate(waiting, 1):
@@ -183,7 +183,7 @@ def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConf
             failed += 1
             print_failure(out, job, run.path)
     out.print()
-    print_results(out, sweep, reports(sweep.run_dirs))
+    print_results(out, sweep, read_states(sweep.run_dirs))
     return 1 if failed else 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.runs.folders import shown
-from launch.runs.report import report
+from slurm.state import read_state
 
 
 def sync(run_dirs: Sequence[Path]) -> int:
@@ -17,7 +17,7 @@ def sync(run_dirs: Sequence[Path]) -> int:
     failed = 0
     waiting = [path for path in run_dirs if unsynced(path)]
     for run_dir in waiting:
-        lives = report(run_dir).lives
+        lives = read_state(run_dir).lives
         print(f"{shown(run_dir)}{' (as far as it is written)' if lives else ''} ...", flush=True)
         failed += not _upload(unsynced(run_dir), lives)
     if failed:

@@ -9,9 +9,9 @@ from typing import Any
 
 from clf.config import ConfigError
 from launch.runs.folders import shown
-from launch.runs.report import diagnosis, report
 from slurm.executor import read_record
 from slurm.job import first_error
+from slurm.state import diagnosis, read_state
 
 POLL_S = 0.5
 ASK_S = 3.0  # between questions to SLURM's queue
@@ -80,7 +80,7 @@ def _follow(out: Any, run_dir: Path, rank: int, path: Path | None) -> None:
     told, asked, alive = "", 0.0, True
     while alive:
         if time.monotonic() - asked > ASK_S:
-            asked, now = time.monotonic(), report(run_dir)
+            asked, now = time.monotonic(), read_state(run_dir)
             alive = now.lives
             if now.state == "queued" and told != (told := f"queued ({now.reason})"):
                 out.print(told, style="dim")
@@ -93,7 +93,7 @@ def _follow(out: Any, run_dir: Path, rank: int, path: Path | None) -> None:
             print(new.decode(errors="replace"), end="", flush=True)
         if alive:
             time.sleep(POLL_S)
-    out.print(f"the job has ended: {report(run_dir).state}", style="dim")
+    out.print(f"the job has ended: {read_state(run_dir).state}", style="dim")
 
 
 def _last(path: Path, lines: int) -> list[str]:
@@ -105,7 +105,7 @@ def _no_log(run_dir: Path, rank: int) -> str:
     logs = [LOG.fullmatch(path.name) for path in (run_dir / "logs").glob("*_log.out")]
     ranks = sorted({int(match[2]) for match in logs if match})
     if not ranks:
-        state = report(run_dir)
+        state = read_state(run_dir)
         return f"{run_dir.name}: no log yet; the run is {state.state}" + (
             f" ({state.reason})" if state.reason else ""
         )

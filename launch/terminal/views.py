@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.runs.report import Report
 from launch.terminal.follow import duration
 from launch.terminal.summary import print_fields
+from slurm.state import RunState
 
 GOOD, BAD = ("finished", "running"), ("failed", "lost", "node failure", "out of memory", "ended")
 
 
-def print_list(out: Any, reports: Sequence[Report], runs_dir: Path) -> None:
+def print_list(out: Any, reports: Sequence[RunState], runs_dir: Path) -> None:
     """A line a run."""
     rows = [
         [
@@ -28,7 +28,7 @@ def print_list(out: Any, reports: Sequence[Report], runs_dir: Path) -> None:
     print_table(out, ["run", "state", "epoch", "best top-1", "left", "job", "nodes"], rows)
 
 
-def print_results(out: Any, sweep: Any, reports: Sequence[Report]) -> None:
+def print_results(out: Any, sweep: Any, reports: Sequence[RunState]) -> None:
     """A sweep's runs with what was swept and what came of it, best first."""
     keys = list(dict.fromkeys(key for chosen in sweep.runs.values() for key in chosen))
     ordered = sorted(reports, key=lambda report: -(report.best if report.best is not None else -1))
@@ -50,7 +50,7 @@ def print_results(out: Any, sweep: Any, reports: Sequence[Report]) -> None:
     print_table(out, [*keys, *columns], rows)
 
 
-def print_status(out: Any, report: Report) -> None:
+def print_status(out: Any, report: RunState) -> None:
     """Everything known of one run, a line each."""
     state = report.state + (f" ({report.reason})" if report.reason else "")
     fields = {
@@ -95,11 +95,11 @@ def _name(path: Path, runs_dir: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _style(report: Report) -> str:
+def _style(report: RunState) -> str:
     return "green" if report.state in GOOD else "bold red" if report.state in BAD else "yellow"
 
 
-def _epoch(report: Report) -> str:
+def _epoch(report: RunState) -> str:
     return "" if report.epoch is None else f"{report.epoch}/{report.epochs}"
 
 

@@ -27,7 +27,7 @@ ENDED = {
 
 
 @dataclass
-class Report:
+class RunState:
     """A run in the words of the commands; None: not known."""
 
     path: Path
@@ -50,7 +50,7 @@ class Report:
         return self.state in ("queued", "starting", "running", "ending")
 
 
-def reports(run_dirs: Iterable[Path]) -> list[Report]:
+def read_states(run_dirs: Iterable[Path]) -> list[RunState]:
     """All of them, with one question to the queue."""
     paths = list(run_dirs)
     records = [read_record(path) or {} for path in paths]
@@ -61,10 +61,10 @@ def reports(run_dirs: Iterable[Path]) -> list[Report]:
             known = queue.jobs(ids)
         except queue.QueueError:
             known = {}  # the folders tell what they know
-    return [report(path, known) for path in paths]
+    return [read_state(path, known) for path in paths]
 
 
-def report(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) -> Report:
+def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) -> RunState:
     """One run.
 
     Args:
@@ -77,7 +77,7 @@ def report(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) ->
     restarts = [job.restarts or 0 if job else 0, *(one.get("restart") or 0 for one in told)]
     nodes = (job.nodes if job else None) or ",".join(_last(told, "nodes") or [])
     training = state in ("running", "ending") and status.get("state") == "running"
-    return Report(
+    return RunState(
         path=run_dir,
         state=state,
         reason=reason,
