@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Rich
 
 from clf.config import RunConfig
 from clf.config.compose import from_dict
-from clf.config.registry import check_trusted
+from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
