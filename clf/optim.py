@@ -42,7 +42,13 @@ def sgd(
     momentum: Annotated[float, About("share of the last direction that is kept", 0.0, 1.0)] = 0.9,
     nesterov: Annotated[bool, About("Nesterov's momentum")] = False,
 ) -> Optimizer:
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent.
+
+    Raises:
+        ValueError: Nesterov's momentum without momentum
+    """
+    if nesterov and momentum == 0:
+        raise ValueError("model.nesterov=true: needs model.momentum above 0, such as 0.9")
     return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 

@@ -9,6 +9,7 @@ typed schema, so that a second fault shows beside the first.
 
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,13 +104,16 @@ def from_dict(tree: dict[str, Any], source: str = "") -> RunConfig:
 def import_packages(packages: Sequence[str]) -> list[str]:
     """Import what registers classes and functions of the user's own; the faults."""
     faults = []
+    if packages and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a command starts with the repository's root alone
     for package in packages:
         try:
             importlib.import_module(package)
         except (ImportError, SyntaxError, ValueError) as error:  # @register's is a ValueError
             faults.append(
                 f"trusted_packages={show(list(packages))}: importing {package} failed ({error}); "
-                "it must be installed, or lie in the repository's root or a folder of PYTHONPATH"
+                "it must be installed, or lie in this folder, the repository's root or a folder of "
+                "PYTHONPATH"
             )
     return faults
 

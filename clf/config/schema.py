@@ -23,6 +23,7 @@ class About(NamedTuple):
     pattern: str | None = None  # that the whole text must match; it goes into a job script
     example: str | None = None  # a text that matches the pattern
     group: str | None = None  # a name registered in this group, which brings its own settings
+    takes: str | None = None  # what is allowed, where the type does not say it
 
 
 def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:
@@ -115,6 +116,7 @@ class DataConfig:
         None,
         "images of a rank's forward pass; null: batch_size / ranks; auto: as many as memory holds. "
         "The rest of a step is accumulated",
+        takes="a whole number of at least 1, auto, or null",
     )
     eval_batch_size: int | None = setting(
         None, "images of a rank's forward pass in evaluation; null: the micro-batch", 1

@@ -28,6 +28,8 @@ WORDS: dict[Any, str] = {
 def takes(entry: Field[Any]) -> str:
     """What a setting takes, such as "a whole number of at least 1 or null"."""
     hint, optional = _without_none(entry.type)
+    if text := about(entry).takes:
+        return text
     if names := choices(entry):
         return f"one of {', '.join(names)}" + (" or null" if optional else "")
     return (
