@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from clf.optim import cosine, parameter_groups, with_warmup
+from clf.optim import cosine, parameter_groups, sgd, with_warmup
 
 
 def adamw() -> torch.optim.Optimizer:
@@ -60,3 +60,19 @@ def test_biases_and_norms_are_not_decayed():
     assert decayed["weight_decay"] == 0.05
     assert [tuple(p.shape) for p in kept["params"]] == [(4,), (4,), (4,), (2,)]
     assert kept["weight_decay"] == 0.0
+
+
+def test_sgd_takes_its_own_settings_and_steps_as_torchs():
+    def steps(optimizer, weight):
+        for _ in range(5):
+            optimizer.zero_grad()
+            (weight**2).sum().backward()
+            optimizer.step()
+        return weight.tolist()
+
+    ours, theirs = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    groups = [{"params": [ours], "weight_decay": 0.1}]
+    reference = torch.optim.SGD([theirs], lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.1)
+    assert steps(sgd(groups, 0.05, momentum=0.8, nesterov=True), ours) == steps(reference, theirs)
+    with pytest.raises(ValueError, match="needs model.momentum above 0"):
+        sgd(groups, 0.05, momentum=0.0, nesterov=True)
