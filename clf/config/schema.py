@@ -46,7 +46,7 @@ class ModelConfig:
     cosine_eta_min_factor: float = within(0.01, 0.0, 1.0)  # last learning rate / peak
     # the learning rate moves every optimizer step or every epoch
     interval: str = one_of("step", "epoch")
-    # second accuracy: label among the k best; None: min(5, num_classes)
+    # second accuracy: label among the k largest logits; None: 5. Reported where k < num_classes
     top_k: int | None = within(None, 1)
 
 
@@ -139,7 +139,8 @@ class StrategyConfig:
 @dataclass
 class CheckpointConfig:
     monitor: str = "val/acc_top1"  # "best" is judged by this
-    mode: str = one_of("max", "min")
+    # whether the best is the max or the min; None: as is right for the monitor
+    mode: str | None = field(default=None, metadata={"choices": ("max", "min")})
 
 
 @dataclass
