@@ -135,6 +135,7 @@ class StatusFile(Callback):
         self._written = 0.0  # seconds of the monotonic clock
         self._begun: tuple[float, int] | None = None  # (seconds, steps) when training began
         self._constant: dict[str, Any] = {}
+        self._stopped_early: str | None = None
         self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -168,6 +169,8 @@ class StatusFile(Callback):
         self._take(trainer.callback_metrics)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Now: the final evaluation gives all callbacks the state that the best checkpoint holds.
+        self._stopped_early = why_stopped(trainer)
         self._take(trainer.callback_metrics)
         self._write(trainer, "running")
 
@@ -225,7 +228,7 @@ class StatusFile(Callback):
             "steps": steps,
             "images_per_second": speeds[0] if speeds else None,
             "metrics": self.metrics,
-            "stopped_early": why_stopped(trainer),
+            "stopped_early": self._stopped_early,
             "eta_s": eta_s,
             "started": self.started,
             "updated": now,
