@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from clf.run_folder import RunFolder, read_status, snapshot_code, write_text
+from clf.atomic import write_text
+from clf.run_folder import RunFolder, read_status
+from slurm.snapshot import snapshot_code
 
 
 def test_others_on_the_machine_cannot_read_a_run(tmp_path):

@@ -119,6 +119,9 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     is_text = known[owner].type in (str, str | None)
     if is_text and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
+    if isinstance(value, str) and (read := known[owner].metadata.get("read")):
+        number = read(value)  # None for a text that stands for no number
+        value = value if number is None else number
     if isinstance(value, str) and _names_a_secret(value):
         return [
             f"{given}: a key or token must not stand in a configuration; leave it in the "
@@ -169,13 +172,14 @@ def _expected(entry: Field[Any]) -> str:
         list[float]: "a list of numbers",
         list[str]: "a list of texts",
         dict[str, str]: "names and values, {NAME: value}",
+        dict[str, Any]: "names and values, {NAME: value}",
     }
     hint: Any = entry.type
     parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
     optional = type(None) in getattr(hint, "__args__", ())
     if optional and len(parts) == 1:
         hint = parts[0]
-    text = names.get(hint, str(hint)) + limits(entry)
+    text = entry.metadata.get("expected") or names.get(hint, str(hint)) + limits(entry)
     return text + (" or null" if optional else "")
 
 

@@ -7,6 +7,7 @@ Hydra composes `configs/` and parses the overrides; the values are then laid one
 typed schema, so that a second fault shows beside the first. Imports no torch.
 """
 
+import functools
 import importlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def load(path: Path) -> RunConfig:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
@@ -160,12 +161,21 @@ def _compose_files(
     files = [(None, config_dir / f"{config_name}.yaml")]
     files += [(group, config_dir / group / f"{option}.yaml") for group, option in chosen.items()]
     origins: dict[tuple[str, ...], str] = {}  # path of a key -> the last file that sets it
+    texts: dict[tuple[str, ...], str] = {}
     for group, file in files:
         package = () if group is None or _is_global(file) else (group,)
-        for path, _ in _leaves(_read_plain(file)):
+        for path, value in _leaves(_read_plain(file)):
             origins[(*package, *path)] = f" (in {file.relative_to(config_dir.parent)})"
+            texts.pop((*package, *path), None)
+            if isinstance(value, str):
+                texts[(*package, *path)] = value
     leaves = [
-        Setting(".".join(path), value, source=origins.get(path, ""))
+        # Hydra reads 12:00:00 as a number to the base of 60.
+        Setting(
+            ".".join(path),
+            texts.get(path, value) if type(value) is int else value,
+            source=origins.get(path, ""),
+        )
         for path, value in _leaves(tree)
     ]
     return leaves, _shadowed(config_dir)
@@ -202,7 +212,22 @@ def _read_plain(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except (OSError, yaml.YAMLError):
         return {}
     return tree if isinstance(tree, dict) else {}
+
+
+@functools.cache
+def _loader() -> Any:
+    """YAML's safe loader, except that 12:30:00 is a text and not a number to the base of 60."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def number(loader: Any, node: Any) -> Any:
+        return node.value if ":" in node.value else yaml.SafeLoader.construct_yaml_int(loader, node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", number)
+    return Loader

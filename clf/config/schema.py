@@ -8,6 +8,8 @@ stand in its metadata, where `clf.config.compose.check` reads them.
 from dataclasses import dataclass, field
 from typing import Any
 
+from clf.config.slurm_words import TIME_FORMS, minutes
+
 
 def one_of(default: str, *others: str) -> Any:
     """A text field that takes `default` or one of `others`."""
@@ -22,6 +24,12 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
 def written_as(pattern: str, example: str) -> Any:
     """A text (or None) of which `pattern` must match the whole; it goes into a job script."""
     return field(default=None, metadata={"pattern": pattern, "example": example})
+
+
+def time_limit() -> Any:
+    """Minutes (or None); `assign` reads a text in one of SLURM's forms by `read`."""
+    limits = {"low": 1, "high": float("inf")}
+    return field(default=None, metadata={**limits, "read": minutes, "expected": TIME_FORMS})
 
 
 NAMES = r"[\w.,+@:/=-]+"  # of SLURM, separated by commas: nothing that a shell would read
@@ -179,13 +187,16 @@ class SlurmConfig:
     partition: str | None = written_as(NAMES, "gpu")
     account: str | None = written_as(NAMES, "vision")
     qos: str | None = written_as(NAMES, "normal")
-    time: int | None = within(None, 1)  # minutes; None: the partition's own
+    # minutes; written as minutes or in SLURM's forms (4:00:00, 1-12); None: the partition's own
+    time: int | None = time_limit()
     cpus_per_gpu: int | None = within(None, 1)  # cores a rank; None: the partition's own
     mem_gb: int | None = within(None, 1)  # GiB a node; None: the partition's own
     constraint: str | None = written_as(r"[\w.,+@:/=&|*()\[\]-]+", "a100|h100")
     exclude: str | None = written_as(HOSTS, "node[3,7-9]")
     nodelist: str | None = written_as(HOSTS, "node[1-2]")
     reservation: str | None = written_as(NAMES, "course")
+    # any other option of sbatch, by its long name: {comment: try 3, nice: 100, exclusive: true}
+    options: dict[str, Any] = field(default_factory=dict)
     dependency: str | None = written_as(r"[\w:,?+]+", "afterok:1234")
     mail_user: str | None = written_as(r"[\w.+@-]+", "me@example.org")
     mail_type: str | None = written_as(r"[A-Z0-9_,]+", "END,FAIL")

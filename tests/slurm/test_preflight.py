@@ -13,8 +13,9 @@ from clf.config import RunConfig
 from clf.plan import compose, resolve
 from slurm import preflight
 from slurm.devices import has_slurm
-from slurm.preflight import Partition, disk_faults, partition_faults, weights_faults
-from slurm.script import body
+from slurm.partitions import Partition
+from slurm.preflight import disk_faults, partition_faults, weights_faults
+from slurm.script import BLOCKED, body, can_block
 
 NET = """
 class Net:
@@ -84,15 +85,6 @@ def test_what_a_partition_cannot_give_is_told_by_the_setting(
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "minutes"), [("01:00:00", 60), ("2-00:30:00", 2910), ("UNLIMITED", None)]
-)
-def test_a_partition_s_time_limit_is_read_as_slurm_writes_it(
-    text: str, minutes: int | None
-) -> None:
-    assert preflight._minutes(text) == minutes
-
-
 def test_a_client_without_a_cluster_is_no_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,8 +128,6 @@ def test_ranks_meet_at_a_port_that_no_other_job_of_the_node_has() -> None:
 
 def test_signals_wait_where_this_machine_s_env_can_hold_them_back() -> None:
     """As the srun line does it: a process that is started so outlives what would end it."""
-    from slurm.script import BLOCKED, can_block
-
     if not can_block():
         pytest.skip("env of this machine knows no --block-signal (coreutils below 8.31)")
     program = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('lives')"
