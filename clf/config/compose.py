@@ -9,6 +9,7 @@ typed schema, so that a second fault shows beside the first. Imports no torch.
 
 import functools
 import importlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -161,19 +162,17 @@ def _compose_files(
     files = [(None, config_dir / f"{config_name}.yaml")]
     files += [(group, config_dir / group / f"{option}.yaml") for group, option in chosen.items()]
     origins: dict[tuple[str, ...], str] = {}  # path of a key -> the last file that sets it
-    texts: dict[tuple[str, ...], str] = {}
+    texts: dict[tuple[Any, Any], str] = {}  # (path, number) that Hydra made of a 12:00:00 -> text
     for group, file in files:
         package = () if group is None or _is_global(file) else (group,)
         for path, value in _leaves(_read_plain(file)):
             origins[(*package, *path)] = f" (in {file.relative_to(config_dir.parent)})"
-            texts.pop((*package, *path), None)
-            if isinstance(value, str):
-                texts[(*package, *path)] = value
+            if isinstance(value, str) and re.fullmatch(r"\d[\d:]+", value):
+                texts[(*package, *path), yaml.safe_load(value)] = value
     leaves = [
-        # Hydra reads 12:00:00 as a number to the base of 60.
         Setting(
             ".".join(path),
-            texts.get(path, value) if type(value) is int else value,
+            texts.get((path, value), value) if type(value) is int else value,
             source=origins.get(path, ""),
         )
         for path, value in _leaves(tree)
