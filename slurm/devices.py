@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from clf.config import RunConfig
+from clf.config.device_rules import gpu_fault
 from clf.config.faults import Findings
 from clf.config.slurm_words import gpus as gpus_in
 from clf.cores import usable_cores
@@ -67,26 +68,18 @@ def resources(cfg: RunConfig) -> Findings:
     found = Findings()
     if has_slurm():
         return found
-    gpus = len(local_gpus())
     if cfg.nodes > 1:
         found.faults.append(
             f"nodes={cfg.nodes}: this machine has no SLURM (no sbatch on the PATH), so a run has "
             "one node here; set nodes=1, or submit on a login node of your cluster"
         )
-    if cfg.strategy.accelerator == "gpu" and gpus == 0:
-        found.faults.append(
-            "strategy.accelerator=gpu: no GPU was found on this machine; "
-            "set strategy.accelerator=auto to use the CPU"
-        )
-    elif cfg.strategy.accelerator != "cpu" and 0 < gpus < (cfg.gpus or 1):
-        found.faults.append(
-            f"gpus={cfg.gpus}: this machine has {gpus}; set gpus={gpus} or less"
-            " (or strategy.accelerator=cpu for CPU processes)"
-        )
-    elif not uses_gpus(cfg) and (cfg.gpus or 1) > (cores := usable_cores()):
+    gpus, cores = cfg.gpus or 1, usable_cores()
+    if fault := gpu_fault(cfg.strategy.accelerator, gpus, len(local_gpus())):
+        found.faults.append(fault)
+    elif not uses_gpus(cfg) and gpus > cores:
         found.notes.append(
-            f"gpus={cfg.gpus}: without GPUs each is a CPU process, and this machine has {cores} "
-            f"cores, which they share; gpus={cores} or less is faster"
+            f"gpus={gpus}: without GPUs each is a CPU process, and this machine has {cores} cores, "
+            f"which they share; gpus={cores} or less is faster"
         )
     return found
 

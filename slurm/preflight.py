@@ -22,7 +22,7 @@ from slurm.script import script
 FREE_GIB = 1.0  # two checkpoints, W&B's files and the logs of a small model
 # Words of sbatch's message -> the setting that it is about
 REFUSALS = {
-    "generic resource": "slurm.options",
+    "generic resource": "slurm.options.gres",
     "account": "slurm.account",
     "qos": "slurm.qos",
     "feature": "slurm.constraint",

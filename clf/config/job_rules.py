@@ -52,8 +52,8 @@ OWN_OPTIONS = {
 def _runs_dir(cfg: RunConfig) -> Iterator[str]:
     if ":" in cfg.runs_dir or "\\" in cfg.runs_dir:
         yield (
-            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which a path of Python's code "
-            "and SLURM's logs cannot; choose another folder"
+            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which PYTHONPATH and the "
+            "names of SLURM's logs cannot hold; choose another folder"
         )
 
 
@@ -75,7 +75,7 @@ def _slurm(cfg: RunConfig) -> Iterator[str]:
         if "," in mount or not 1 <= len(parts) <= 3 or not parts[0].startswith("/"):
             yield (
                 f"slurm.container.mounts={show(container.mounts)}: expected /from:/to, absolute "
-                f"and without a comma, got {mount}"
+                f"and without a comma; got {mount}"
             )
     if container.image is not None and (not container.image or container.image[0] == "-"):
         yield f"slurm.container.image={container.image}: expected a file or the name of an image"
@@ -122,11 +122,11 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
             "data.stage=node, or take data.stage_dir out"
         )
     if cfg.data.origin is not None:
-        yield f"data.origin={cfg.data.origin}: is set by a job alone; set data.root"
+        yield f"data.origin={cfg.data.origin}: only a job sets it; set data.root"
     if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
         yield (
-            f"data.stage=node: {cfg.data.name} is made, not copied; it is for data=imagefolder and "
-            "data=annotations"
+            f"data.stage=node: {cfg.data.name} is made, not copied; use it with "
+            "data=imagefolder and data=annotations"
         )
 
 

@@ -22,7 +22,7 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
 
 
 def written_as(pattern: str, example: str) -> Any:
-    """A text (or None) of which `pattern` must match the whole; it goes into a job script."""
+    """A text (or None) that `pattern` must match as a whole; it goes into a job script."""
     return field(default=None, metadata={"pattern": pattern, "example": example})
 
 
@@ -181,8 +181,8 @@ class ContainerConfig:
 
 @dataclass
 class SlurmConfig:
-    """What is asked of SLURM, in sbatch's words. None leaves a value to the partition. Unused where
-    there is no SLURM."""
+    """Options of sbatch by its own words; None leaves a value to the partition. They have no effect
+    on a machine without SLURM."""
 
     partition: str | None = written_as(NAMES, "gpu")
     account: str | None = written_as(NAMES, "vision")
@@ -204,12 +204,11 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)  # shell lines before the job: module load cuda
     env: dict[str, str] = field(default_factory=dict)  # environment variables of the job
     container: ContainerConfig = field(default_factory=ContainerConfig)
-    signal_s: int = within(
-        120, 10
-    )  # seconds before the time limit at which the run saves and leaves
-    # starts after the first one: preempted, out of time, or a node lost
+    # seconds before the time limit at which the run saves its state and stops
+    signal_s: int = within(120, 10)
+    # further starts after a preemption, a time limit or a lost node
     max_requeues: int = within(100, 0)
-    retries: int = within(0, 0)  # starts after an error in code
+    retries: int = within(0, 0)  # further starts after an error in code
 
 
 @dataclass

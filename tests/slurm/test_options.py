@@ -124,7 +124,8 @@ def test_a_real_slurm_takes_the_options_and_refuses_wrong_ones_before_a_job_is_q
     assert user.seen("o")["WORLD_SIZE"] == "2", "a task for each GPU of gres"
     assert not list(user.home.rglob("MARK"))
     for wrong, fault in {
-        "{gres: 'gpu:h100:1'}": "slurm.options: SLURM refuses the job: ",
+        "{gres: 'gpu:h100:1'}": "slurm: SLURM refuses the job: ",
+        "{gres: 'flux:1'}": "slurm.options.gres: SLURM refuses the job: ",
         "{flavour: x}": "slurm.options.flavour: SLURM refuses the job: ",
     }.items():
         for dry in (["--dry-run"], []):

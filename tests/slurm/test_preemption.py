@@ -1,8 +1,8 @@
-"""On a real SLURM: whatever ends a job before its time, the run ends as if nothing had been.
+"""On a real SLURM: whatever ends a job early, the run ends as if nothing had happened.
 
 Jobs of two ranks, submitted once for all tests: `moved` is signalled, preempted, and loses a node
-twice; `short` runs into its time limit; one rank of `broken` raises, one of `killed` is gone
-without a word; `cancelled` is. `whole` is the run that nothing happens to, on this machine.
+twice; `short` runs into its time limit; one rank of `broken` raises an error, and one of `killed`
+is killed; `cancelled` is cancelled. `whole` is an undisturbed run on this machine.
 """
 
 import csv
@@ -156,7 +156,7 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
             stdout=subprocess.DEVNULL,
         )
         try:
-            tell(made)
+            run_and_disturb(made)
             assert whole.wait(240) == 0
             yield made
         finally:
@@ -167,7 +167,7 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
             slurm_testbed.repair()
 
 
-def tell(place: Place) -> None:
+def run_and_disturb(place: Place) -> None:
     testbed = place.testbed
     elsewhere = ("--nodes", "1", "--gpus", "2", "slurm.nodelist=node4")  # where all stays well
     place.submit(
@@ -277,7 +277,7 @@ def test_a_time_limit_is_no_end(place: Place) -> None:
     assert happened(place.run("short"))[-1] == "finished"
 
 
-def test_an_error_on_one_rank_ends_the_job_at_once_and_is_told_with_rank_and_node(
+def test_an_error_on_one_rank_ends_the_job_at_once_and_is_reported_with_rank_and_node(
     place: Place,
 ) -> None:
     run = place.run("broken")

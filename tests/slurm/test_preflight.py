@@ -1,4 +1,4 @@
-"""What is looked for before a job is queued, where no cluster is needed; test_submitting.py
+"""The checks before a job is queued that need no cluster; test_submitting.py
 asks a real one."""
 
 import os
@@ -47,11 +47,11 @@ def test_weights_are_fetched_before_the_job_whose_node_has_no_internet(
     assert Path("fetched.txt").read_text() == "None\n"
     cfg.model.weights = "LOST"
     assert list(weights_faults(cfg)) == ["model.weights=LOST: could not download lost.pth"]
-    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file: clf.config.rules looks at it
+    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file, which clf.config.rules checks
     assert list(weights_faults(cfg)) == []
 
 
-def test_a_full_or_wrong_place_for_run_folders_is_told(
+def test_a_full_or_wrong_place_for_run_folders_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(disk_faults(tmp_path / "new" / "runs")) == []
@@ -76,7 +76,7 @@ def test_a_full_or_wrong_place_for_run_folders_is_told(
         (["slurm.partition=gpu"], ["slurm.partition=gpu: expected one of cpu"]),
     ],
 )
-def test_what_a_partition_cannot_give_is_told_by_the_setting(
+def test_what_a_partition_cannot_give_is_reported_by_the_setting(
     settings: list[str], faults: list[str]
 ) -> None:
     found = list(partition_faults(config(*settings), {"": CPU_ONLY, "cpu": CPU_ONLY}))
