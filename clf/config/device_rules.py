@@ -85,17 +85,40 @@ def batches(cfg: RunConfig) -> Iterator[str]:
             "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
             "CPU; set a number, or null"
         )
-    step = ranks * (1 if micro in (None, "auto") else micro)
-    if data.batch_size % step == 0:
-        return
+    if fault := batch_fault(data.batch_size, None if micro == "auto" else micro, ranks):
+        yield fault
+
+
+def batch_fault(batch_size: int, micro_batch_size: int | None, ranks: int) -> str | None:
+    """Why `ranks` cannot share a batch in equal micro-batches (None: one for each rank); None if
+    they can. For the side that submits and for the job alike."""
+    step = ranks * (micro_batch_size or 1)
+    if batch_size % step == 0:
+        return None
     parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
     if step > ranks:
-        parts += f" x data.micro_batch_size={micro} = {step}"
-    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
-    yield (
-        f"data.batch_size={data.batch_size}: not divisible by {parts}; "
+        parts += f" x data.micro_batch_size={micro_batch_size} = {step}"
+    down, up = batch_size // step * step, (batch_size // step + 1) * step
+    return (
+        f"data.batch_size={batch_size}: not divisible by {parts}; "
         f"set data.batch_size={f'{down} or {up}' if down else up}"
     )
+
+
+def gpu_fault(accelerator: str, gpus: int, available: int) -> str | None:
+    """Why a machine with `available` GPUs cannot give a run `gpus` of them; None if it can. For the
+    side that submits and for the job alike."""
+    if accelerator == "gpu" and available == 0:
+        return (
+            "strategy.accelerator=gpu: no GPU was found on this machine; "
+            "set strategy.accelerator=auto to use the CPU"
+        )
+    if accelerator != "cpu" and 0 < available < gpus:
+        return (
+            f"gpus={gpus}: this machine has {available}; set gpus={available} or less "
+            "(or strategy.accelerator=cpu for CPU processes)"
+        )
+    return None
 
 
 DEVICE_RULES = [devices, strategy, batches]
