@@ -233,6 +233,14 @@ def test_a_time_limit_that_is_none_is_refused_with_the_forms_it_can_take() -> No
     assert "slurm.time=soon: expected minutes, or a time as SLURM writes it" in done.stderr
 
 
+def test_more_cpu_processes_than_cores_are_a_note_and_the_run_is_not_refused() -> None:
+    words = ("--gpus", "64", "--dry-run", "strategy.accelerator=cpu", "data.batch_size=64")
+    done = typed(ROOT, "submit.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "note: gpus=64: without GPUs each is a CPU process, and this machine has" in done.stderr
+    assert "nothing was submitted" in done.stdout
+
+
 def test_a_sweep_without_slurm_runs_one_after_the_other_and_ends_with_its_table(
     checkout: Path,
 ) -> None:
