@@ -112,7 +112,7 @@ def _prepare(
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
@@ -163,7 +163,7 @@ def evaluate(
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
     one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
     cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
     if datamodule.class_to_idx != record["class_to_idx"]:
