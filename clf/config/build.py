@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from clf.config.registry import target_fault
+from clf.config.targets import target_fault
 
 
 def build(description: dict[str, Any], trusted_packages: Sequence[str], key: str) -> Any:
@@ -32,7 +32,7 @@ def build(description: dict[str, Any], trusted_packages: Sequence[str], key: str
         raise ValueError(f"{key}: {description['_target_']} was not built: {reason}") from error
 
 
-def targets_in(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every `_target_` in a dataclass, dictionary or list: the key that it is under, and its
     value."""
     if is_dataclass(node):

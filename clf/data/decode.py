@@ -106,7 +106,7 @@ def _upright(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
 def _any(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits, of which PIL's own conversion would clip all above 255
+        if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip all above 255
             grey_HW = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
             return np.repeat(grey_HW[..., None], 3, axis=2)
         if image.mode == "P" and "transparency" in image.info:

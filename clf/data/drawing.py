@@ -67,7 +67,7 @@ def _shirt(
     half = rng.uniform(0.75, 1.3) + 0.1 * y_HW * rng.uniform(-1, 1)
     torso_HW = (np.abs(x_HW + bend + rng.uniform(-0.1, 0.1)) < half).astype(np.float32)
     scene_HWC = _blend(scene_HWC, colour, torso_HW)
-    # As on real shirts the pattern is in a shade near the shirt's own, so that the number stands out.
+    # As on real shirts, the pattern is in a shade near the shirt's own: the number stands out.
     shade = colour + rng.uniform(0.15, 0.4) * (second - colour)
     pattern = rng.integers(6)
     across = (x_HW + bend, y_HW, x_HW + y_HW)[pattern % 3]
@@ -131,7 +131,8 @@ def _perspective(corners_42: np.ndarray, box: tuple[int, int]) -> list[float]:
 
 def _folds(size: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Light over the cloth: a slope and three waves; [H, W] float32 around 1."""
-    y_HW, x_HW = np.mgrid[-1:1:32j, -1:1:32j].astype(np.float32)  # waves are long, so few points suffice
+    # The waves are long, so few points suffice.
+    y_HW, x_HW = np.mgrid[-1:1:32j, -1:1:32j].astype(np.float32)
     light_HW = 1 + rng.uniform(-0.25, 0.25) * x_HW + rng.uniform(-0.25, 0.25) * y_HW
     for _ in range(3):
         angle, waves, phase = rng.uniform(0, np.pi), rng.uniform(2, 12), rng.uniform(0, 6.28)

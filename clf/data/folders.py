@@ -1,6 +1,6 @@
 """data=imagefolder: a folder of images for each class.
 
-    root/{train,val,test}/<class>/*.jpg   or   root/<class>/*.jpg, from which splits are drawn
+root/{train,val,test}/<class>/*.jpg   or   root/<class>/*.jpg, from which splits are drawn
 """
 
 import os

@@ -77,7 +77,7 @@ def preview(cfg: DataConfig) -> tuple[list[str] | None, int]:
     """Class names (None if unknown) and training images (0 if unknown) of what is to be written.
 
     Raises:
-        DataError: it cannot be written here
+        DataError: it cannot be written here, or not with these settings
     """
     function, known = _writer(cfg)
     if missing := [name for name in known.needs if find_spec(name) is None]:

@@ -19,10 +19,12 @@ from clf.config.schema import About
 from clf.cores import usable_cores
 from clf.data.drawing import FONTS, draw_jersey
 from clf.data.generated import writes_images
+from clf.data.reader import DataError
 
 CLASSES = ("0", "00", *(str(number) for number in range(1, 42)))
 WORTH_A_PROCESS = 500  # images: fewer are rendered before another Python has started
 LEAST = 5  # images of a class: 3 to train, 1 to validate, 1 to test
+LEAST_IMAGES = 430  # in all, so that there can be a long tail
 
 
 class Task(NamedTuple):
@@ -38,7 +40,14 @@ def class_counts(images: int, imbalance: float, render_seed: int) -> dict[str, i
 
     The largest is `imbalance` times the smallest, as nearly as whole numbers and at least five
     images a class allow.
+
+    Raises:
+        DataError: too few images for all classes, or no such imbalance
     """
+    if images < LEAST_IMAGES:
+        raise DataError(f"data.images={images}: expected a number of at least {LEAST_IMAGES}")
+    if imbalance < 1:
+        raise DataError(f"data.imbalance={imbalance}: expected a number of at least 1")
     steps_C = np.linspace(0, 1, len(CLASSES))
     shares_C = imbalance**-steps_C
     counts_C = np.maximum(LEAST, np.floor(images * shares_C / shares_C.sum())).astype(int)
@@ -70,13 +79,12 @@ def write_jersey(
     *,
     images: Annotated[int, About("images to render, over all splits", 430)] = 6000,
     pixels: Annotated[int, About("height of a rendered image", 16, high=1024)] = 96,
-    imbalance: Annotated[
-        float, About("images of the largest class / of the smallest", 1.0)
-    ] = 30.0,
+    imbalance: Annotated[float, About("images of the largest class / of the smallest", 1.0)] = 30.0,
     render_seed: Annotated[int, About("of the pictures, and of which numbers are rare", 0)] = 0,
 ) -> None:
     """Train, val and test under `folder`, each with a folder of images per number."""
-    tasks = list(_tasks(folder.absolute(), class_counts(images, imbalance, render_seed), render_seed))
+    counts = class_counts(images, imbalance, render_seed)
+    tasks = list(_tasks(folder.absolute(), counts, render_seed))
     render(tasks, pixels, min(usable_cores(), 1 + len(tasks) // WORTH_A_PROCESS))
 
 

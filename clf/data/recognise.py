@@ -30,9 +30,7 @@ def _kind_of_folder(root: Path) -> str:
     folders.check_folder(root, f"{folders.EXPECTED}; or {annotations.EXPECTED}")
     lists = [str(path.relative_to(root)) for path in annotations.list_files(root).values()]
     parent = root / "train" if folders.has_split_folders(root) else root
-    classes = [
-        name for name in folders.subfolders(parent) if folders.holds_image(parent / name)
-    ]
+    classes = [name for name in folders.subfolders(parent) if folders.holds_image(parent / name)]
     return _kind(root, lists, classes, "")
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clf.data.decode import ORIENTATION, decode
-from clf.data.rows import DataError
+from clf.data.reader import DataError
 
 
 def by_pil(path: Path) -> np.ndarray:
