@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import nearest
+from clf.data.generated import is_generated
 from slurm.queue import ANSWER_S, QueueError, ask
 from slurm.script import script
 
@@ -75,7 +76,7 @@ def look(
     if fetch:
         found.faults += weights_faults(cfg)
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
-        if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
+        if path and _is_local(Path(path)) and not is_generated(cfg.data):
             found.notes.append(
                 f"{key}={path} lies among temporary files, which the nodes of most clusters do not "
                 "share with this machine"

@@ -102,7 +102,7 @@ class ThreadedLoader:
             yield batch
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
-        """Keeps `prefetch` batches in the making. However the caller leaves it, the threads stop."""
+        """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
         queue: deque[tuple[ClassificationBatch, list[Future[None]]]] = deque()
         pool = _start_threads(self.threads)
         try:

@@ -98,7 +98,7 @@ class TrainSampler:
         return rng.permutation(len(self.labels_N))[: self.size]
 
     def _balanced_order(self) -> np.ndarray:
-        """Rounds over all classes, each in an order of its own, so that batches are balanced too."""
+        """Rounds over all classes, each in an order of its own: batches are balanced as well."""
         present = np.unique(self.labels_N)
         rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
         rounds = -(-self.size // len(present))

@@ -96,17 +96,14 @@ class OwnTransform:
     def __call__(self, image_CHW: Tensor, rng: np.random.Generator) -> Tensor:
         shape = tuple(image_CHW.shape)
         result = self.apply(image_CHW, rng)
-        if not isinstance(result, Tensor):
-            raise ValueError(
-                f"{self.name}: returned a {type(result).__name__}; expected a uint8 tensor of shape "
-                f"{shape}"
-            )
-        if result.dtype != torch.uint8 or tuple(result.shape) != shape:
-            raise ValueError(
-                f"{self.name}: returned a {str(result.dtype).removeprefix('torch.')} tensor of "
-                f"shape {tuple(result.shape)}; expected uint8 of shape {shape}"
-            )
-        return result
+        if isinstance(result, Tensor):
+            if result.dtype == torch.uint8 and tuple(result.shape) == shape:
+                return result
+            kind = str(result.dtype).removeprefix("torch.")
+            got = f"{kind} tensor of shape {tuple(result.shape)}"
+        else:
+            got = type(result).__name__
+        raise ValueError(f"{self.name}: expected a uint8 tensor of shape {shape} back, got a {got}")
 
 
 class EvalTransform:
@@ -117,7 +114,7 @@ class EvalTransform:
         self.short_side = cfg.eval_resize or round(cfg.image_size / 0.875)
 
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-        """[3, S, S] uint8. `rng` is not used; it is there because both transforms are called alike."""
+        """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
         image_CHW = F.resize_image(as_CHW(image_HWC), [self.short_side], antialias=True)
         return F.center_crop_image(image_CHW, [self.size, self.size])
 
@@ -149,8 +146,8 @@ def draw_crop(
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop: `scale` of the area, `ratio` of width to height.
 
-    It is drawn as by torchvision's RandomResizedCrop: ten tries, then the largest crop in the middle
-    whose ratio is within the limits (Szegedy et al. 2014, arXiv 1409.4842).
+    It is drawn as by torchvision's RandomResizedCrop: ten tries, then the largest crop in the
+    middle whose ratio is within the limits (Szegedy et al. 2014, arXiv 1409.4842).
     """
     for _ in range(10):
         area = height * width * rng.uniform(scale[0], scale[1])
