@@ -61,7 +61,7 @@ def _descriptions(cfg: RunConfig) -> Iterator[str]:
         for place, described in enumerate(descriptions):
             if "_target_" not in described:
                 yield (
-                    f"{key}.{place}={show(described)}: does not say what to build; write "
+                    f"{key}.{place}={show(described)}: does not say which class to build; write "
                     "{_target_: package.module.ClassName, argument: value}"
                 )
 
