@@ -14,7 +14,7 @@ from pathlib import Path
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import one_a_key, show
-from clf.config.rules import check
+from clf.config.rules import check, monitor_faults
 from clf.config.values import limit_faults
 from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
@@ -113,6 +113,7 @@ def class_faults(cfg: RunConfig) -> Iterator[str]:
         count = len(names)
     if count is None:
         return
+    yield from monitor_faults(cfg, count)
     if model.top_k is not None and model.top_k > count:
         yield (
             f"model.top_k={model.top_k}: there are only {count} classes; set "

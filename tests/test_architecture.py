@@ -108,6 +108,7 @@ def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
         "clf.config.device_rules",
         "clf.config.registry",
         "clf.data.index",
+        "clf.metrics.measures",
     ]
     light += ["clf.run_folder", "clf.tracking.tables"]
     light += [name for path in SOURCES if within(name := module_of(path), ("launch", "slurm"))]

@@ -15,6 +15,7 @@ from clf.config.job_rules import JOB_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.metrics.measures import TOP_K, direction, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -142,19 +143,22 @@ def _schedule(cfg: RunConfig) -> Iterator[str]:
 
 
 def _monitor(cfg: RunConfig) -> Iterator[str]:
+    yield from monitor_faults(cfg, cfg.model.num_classes)
+
+
+def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
+    """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-    measures = ("acc_top1", f"acc_top{cfg.model.top_k or 5}", "acc_macro", "loss")
-    names = [f"{stage}/{measure}" for stage in ("val", "train") for measure in measures]
+    names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
     if monitor not in names:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected one of "
             f"{', '.join(names)}" + (f"; did you mean {guess[0]}?" if guess else "")
         )
-        return
-    better = "min" if monitor.endswith("loss") else "max"
-    if mode != better:
+    elif mode not in (None, direction(monitor)):
+        best = direction(monitor)
         yield (
-            f"checkpoint.mode={mode}: {monitor} is best at its {better}imum; set "
-            f"checkpoint.mode={better}"
+            f"checkpoint.mode={mode}: {monitor} is best at its {best}imum; leave it out, or set "
+            f"checkpoint.mode={best}"
         )

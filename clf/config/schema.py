@@ -62,7 +62,9 @@ class ModelConfig:
     warmup_start_factor: float = setting(0.1, "first learning rate / peak", 1e-9, high=1.0)
     interval: str = setting("step", "how often the learning rate moves", choices=("step", "epoch"))
     top_k: int | None = setting(
-        None, "second accuracy: label among the k best; null: min(5, num_classes)", 1
+        None,
+        "k of the second accuracy, reported where it is below the number of classes; null: 5",
+        1,
     )
 
 
@@ -194,7 +196,11 @@ class CheckpointConfig:
     """Which checkpoint is the best."""
 
     monitor: str = setting("val/acc_top1", "the metric that judges")
-    mode: str = setting("max", "whether more or less of it is better", choices=("max", "min"))
+    mode: str | None = setting(
+        None,
+        "whether more or less of it is better; null: as is right for the metric",
+        choices=("max", "min"),
+    )
 
 
 @dataclass

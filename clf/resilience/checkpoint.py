@@ -17,6 +17,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from clf.config import CheckpointConfig, RunConfig
+from clf.metrics.measures import direction
 
 RECORD = "clf"  # our entry in a checkpoint: {"config", "class_to_idx", "accumulation"}
 
@@ -59,7 +60,11 @@ def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
     and no version counter, which would write `last-v1.ckpt` beside a stale `last.ckpt`.
     """
     best = ModelCheckpoint(
-        folder, filename="best", monitor=cfg.monitor, mode=cfg.mode, enable_version_counter=False
+        folder,
+        filename="best",
+        monitor=cfg.monitor,
+        mode=direction(cfg.monitor),
+        enable_version_counter=False,
     )
     last = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clf.metrics.measures import line, percent
 from clf.run_folder import read_scalars, read_status
 from launch.runs.folders import shown
-from launch.terminal.summary import measures
 from slurm import queue
 from slurm.executor import LOCAL, read_record
 from slurm.failures import diagnose
@@ -53,7 +53,7 @@ class Follower:
                     self.out.print("starting (importing torch takes some seconds) ...")
                 while not self._ended():
                     self._print_epochs()
-            self._print_epochs()
+            self._print_epochs(ended=True)
         except KeyboardInterrupt:
             if not self.queued:
                 self._stop(already_told=True)
@@ -158,7 +158,7 @@ class Follower:
         bar.add_row(
             f"[bold]epoch {epoch}/{status['epochs']}[/bold]",
             ProgressBar(total=status["steps"], completed=done),
-            f"{done / status['steps']:.0%}".replace("%", " %"),
+            percent(done / status["steps"], digits=0),
         )
         parts = [
             duration(status.get("eta_s"), " left"),
@@ -173,20 +173,20 @@ class Follower:
         )
         return Group(bar, text)
 
-    def _print_epochs(self) -> None:
-        """A line for each epoch that was validated since the last call."""
-        for row in read_scalars(self.run_dir):
-            scalars = {
-                name: float(value)
-                for name, value in row.items()
-                if name.startswith("val/") and value
-            }
-            epoch = int(float(row.get("epoch") or 0)) + 1
-            if scalars and epoch > self.epochs_shown:
-                self.epochs_shown = epoch
-                train = row.get("train/loss")
-                tail = f"   [dim]train loss {float(train):.4g}[/dim]" if train else ""
-                self.out.print(f"epoch {epoch:>3}   val {measures(scalars, 'val')}{tail}")
+    def _print_epochs(self, ended: bool = False) -> None:
+        """A line for each epoch that is complete since the last call.
+
+        The train loss is the last number that an epoch logs: until it is there, or the job has
+        `ended`, the epoch has no line.
+        """
+        for epoch, scalars in sorted(_numbers_by_epoch(self.run_dir).items()):
+            train = scalars.get("train/loss")
+            is_complete = ended or train is not None
+            if epoch <= self.epochs_shown or not is_complete or "val/loss" not in scalars:
+                continue
+            self.epochs_shown = epoch
+            tail = "" if train is None else f"   [dim]train loss {train:.4g}[/dim]"
+            self.out.print(f"epoch {epoch:>3}   val {line(scalars, 'val')}{tail}")
 
 
 def print_failure(out: Any, job: Any, run_dir: Path) -> None:
@@ -234,14 +234,25 @@ def _tail(out: Any, log: Path) -> None:
     out.print("\n".join(f"  {line}" for line in lines[-LOG_LINES:]), style="dim", markup=False)
 
 
+def _numbers_by_epoch(run_dir: Path) -> dict[int, dict[str, float]]:
+    """The numbers of the validation and the train loss of each epoch, the first of which is 1.
+
+    A run without test images validates its best weights at its end: those numbers are not the last
+    epoch's, and come after them.
+    """
+    epochs: dict[int, dict[str, float]] = {}
+    for row in read_scalars(run_dir):
+        numbers = epochs.setdefault(int(float(row.get("epoch") or 0)), {})
+        for name, value in row.items():
+            if value and (name == "train/loss" or name.startswith("val/")):
+                numbers.setdefault(name, float(value))
+    return epochs
+
+
 def _epochs_in(run_dir: Path) -> int:
-    """Epochs that an earlier start of the run has shown already."""
-    done = [
-        int(float(row["epoch"])) + 1
-        for row in read_scalars(run_dir)
-        if row.get("val/loss") and row.get("epoch")
-    ]
-    return max(done, default=0)
+    """The last epoch that an earlier start of the run has completed; 0: none."""
+    numbers = _numbers_by_epoch(run_dir)
+    return max((epoch for epoch, scalars in numbers.items() if "val/loss" in scalars), default=0)
 
 
 def _speed(status: dict[str, Any]) -> str:

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.metrics.measures import line
+from clf.run_folder import read_status
 from launch.runs.folders import Run, shown
 
 WORST_CLASSES = 15  # rows of the table; per_class/test.csv has all
-MEASURES = {  # name as logged, without its stage -> (label, is a share)
-    "acc_top1": ("top-1", True),
-    "acc_top5": ("top-5", True),
-    "acc_macro": ("macro", True),
-    "loss": ("loss", False),
-}
 
 
 def console() -> Any:
@@ -61,50 +57,34 @@ def print_fields(
             out.print(line, soft_wrap=True)
 
 
-def measures(scalars: dict[str, Any], stage: str) -> str:
-    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062` of a stage's scalars."""
-    parts = []
-    for name, value in scalars.items():
-        of, _, measure = name.partition("/")
-        label, share = MEASURES.get(measure, (measure.replace("acc_top", "top-"), True))
-        if of == stage and (measure in MEASURES or measure.startswith("acc_top")):
-            parts.append(
-                (list(MEASURES).index(measure) if measure in MEASURES else 1, label, share, value)
-            )
-    texts = [
-        f"{label} {value:.1%}".replace("%", " %") if share else f"{label} {value:.4g}"
-        for _, label, share, value in sorted(parts, key=lambda part: part[0])
-    ]
-    return "   ".join(texts)
-
-
 def print_result(out: Any, run_dir: Path, scalars: dict[str, Any]) -> None:
-    """The per-class table of a run's final evaluation, and its numbers."""
+    """The per-class table of a run's final evaluation, its numbers, and why it stopped early if it
+    did."""
     from clf.tracking.tables import read_csv
 
-    stage = "test" if any(name.startswith("test/") for name in scalars) else "val"
-    path = run_dir / "per_class" / f"{stage}.csv"
-    print_table(out, read_csv(path) if path.is_file() else [], stage, scalars, shown(path))
+    split = "test" if any(name.startswith("test/") for name in scalars) else "val"
+    path = run_dir / "per_class" / f"{split}.csv"
+    print_table(out, read_csv(path) if path.is_file() else [], split, scalars, shown(path))
+    if reason := (read_status(run_dir) or {}).get("stopped_early"):
+        out.print(f"The training {reason}", markup=False)
 
 
 def print_table(
-    out: Any, rows: list[Any], stage: str, scalars: dict[str, Any], more: str = ""
+    out: Any, rows: list[Any], split: str, scalars: dict[str, Any], more: str = ""
 ) -> None:
     """The worst classes of `rows`, and the numbers of the whole split."""
-    from clf.tracking.tables import render
+    from clf.tracking.tables import WorstClasses
 
     out.print()
     if rows:
-        out.print(render(rows, f"{stage}: accuracy by class, worst first", WORST_CLASSES))
+        out.print(WorstClasses(rows, f"{split}: accuracy by class, worst first", WORST_CLASSES))
         if more and len(rows) > WORST_CLASSES:
             out.print(f"{len(rows) - WORST_CLASSES} more classes: {more}", style="dim")
-    out.print(f"[bold]{stage}[/bold]  {measures(scalars, stage)}")
+    out.print(f"[bold]{split}[/bold]  {line(scalars, split)}")
 
 
 def print_complete(out: Any, run: Run) -> None:
     """For a run that has nothing left to do."""
-    from clf.run_folder import read_status
-
     out.print(f"{run.path.name} is complete already; choose another --name to train again.")
     print_result(out, run.path, (read_status(run.path) or {}).get("metrics", {}))
     print_next(out, run.path)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clf.metrics.measures import percent
 from launch.terminal.follow import duration
 from launch.terminal.summary import print_fields
 from slurm.state import RunState
@@ -104,7 +105,7 @@ def _epoch(report: RunState) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}".replace("%", " %")
+    return percent(value, missing="")
 
 
 def _number(value: float | None) -> str:

@@ -83,7 +83,11 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("name=../../etc", "name=../../etc: cannot be the name of a run folder"),
         ("name='two words'", "name=two words: cannot be the name"),
         ("checkpoint.monitor=val/acc", "did you mean val/acc_top1?"),
-        ("checkpoint.monitor=val/loss", "checkpoint.mode=max: val/loss is best at its minimum"),
+        ("checkpoint.monitor=val/f1", "did you mean val/f1_macro?"),
+        (
+            "checkpoint.mode=min",
+            "checkpoint.mode=min: val/acc_top1 is best at its maximum",
+        ),
         ("seed=1,2", "seed=1,2: several values where a run takes one"),
         ("epochs", "epochs: not a setting; write key=value"),
         ("+epochs=3", "write epochs=3"),

@@ -96,7 +96,7 @@ def test_one_process_takes_one_device_and_says_so() -> None:
 def test_submit_runs_follows_and_ends_with_the_table_and_what_to_type_next(checkout: Path) -> None:
     done = typed(checkout, "submit.py", "--name", "first", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch   1   val top-1 75.0 %   loss 0.5" in done.stdout
+    assert "epoch   1   val top-1 75.0 %   loss 0.5   train loss 0.625" in done.stdout
     assert done.stdout.index("cat") < done.stdout.index("dog")
     assert "n/a" in done.stdout
     assert "test  top-1 50.0 %   top-5 100.0 %   loss 0.25" in done.stdout
