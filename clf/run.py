@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
+from clf.config.build import build
 from clf.config.compose import from_dict
 from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
@@ -113,7 +114,7 @@ def _prepare(
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
@@ -164,7 +165,7 @@ def evaluate(
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
     one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
     cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
     if datamodule.class_to_idx != record["class_to_idx"]:
@@ -327,8 +328,7 @@ def _own_callbacks(cfg: RunConfig) -> list[Callback]:
     """The user's, built from the config. ValueError: something else than a Lightning callback."""
     built = []
     for place, asked in enumerate(cfg.callbacks):
-        check_trusted(asked["_target_"], cfg.trusted_packages)
-        callback = instantiate(asked, _convert_="all")
+        callback = build(asked, cfg.trusted_packages, f"callbacks.{place}")
         if not isinstance(callback, Callback):
             raise ValueError(
                 f"callbacks.{place}._target_={asked['_target_']}: gave a "

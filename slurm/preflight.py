@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import Findings, nearest
+from clf.data.generated import is_generated
 from clf.tracking.wandb_key import NO_KEY, has_key
 from slurm.partitions import Partition, partitions
 from slurm.queue import ANSWER_S, QueueError
@@ -56,7 +57,7 @@ def look(
     if fetch:
         found.faults += weights_faults(cfg)
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
-        if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
+        if path and _is_local(Path(path)) and not is_generated(cfg.data):
             found.notes.append(
                 f"{key}={path} lies among temporary files, which the nodes of most clusters do not "
                 "share with this machine"

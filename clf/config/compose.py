@@ -165,11 +165,19 @@ def _split_choices(
         if setting.value in valid:
             choices[setting.key] = str(setting.value)
             continue
+        if setting.key == "data" and _is_path(str(setting.value)):
+            choices["data"] = "imagefolder"  # a file that changes nothing else
+            values += [Setting("data.name", "auto"), Setting("data.root", str(setting.value))]
+            continue
         faults.append(
             f"{setting.key}={show(setting.value)}: no such {setting.key}; expected one of "
             f"{', '.join(valid)}" + did_you_mean(str(setting.value), valid, f"{setting.key}={{}}")
         )
     return choices, values, faults
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("~") or os.sep in text or Path(text).exists()
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:

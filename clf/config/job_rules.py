@@ -123,11 +123,6 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
         )
     if cfg.data.origin is not None:
         yield f"data.origin={cfg.data.origin}: only a job sets it; set data.root"
-    if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
-        yield (
-            f"data.stage=node: {cfg.data.name} is made, not copied; use it with "
-            "data=imagefolder and data=annotations"
-        )
 
 
 JOB_RULES = [_runs_dir, _slurm, _options, _stage]

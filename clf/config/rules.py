@@ -5,11 +5,10 @@ those of spelling and type, and raises them all together. Imports no torch.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
@@ -29,7 +28,7 @@ def check(cfg: RunConfig) -> list[str]:
     looks = [
         _name,
         _targets,
-        _callbacks,
+        _descriptions,
         *DEVICE_RULES,
         _ranges,
         _model,
@@ -52,35 +51,20 @@ def _name(cfg: RunConfig) -> Iterator[str]:
 
 
 def _targets(cfg: RunConfig) -> Iterator[str]:
-    for key, target in _all_targets("", cfg):
+    for key, target in targets_in(cfg):
         if (fault := target_fault(target, cfg.trusted_packages)) is not None:
             yield f"{key}={target}: {fault}"
 
 
-def _all_targets(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every `_target_` of the configuration with its key."""
-    items: Iterable[tuple[Any, Any]] = ()
-    if is_dataclass(value):
-        items = vars(value).items()
-    elif isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, item in items:
-        inner = f"{key}.{name}" if key else str(name)
-        if name == "_target_":
-            yield inner, str(item)
-        else:
-            yield from _all_targets(inner, item)
-
-
-def _callbacks(cfg: RunConfig) -> Iterator[str]:
-    for place, callback in enumerate(cfg.callbacks):
-        if "_target_" not in callback:
-            yield (
-                f"callbacks.{place}={show(callback)}: does not say which class to build; write "
-                "{_target_: package.module.ClassName, argument: value}"
-            )
+def _descriptions(cfg: RunConfig) -> Iterator[str]:
+    lists = {"callbacks": cfg.callbacks, "data.augment.transforms": cfg.data.augment.transforms}
+    for key, descriptions in lists.items():
+        for place, described in enumerate(descriptions):
+            if "_target_" not in described:
+                yield (
+                    f"{key}.{place}={show(described)}: does not say which class to build; write "
+                    "{_target_: package.module.ClassName, argument: value}"
+                )
 
 
 def _ranges(cfg: RunConfig) -> Iterator[str]:

@@ -96,27 +96,22 @@ class AugmentConfig:
     )
     noise: float = setting(0.0, "probability of Gaussian noise", 0.0, high=1.0)
     noise_std: float = setting(10.0, "standard deviation of the noise, in grey levels of 255", 0.0)
+    transforms: list[dict[str, Any]] = setting(
+        [],
+        "transforms of your own, before erasing: [{_target_: mypkg.Blur, p: 0.5}]; called as "
+        "transform(image_CHW, rng), uint8 in and out",
+    )
     erasing: float = setting(0.0, "probability of random erasing", 0.0, high=1.0)
-
-
-@dataclass
-class JerseyConfig:
-    """The rendered jersey-number data set (data=jersey)."""
-
-    images: int = setting(6000, "over all splits", 430)
-    size: int = setting(96, "pixels a side", 16, high=1024)
-    imbalance: float = setting(30.0, "images of the largest class / of the smallest", 1.0)
-    seed: int = setting(0, "of the rendering", 0)
 
 
 @dataclass
 class DataConfig:
     """Where images come from and how they become batches."""
 
-    name: str = setting(
-        "digits", "who reads the images", choices=("digits", "jersey", "imagefolder", "annotations")
+    name: str = setting("digits", "what reads the images", group="data")
+    root: str | None = setting(
+        None, "folder of images; digits and jersey are written there, null: data/<name>-<hash>"
     )
-    root: str | None = setting(None, "folder of images; digits, jersey: null is data/<name>-<hash>")
     batch_size: int = setting(64, "images of an optimizer step, over all ranks", 1)
     micro_batch_size: Any = setting(
         None,
@@ -164,7 +159,6 @@ class DataConfig:
         choices=("none", "inverse_frequency"),
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    jersey: JerseyConfig = field(default_factory=JerseyConfig)
 
 
 @dataclass

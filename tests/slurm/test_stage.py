@@ -130,7 +130,7 @@ def test_data_that_do_not_fit_on_the_disk_are_reported_before_a_byte_is_copied(
     assert not list((tmp_path / "disk").rglob("*.png"))
 
 
-def test_data_that_are_made_are_not_staged() -> None:
-    with pytest.raises(ValueError, match="digits is made, not copied"):
+def test_generated_images_are_not_staged() -> None:
+    with pytest.raises(ValueError, match="data=digits are generated, not copied"):
         compose(["data.stage=node"])
     assert stage(cfg := resolve(compose())) is cfg
