@@ -29,6 +29,11 @@ def folder(cfg: DataConfig) -> Path:
     return REPOSITORY / "data" / f"{cfg.name}-{_hash(cfg)}"
 
 
+def missing(cfg: DataConfig) -> list[str]:
+    """A fault for each thing that is needed to make the images and is not installed."""
+    return list(jersey.missing()) if cfg.name == "jersey" else []
+
+
 def ensure(cfg: DataConfig) -> Path:
     """Make the images unless they are there; `train/`, `val/` and `test/`, a folder a class.
 
@@ -43,6 +48,8 @@ def ensure(cfg: DataConfig) -> Path:
                 if found := faults(cfg):
                     raise DataError("\n".join(found))
                 return target
+            if lacking := missing(cfg):
+                raise DataError("\n".join(lacking))
             _make(cfg, target)
     except OSError as error:
         raise DataError(

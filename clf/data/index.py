@@ -78,7 +78,8 @@ def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
     """
     if cfg.name in generated.DATASETS and not generated.folder(cfg).exists():
         dataset = generated.DATASETS[cfg.name]
-        return sorted(dataset.CLASSES), list(_batch_fault(cfg, dataset.train_size(cfg)))
+        faults = [*generated.missing(cfg), *_batch_fault(cfg, dataset.train_size(cfg))]
+        return sorted(dataset.CLASSES), faults
     if cfg.stage == "node" and cfg.root is not None and Path(cfg.root).expanduser().is_file():
         return tar_classes(Path(cfg.root).expanduser(), cfg.name)
     splits, faults = _read(cfg)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from clf.config import DataConfig, JerseyConfig
 from clf.cores import usable_cores
 
 CLASSES = ("0", "00", *(str(number) for number in range(1, 42)))
+FONT_PACKAGES = ("font_fredoka_one", "font_roboto", "font_source_sans_pro")
 VERSION = 1  # of what `write` makes; part of the folder's name
 WORTH_A_PROCESS = 500  # images: fewer are rendered before a further Python has started
 LEAST = 5  # images of a class: 3 to train, 1 to validate, 1 to test
@@ -35,6 +37,15 @@ class Task(NamedTuple):
 def content(cfg: DataConfig) -> dict[str, object]:
     """All that decides what `write` makes."""
     return {"version": VERSION, **asdict(cfg.jersey)}
+
+
+def missing() -> Iterator[str]:
+    """A fault for what `write` needs and this Python has not got."""
+    if lacking := [name for name in FONT_PACKAGES if find_spec(name) is None]:
+        yield (
+            "data=jersey: the typefaces that it draws with are not installed; "
+            f"pip install {' '.join(lacking).replace('_', '-')}"
+        )
 
 
 def train_size(cfg: DataConfig) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-SUPPORTED = ">=0.17.4,<0.20"  # versions of DeepSpeed; pyproject.toml states the same range
+SUPPORTED = ">=0.17.2,<0.20"  # versions of DeepSpeed; pyproject.toml states the same range
 
 OF_MODULES = (  # (module, path)
     ("deepspeed.comm.torch", "build_shm_op"),

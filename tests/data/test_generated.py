@@ -191,3 +191,15 @@ def test_a_place_that_cannot_be_written_is_told_with_what_to_set(tmp_path):
 def test_the_record_says_what_was_made(digits_root):
     record = json.loads((digits_root / generated.RECORD).read_text())
     assert record == {"name": "digits", "version": digits.VERSION, "split_seed": 0}
+
+
+def test_without_the_typefaces_the_extra_that_has_them_is_named(tmp_path, monkeypatch):
+    """Found before a job is queued, and by whoever makes the images."""
+    monkeypatch.setattr(jersey, "FONT_PACKAGES", ("font_roboto", "font_that_is_not_here"))
+    cfg = DataConfig(name="jersey", root=str(tmp_path / "jersey"))
+    _, faults = data_faults(cfg)
+    assert len(faults) == 1
+    assert faults[0].endswith("not installed; pip install font-that-is-not-here")
+    with pytest.raises(DataError, match="typefaces that it draws with are not installed"):
+        generated.ensure(cfg)
+    assert data_faults(DataConfig(name="digits", root=str(tmp_path / "digits")))[1] == []

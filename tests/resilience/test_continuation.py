@@ -190,14 +190,15 @@ def test_another_micro_batch_within_an_epoch_uses_every_image_once(
     assert rates == pytest.approx(learning_rates(tmp_path / "whole"), rel=1e-12)
 
 
+@pytest.mark.parametrize("strategy", ["deepspeed_zero2", "deepspeed_zero3"])
 def test_another_number_of_ranks_and_strategy_within_an_epoch(
-    root: str, tmp_path: Path, ranks: Any
+    root: str, tmp_path: Path, ranks: Any, strategy: str
 ) -> None:
     settings = {"epochs": 1, "model": {"warmup_epochs": 0}}
     alone = tiny.config(root, limit_batches=40, **settings)
     whole = tiny.fit(alone, str(tmp_path / "whole"))
     first = tiny.fit(alone, str(tmp_path / "run"), leave_after_step=6)
-    together = tiny.config(root, "deepspeed_zero2", 2, limit_batches=20, **settings)
+    together = tiny.config(root, strategy, 2, limit_batches=20, **settings)
     then = ranks(2).run(tiny.fit, together, str(tmp_path / "run"))
     pairs = zip(then[0]["indices"], then[1]["indices"], strict=True)
     assert images(first) + [index for pair in pairs for m in pair for index in m] == images(whole)
