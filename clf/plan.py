@@ -7,14 +7,15 @@ Imports no torch.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from clf.config import ConfigError, RunConfig
-from clf.config.compose import CONFIG_DIR, read
-from clf.config.faults import show
+from clf.config.compose import CONFIG_DIR, Composed, read
+from clf.config.faults import one_a_key, show
 from clf.config.rules import check
+from clf.config.values import limit_faults
 from clf.data import generated
 from clf.data.index import data_faults
 
@@ -27,26 +28,37 @@ def compose(
     Raises:
         ConfigError: with every fault, each with key, value and remedy
     """
-    cfg, faults = examine(overrides, config_name, config_dir)
-    if faults:
-        raise ConfigError(faults)
-    assert cfg is not None
-    return cfg
+    examined = examine(overrides, config_name, config_dir)
+    if examined.faults:
+        raise ConfigError(examined.faults)
+    assert examined.cfg is not None
+    return examined.cfg
 
 
 def examine(
-    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
-) -> tuple[RunConfig | None, list[str]]:
-    """`compose` for those who look for further faults: the configuration, without what does not
-    fit (None if there can be none), and all faults."""
+    overrides: Sequence[str] = (),
+    config_name: str = "train",
+    config_dir: Path = CONFIG_DIR,
+    fill: Callable[[RunConfig], None] = lambda cfg: None,
+) -> Composed:
+    """`compose` for those who look for further faults: the configuration without what does not
+    fit (None if there can be none), all faults, and notes.
+
+    Args:
+        fill: sets what must be known before the rules apply, such as the number of devices; called
+            where all values are within their limits
+    """
     composed = read(overrides, config_name, config_dir)
-    cfg, faults = composed.cfg, composed.faults
+    cfg = composed.cfg
     if cfg is not None:
-        faults += check(cfg)
+        if not any(limit_faults(cfg)):
+            fill(cfg)
+        faults = check(cfg)
         if composed.files_are_right:
-            at_fault = {fault.split("=")[0] for fault in faults}
-            faults += [fault for fault in class_faults(cfg) if fault.split("=")[0] not in at_fault]
-    return cfg, list(one_a_key(faults))
+            at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
+            faults += [one for one in class_faults(cfg) if one.split("=")[0] not in at_fault]
+        composed.faults = one_a_key(composed.faults + faults)
+    return composed
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
@@ -66,20 +78,6 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
         names, _ = data_faults(cfg.data)
         cfg.model.num_classes = len(names) if names else None
     return cfg
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def one_a_key(faults: list[str]) -> Iterator[str]:
-    """The first fault of each key: a wrong type would be reported again for its default."""
-    seen: set[str] = set()
-    for fault in faults:
-        key = fault.split("=")[0].split(":")[0]
-        if key not in seen or "=" not in fault.split(":")[0]:
-            yield fault
-        seen.add(key)
 
 
 def class_faults(cfg: RunConfig) -> Iterator[str]:
@@ -106,6 +104,9 @@ def class_faults(cfg: RunConfig) -> Iterator[str]:
     if model.class_weights is not None and len(model.class_weights) != count:
         yield (
             f"model.class_weights={show(model.class_weights)}: has {len(model.class_weights)} "
-            "numbers "
-            f"for {count} classes; give one per class in label order, or null"
+            f"numbers for {count} classes; give one per class in label order, or null"
         )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))

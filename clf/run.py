@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Rich
 
 from clf.config import RunConfig
 from clf.config.compose import from_dict
-from clf.config.registry import check_trusted
+from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
@@ -299,7 +299,22 @@ def _callbacks(
     if stop.patience is not None:
         monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
         callbacks.append(EarlyStopping(monitor, stop.min_delta, stop.patience, mode=mode))
-    return [*callbacks, RichProgressBar() if progress else EpochLines()]
+    return [*callbacks, RichProgressBar() if progress else EpochLines(), *_own_callbacks(cfg)]
+
+
+def _own_callbacks(cfg: RunConfig) -> list[Callback]:
+    """The user's, built from the config. ValueError: something else than a Lightning callback."""
+    built = []
+    for place, asked in enumerate(cfg.callbacks):
+        check_trusted(asked["_target_"], cfg.trusted_packages)
+        callback = instantiate(asked, _convert_="all")
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"callbacks.{place}._target_={asked['_target_']}: gave a "
+                f"{type(callback).__name__}, expected a lightning.Callback"
+            )
+        built.append(callback)
+    return built
 
 
 def _scalars(trainer: Trainer) -> dict[str, float]:

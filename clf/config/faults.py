@@ -41,6 +41,28 @@ def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6
     return sorted(close, key=lambda name: -likeness[name])[:count]
 
 
+def did_you_mean(word: str, valid: Iterable[str], write: str = "{}") -> str:
+    """The question "; did you mean x?" where a valid name is near what was typed, else "".
+
+    Args:
+        write: how the name is typed, such as "--model={}"
+    """
+    guess = nearest(word, valid)
+    return f"; did you mean {write.format(guess[0])}?" if guess else ""
+
+
+def one_a_key(faults: Iterable[str]) -> list[str]:
+    """The first fault of each key: a wrong type would be reported again for its default."""
+    seen: set[str] = set()
+    kept = []
+    for fault in faults:
+        key = fault.split("=")[0].split(":")[0]
+        if key not in seen or "=" not in fault.split(":")[0]:
+            kept.append(fault)
+        seen.add(key)
+    return kept
+
+
 def is_for_the_user(error: BaseException) -> bool:
     """Whether one of our own checks raised it, so that its message alone says what to do."""
     if isinstance(error, ConfigError):

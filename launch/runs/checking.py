@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.config.compose import Composed
+from clf.config.faults import one_a_key
 
 UNSOUND = ("name", "runs_dir", "nodes", "gpus", "slurm")  # faults in these: SLURM need not be asked
 
@@ -27,31 +29,30 @@ def to_submit(
     from clf.config import ConfigError
     from clf.plan import resolve
 
-    cfg, faults = with_devices(settings)
-    notes: list[str] = []
+    examined = with_devices(settings)
+    cfg, faults, notes = examined.cfg, examined.faults, examined.notes
     if cfg is not None and not _unsound(faults):
         resolve(cfg)
         assert cfg.name is not None
         found = look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued)
-        faults, notes = [*faults, *found[0]], found[1]
+        faults, notes = [*faults, *found[0]], [*notes, *found[1]]
     if cfg is None or faults:
         raise ConfigError(faults)
     return cfg, notes
 
 
-def with_devices(settings: Sequence[str]) -> tuple[RunConfig | None, list[str]]:
+def with_devices(settings: Sequence[str]) -> Composed:
     """The config with `gpus` set, and the faults of its settings, its data and this machine."""
-    from clf.config.rules import check, limit_faults
-    from clf.plan import examine, one_a_key
+    from clf.plan import examine
     from slurm.devices import devices_per_node, resource_faults
 
-    cfg, faults = examine(settings)
-    if cfg is not None and not limit_faults(cfg):
+    def fill(cfg: RunConfig) -> None:
         cfg.gpus = devices_per_node(cfg)
-        # Batches are divided by the devices, which are known only now: these come first.
-        now = resource_faults(cfg) + check(cfg)
-        faults = list(one_a_key([*now, *faults]))
-    return cfg, faults
+
+    examined = examine(settings, fill=fill)
+    if examined.cfg is not None:
+        examined.faults = one_a_key([*resource_faults(examined.cfg), *examined.faults])
+    return examined
 
 
 def look(

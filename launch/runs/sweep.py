@@ -83,8 +83,8 @@ def plan(
     runs: dict[str, dict[str, str]] = {}
     for chosen in itertools.product(*values.values()):
         one = dict(zip(values, chosen, strict=True))
-        cfg, found = with_devices([*rest, *place, *(f"{key}={text}" for key, text in one.items())])
-        faults += found
+        examined = with_devices([*rest, *place, *(f"{key}={text}" for key, text in one.items())])
+        cfg, faults = examined.cfg, faults + examined.faults
         if cfg is None:
             continue
         resolve(cfg)
