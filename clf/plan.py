@@ -7,7 +7,7 @@ Imports no torch.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -35,13 +35,22 @@ def compose(
 
 
 def examine(
-    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
+    overrides: Sequence[str] = (),
+    config_name: str = "train",
+    config_dir: Path = CONFIG_DIR,
+    fill: Callable[[RunConfig], None] | None = None,
 ) -> tuple[RunConfig | None, list[str]]:
     """`compose` for those who look for further faults: the configuration, without what does not
-    fit (None if there can be none), and all faults."""
+    fit (None if there can be none), and all faults.
+
+    Args:
+        fill: sets what this machine decides, such as the number of devices, before the rules run
+    """
     composed = read(overrides, config_name, config_dir)
     cfg, faults = composed.cfg, composed.faults
     if cfg is not None:
+        if fill is not None:
+            fill(cfg)
         faults += check(cfg)
         if composed.files_are_right:
             at_fault = {fault.split("=")[0] for fault in faults}

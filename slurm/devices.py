@@ -122,5 +122,5 @@ def _output(command: list[str]) -> str:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False
         ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a null character in it
         return ""  # no answer: as on a machine without the tool

@@ -140,23 +140,27 @@ def _names_a_secret(value: str) -> bool:
     return "oc.env" in value and any(word in value.upper() for word in SECRET_WORDS)
 
 
-def suggest(word: str) -> str:
-    """What was probably meant by a word that is no key, as a question."""
-    return _suggest(word, list(_keys(RunConfig())[0]))
+def guesses(word: str) -> list[str]:
+    """The keys, two at most, that were probably meant by a word that is no key."""
+    return _guesses(word, list(_keys(RunConfig())[0]))
 
 
 def _suggest(key: str, known: list[str]) -> str:
+    if guessed := _guesses(key, known):
+        return f"did you mean {' or '.join(guessed)}?"
+    return f"keys begin with one of {', '.join(sorted({name.split('.')[0] for name in known}))}"
+
+
+def _guesses(key: str, known: list[str]) -> list[str]:
     last = key.split(".")[-1]
     same = [name for name in known if name.split(".")[-1] == last]
-    guesses = same or nearest(key, known, 1, cutoff=0.9) or nearest(key, known, 2)
-    if not guesses:
+    near = same or nearest(key, known, 1, cutoff=0.9) or nearest(key, known, 2)
+    if not near:
         by_last = {name.split(".")[-1]: name for name in reversed(known)}
-        guesses = [by_last[name] for name in nearest(last, by_last, 2)]
+        near = [by_last[name] for name in nearest(last, by_last, 2)]
     if not same and (word := OTHER_WORDS.get(last) or OTHER_WORDS.get(key.split(".")[0])):
-        guesses = [word]
-    if guesses:
-        return f"did you mean {' or '.join(guesses[:2])}?"
-    return f"keys begin with one of {', '.join(sorted({name.split('.')[0] for name in known}))}"
+        near = [word]
+    return near[:2]
 
 
 def _expected(entry: Field[Any]) -> str:

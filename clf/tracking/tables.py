@@ -117,7 +117,7 @@ def render(
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)  # a name that is broken cannot be copied
     for name in ("support", "correct", "accuracy"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("", max_width=BAR_WIDTH)

@@ -4,24 +4,19 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
-from clf.config.faults import ConfigError, show
-from clf.run_folder import SILENT_S, read_status
+from clf.config.compose import load, save
+from clf.config.faults import ConfigError, nearest
+from clf.run_folder import SILENT_S, RunFolder, read_status, snapshot_code
+from launch.runs.changes import changes
 from slurm import events, queue
 from slurm.devices import has_slurm
 from slurm.executor import private_files, read_record
 
-# What may change between two starts of a run: it alters its speed or its record, not its
-# mathematics.
-MAY_DIFFER = (
-    *("nodes", "gpus", "debug", "slurm.", "tracking."),
-    *("data.threads", "data.prefetch", "data.stage"),
-    *("strategy.name", "strategy.offload_", "strategy.gradient_checkpointing"),
-)
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,16 +27,18 @@ class Run:
 
     path: Path
     state: str
+    changes: list[str] = field(default_factory=list)  # what differs from its own configuration
 
 
-def find_run(cfg: RunConfig) -> Run:
+def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     """The folder of a resolved config, and what is in it already. Writes nothing.
+
+    Args:
+        allow_change: accept settings that change the mathematics of the run
 
     Raises:
         ConfigError: the folder holds another run, or one that is running now
     """
-    from clf.run_folder import RunFolder
-
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     folder = RunFolder(Path(cfg.runs_dir, cfg.name))
     held = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
@@ -51,17 +48,17 @@ def find_run(cfg: RunConfig) -> Run:
         raise ConfigError(
             [f"name={cfg.name}: {folder.path} exists and is no run folder; choose another name"]
         )
-    faults = _differences(folder.config, cfg)
-    if faults:
-        raise ConfigError(faults)
+    found = changes(folder.path, load(folder.config), cfg, allow_change)
+    if found.faults:
+        raise ConfigError(found.faults)
     status = read_status(folder.path) or {}
     if status.get("state") == "finished":
-        return Run(folder.path, "finished")
+        return Run(folder.path, "unfinished" if found.more_epochs else "finished", found.lines)
     if doing := _alive(folder.path, status):
         raise ConfigError(
             [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
         )
-    return Run(folder.path, "unfinished")
+    return Run(folder.path, "unfinished", found.lines)
 
 
 def _alive(run_dir: Path, status: dict[str, Any]) -> str:
@@ -96,16 +93,19 @@ def _is_gone(status: dict[str, Any]) -> bool:
 
 def create(cfg: RunConfig, run: Run) -> None:
     """Make the folder with the resolved config and a snapshot of the code, as it is now."""
-    from clf.config.compose import save
-    from clf.run_folder import RunFolder, snapshot_code
-
     with private_files():
         folder = RunFolder.create(run.path)
-        # Who types the command again means the code as it is now; a requeued job keeps its own.
+        # Whoever types the command again means the code as it is now; a requeued job keeps its own.
         shutil.rmtree(folder.code, ignore_errors=True)
         snapshot_code(ROOT, folder.code)
         _snapshot_packages(cfg.trusted_packages, folder.code)
         save(cfg, folder.config)
+
+
+def update(cfg: RunConfig, run: Run) -> None:
+    """Keep changed settings of a run; its code stays as it was."""
+    with private_files():
+        save(cfg, RunFolder(run.path).config)
 
 
 def named(text: str, runs_dir: Path) -> Path:
@@ -114,8 +114,6 @@ def named(text: str, runs_dir: Path) -> Path:
     Raises:
         ConfigError: there is none
     """
-    from clf.config.faults import nearest
-
     for path in (Path(text).expanduser(), runs_dir / text):
         if (path / "config.yaml").is_file():
             return path.absolute()
@@ -142,32 +140,6 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _differences(saved_path: Path, cfg: RunConfig) -> list[str]:
-    from clf.config.compose import load
-
-    saved, now = _flat(load(saved_path)), _flat(cfg)
-    faults = []
-    for key in now | saved:
-        old, new = saved.get(key), now.get(key)
-        if old != new and not key.startswith(MAY_DIFFER):
-            faults.append(
-                f"{key}={show(new)}: the run {cfg.name} was begun with {key}={show(old)}; "
-                "give that to go on with it, or another --name for a new run"
-            )
-    return faults
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if hasattr(node, "__dataclass_fields__"):
-        node = vars(node)
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= _flat(value, f"{prefix}{key}.")
-    return found
 
 
 def _snapshot_packages(packages: list[str], target: Path) -> None:
