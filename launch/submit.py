@@ -80,6 +80,7 @@ def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[s
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, resources(cfg))
+    print_changes(out, run.changes)
     print_notes(request.notes)
     job = start(cfg, run)
     if has_slurm():
@@ -171,6 +172,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, f"SLURM job {job_id}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    print_changes(out, run.changes)
     if run.state == "new" or (read_record(run.path) or {}).get("job_id") != job_id:
         create(cfg, run)
     clear_errors(run.path)

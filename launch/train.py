@@ -23,7 +23,14 @@ from launch.runs.folders import find_run
 from launch.runs.lifecycle import make_ready
 from launch.runs.requests import to_train
 from launch.terminal.screen import console, exit_code, is_live, print_commands
-from launch.terminal.summary import again, print_complete, print_next, print_result, print_run
+from launch.terminal.summary import (
+    again,
+    print_changes,
+    print_complete,
+    print_next,
+    print_result,
+    print_run,
+)
 from launch.terminal.tables import print_settings
 from slurm.devices import uses_gpus
 from slurm.stage import stage
@@ -57,6 +64,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, device)
+    print_changes(out, run.changes)
     make_ready(cfg, run)
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.run import fit  # imports torch
