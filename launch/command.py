@@ -1,10 +1,16 @@
-"""How each command begins and ends. Imports nothing of ours, so that `--help` answers at once."""
+"""How each command begins and ends, and the commands that it suggests to type next.
+
+This file imports nothing that acts or shows, so that `--help` answers at once.
+"""
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+from launch.arguments import SLURM_FLAGS
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
@@ -26,4 +32,24 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 def answer_help(parser: argparse.ArgumentParser) -> None:
     """Answer `--help` if that was typed; before a command imports what it needs to act."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        run_command(lambda: bool(parser.parse_args()))
+        run_command(lambda: parser.parse_args() is None)
+
+
+def again(name: str, argv: Sequence[str]) -> str:
+    """This command once more, for the run of that name."""
+    named = any(word == "--name" or word.startswith(("--name=", "name=")) for word in argv)
+    return f"python {shlex.join([sys.argv[0], *argv, *([] if named else ['--name', name])])}"
+
+
+def debug_command(argv: Sequence[str]) -> str:
+    """The run of a submit.py in one process, under a name of its own."""
+    flags = ("--name", "--nodes", "--gpus", *SLURM_FLAGS)
+    with_value = tuple(f"{flag}=" for flag in flags) + ("name=", "nodes=", "gpus=")
+    kept = [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if word not in flags and before not in flags
+        if not word.startswith(with_value) and word != "--follow"
+    ]
+    program = sys.argv[0].replace("submit.py", "train.py")
+    return f"python {shlex.join([program, *kept, '--debug'])}"

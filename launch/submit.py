@@ -21,7 +21,7 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import to_yaml
 from clf.config.describe import settings_table
 from launch.arguments import overrides, parse, settings_group, submit_parser
-from launch.command import run_command
+from launch.command import again, debug_command, run_command
 from launch.runs import sweep
 from launch.runs.folders import Run, create, find_run, shown
 from launch.runs.lifecycle import start
@@ -29,8 +29,6 @@ from launch.runs.requests import to_submit
 from launch.terminal.follow import follow_each, follow_job
 from launch.terminal.screen import announce, console, exit_code, print_commands, print_notes
 from launch.terminal.summary import (
-    again,
-    debug_command,
     print_changes,
     print_complete,
     print_run,

@@ -18,13 +18,12 @@ if __name__ == "__main__":
 from clf.config.compose import to_yaml
 from clf.config.describe import settings_table
 from launch.arguments import overrides, parse, settings_group, train_parser
-from launch.command import run_command
+from launch.command import again, run_command
 from launch.runs.folders import find_run
 from launch.runs.lifecycle import make_ready
 from launch.runs.requests import to_train
 from launch.terminal.screen import console, exit_code, is_live, print_commands
 from launch.terminal.summary import (
-    again,
     print_changes,
     print_complete,
     print_next,

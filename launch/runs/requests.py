@@ -143,6 +143,8 @@ def _changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     cfg, value_faults = lay([*(Setting(key, value) for key, value in tree.items()), *settings])
     faults += [*more, *value_faults]
     if cfg is not None and not faults:
+        if (cfg.data.name, cfg.data.root) != (saved.data.name, saved.data.root):
+            cfg.model.num_classes = None  # of the new data: `changes` compares it with the run's
         faults += [*check(cfg), *class_faults(cfg)]
     if cfg is None or faults:
         raise ConfigError(list(one_a_key(faults)))

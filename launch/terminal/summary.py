@@ -2,7 +2,6 @@
 what to type next."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,22 +154,3 @@ def job_commands(run_dir: Path) -> list[tuple[str, str]]:
         ),
         (f"python launch/jobs.py cancel {run}", "end it; `resume` continues it later"),
     ]
-
-
-def again(name: str, argv: list[str]) -> str:
-    """This command once more, for the run of that name."""
-    named = any(word == "--name" or word.startswith(("--name=", "name=")) for word in argv)
-    return f"python {shlex.join([sys.argv[0], *argv, *([] if named else ['--name', name])])}"
-
-
-def debug_command(argv: list[str]) -> str:
-    """The same run in one process, under a name of its own."""
-    flags = ("--name", "--nodes", "--gpus")
-    kept = [
-        word
-        for before, word in zip(["", *argv], argv, strict=False)
-        if word not in flags and before not in flags
-        if not word.removeprefix("--").startswith(("name=", "nodes=", "gpus="))
-    ]
-    program = sys.argv[0].replace("submit.py", "train.py")
-    return f"python {shlex.join([program, *kept, '--debug'])}"

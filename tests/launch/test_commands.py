@@ -113,6 +113,37 @@ def test_the_settings_of_a_group_are_listed_with_their_defaults() -> None:
     assert "slurm.partition=null" in everything
 
 
+def test_the_suggested_debug_command_is_one_that_train_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from launch.arguments import parse, train_parser
+    from launch.command import debug_command
+
+    monkeypatch.setattr("sys.argv", ["launch/submit.py"])
+    words = ["--gpus", "2", "--model", "resnet50", "--time=4:00:00", "--partition", "a", "--follow"]
+    command = debug_command([*words, "name=x", "slurm.mem_gb=4", "epochs=3"])
+    assert command == ("python launch/train.py --model resnet50 slurm.mem_gb=4 epochs=3 --debug")
+    assert parse(train_parser(), command.split()[2:]).settings == ["slurm.mem_gb=4", "epochs=3"]
+
+
+def test_each_rule_is_applied_once_and_to_the_devices_that_the_run_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clf import plan
+    from launch.runs import requests
+
+    seen = []
+    check = plan.check
+    monkeypatch.setattr(requests, "devices_per_node", lambda cfg: 2)
+    monkeypatch.setattr(plan, "check", lambda cfg: seen.append(cfg.gpus) or check(cfg))
+    request = requests.to_submit([*SMALL], fetch=False)
+    assert seen == [2]
+    assert request.cfg.gpus == 2
+    with pytest.raises(ValueError, match=r"data\.batch_size=63: not divisible by 2 ranks"):
+        requests.to_submit(["data.batch_size=63", *SMALL], fetch=False)
+    assert seen == [2, 2]
+
+
 def test_a_data_folder_that_does_not_exist_is_reported_at_once(tmp_path: Path) -> None:
     done = typed(ROOT, "submit.py", "--data", "imagefolder", f"data.root={tmp_path}/nowhere")
     assert done.returncode == 2
