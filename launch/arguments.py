@@ -161,7 +161,7 @@ def quoted(text: str) -> str:
     if re.fullmatch(r"[\w.+@:/~-]+", text, re.ASCII):
         return text
     # Within quotes, a quote is escaped, and so is each backslash in front of one.
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text)
+    escaped = re.sub(r"(\\*)('|$)", lambda part: part[1] * 2 + part[2].replace("'", "\\'"), text)
     return f"'{escaped}'"
 
 

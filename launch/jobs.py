@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.sweep:
-        found = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
-        print_results(console(), found, read_states(found.run_dirs))
+        chosen = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
+        print_results(console(), chosen, read_states(chosen.run_dirs))
         return 0
     run_dirs = all_runs(arguments.runs_dir)
     if not run_dirs:
@@ -88,10 +88,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _resume_sweep(arguments: argparse.Namespace) -> int:
-    found = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
-    planned = sweep.plan_resume(found, arguments.words, announce)
+    chosen = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
+    planned = sweep.plan_resume(chosen, arguments.words, announce)
     if not planned.configs:
-        name = found.folder.name
+        name = chosen.folder.name
         print(f"Nothing to start: all runs of {name} are done, or still active.")
         return 0
     return start_sweep(console(), planned, arguments.allow_change, arguments.new_code)

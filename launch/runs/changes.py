@@ -74,7 +74,7 @@ def changes(run_dir: Path, saved: RunConfig, now: RunConfig, allow: bool = False
         allow: accept what changes the mathematics too (`--allow-change`)
     """
     old, new = flat(saved), flat(now)
-    found = Changes(more_epochs=now.epochs > saved.epochs)
+    outcome = Changes(more_epochs=now.epochs > saved.epochs)
     different = [key for key in new | old if old.get(key) != new.get(key) and key not in PLACE]
     if "model._target_" in different:  # its other parameters follow from it
         different = [key for key in different if not key.startswith("model.")] + ["model._target_"]
@@ -82,15 +82,15 @@ def changes(run_dir: Path, saved: RunConfig, now: RunConfig, allow: bool = False
         given, was = f"{key}={show(new.get(key))}", f"{key}={show(old.get(key))}"
         reason = _never(run_dir, now, key)
         if reason is None and key.startswith(tuple(FREE)):
-            found.lines.append(f"{was} becomes {show(new.get(key))}: {_first(FREE, key)}")
+            outcome.lines.append(f"{was} becomes {show(new.get(key))}: {_first(FREE, key)}")
         elif reason is None and allow:
-            found.lines.append(f"{was} becomes {show(new.get(key))} (--allow-change)")
+            outcome.lines.append(f"{was} becomes {show(new.get(key))} (--allow-change)")
         else:
-            found.faults.append(
+            outcome.faults.append(
                 f"{given}: the run {now.name} was begun with {was}; {reason or _first(ASK, key)}. "
                 f"{_remedy(run_dir, was, reason is None)}"
             )
-    return found
+    return outcome
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

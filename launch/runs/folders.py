@@ -48,17 +48,19 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
         raise ConfigError(
             [f"name={cfg.name}: {folder.path} exists and is no run folder; choose another name"]
         )
-    found = changes(folder.path, load(folder.config), cfg, allow_change)
-    if found.faults:
-        raise ConfigError(found.faults)
+    difference = changes(folder.path, load(folder.config), cfg, allow_change)
+    if difference.faults:
+        raise ConfigError(difference.faults)
     status = read_status(folder.path) or {}
     if status.get("state") == "finished":
-        return Run(folder.path, "unfinished" if found.more_epochs else "finished", found.lines)
+        return Run(
+            folder.path, "unfinished" if difference.more_epochs else "finished", difference.lines
+        )
     if doing := _alive(folder.path, status):
         raise ConfigError(
             [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
         )
-    return Run(folder.path, "unfinished", found.lines)
+    return Run(folder.path, "unfinished", difference.lines)
 
 
 def _alive(run_dir: Path, status: dict[str, Any]) -> str:
@@ -130,8 +132,8 @@ def named(text: str, runs_dir: Path) -> Path:
 def all_runs(runs_dir: Path) -> list[Path]:
     """Every run folder, those of sweeps included, oldest first."""
     root = runs_dir.absolute()
-    found = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    configs = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
+    return [path.parent for path in sorted(configs, key=lambda path: path.stat().st_mtime)]
 
 
 def shown(path: Path) -> str:

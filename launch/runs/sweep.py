@@ -123,11 +123,11 @@ def waiting_runs(planned: Plan, allow_change: bool = False) -> list[tuple[RunCon
         ConfigError: a folder holds another run, or one that is running now
     """
     try:
-        found = [(cfg, find_run(cfg, allow_change)) for cfg in planned.configs]
+        runs = [(cfg, find_run(cfg, allow_change)) for cfg in planned.configs]
     except ConfigError as error:
         name = planned.sweep.folder.name
         raise ConfigError([f"sweep {name}: {fault}" for fault in error.faults]) from None
-    return [(cfg, run) for cfg, run in found if run.state != "finished"]
+    return [(cfg, run) for cfg, run in runs if run.state != "finished"]
 
 
 def prepare(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]], new_code: bool) -> None:

@@ -24,19 +24,19 @@ class Unsynced:
 
 def unsynced_runs(run_dirs: Iterable[Path]) -> list[Unsynced]:
     """The runs that `upload` is to be called with."""
-    found = ((run_dir, unsynced(run_dir)) for run_dir in run_dirs)
-    return [Unsynced(run, folders, read_state(run).lives) for run, folders in found if folders]
+    recordings = ((run_dir, unsynced(run_dir)) for run_dir in run_dirs)
+    return [Unsynced(run, each, read_state(run).lives) for run, each in recordings if each]
 
 
 def unsynced(run_dir: Path) -> list[Path]:
     """The run's recordings that grew since they were last uploaded, oldest first."""
-    found = []
+    recordings = []
     for folder in sorted((run_dir / "wandb").glob("**/offline-run-*")):
         for file in folder.glob("*.wandb"):
             marker = file.with_name(f"{file.name}.synced")  # wandb writes it
             if not marker.exists() or marker.stat().st_mtime < file.stat().st_mtime:
-                found.append(folder)
-    return found
+                recordings.append(folder)
+    return recordings
 
 
 def upload(run: Unsynced) -> bool:

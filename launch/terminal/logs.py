@@ -105,14 +105,14 @@ def _tail(out: Any, log: Path) -> None:
 def log_path(run_dir: Path, rank: int) -> Path | None:
     """The log of the run's latest job."""
     job_id = (read_record(run_dir) or {}).get("job_id")
-    found = {
+    logs = {  # job -> its log of that rank, oldest first
         match[1]: path
         for path in sorted(
             (run_dir / "logs").glob("*_log.out"), key=lambda one: one.stat().st_mtime
         )
         if (match := LOG.fullmatch(path.name)) and int(match[2]) == rank
     }
-    return found.get(job_id or "") or (None if job_id else next(reversed(found.values()), None))
+    return logs.get(job_id or "") or (None if job_id else next(reversed(logs.values()), None))
 
 
 def _follow(out: Any, run_dir: Path, rank: int, path: Path | None) -> None:
