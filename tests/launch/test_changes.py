@@ -161,3 +161,16 @@ def test_a_run_goes_on_where_its_folder_was_moved_to(checkout: Path) -> None:
     done = typed(checkout, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert load(checkout.parent / "elsewhere" / "first" / "config.yaml").epochs == 11
+
+
+def test_the_runs_of_a_sweep_go_on_with_more_epochs(checkout: Path) -> None:
+    sweep = ("submit.py", "--sweep", "seed=1,2", "--name", "sw", *SMALL)
+    assert typed(checkout, *sweep).returncode == 0
+    nothing = typed(checkout, "jobs.py", "resume", "--sweep", "sw")
+    assert "Nothing to start" in nothing.stdout
+    done = typed(checkout, "jobs.py", "resume", "--sweep", "sw", "epochs=12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "change: epochs=10 becomes 12: " in done.stdout
+    assert "run 2 of 2: seed-2" in done.stdout
+    for run in ("seed-1", "seed-2"):
+        assert load(checkout.parent / "runs" / "sw" / run / "config.yaml").epochs == 12
