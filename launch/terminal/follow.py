@@ -188,7 +188,8 @@ class Follower:
         if not status.get("steps"):
             waited = int(time.time() - self.begun)
             doing = self.waits_for or "starting: importing torch, preparing the data"
-            return Spinner("dots", f"{doing} ({waited} s)")
+            line = Text(f"{doing} ({waited} s)", overflow="ellipsis", no_wrap=True)
+            return Spinner("dots", line)
         done = status.get("step", 0)
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(no_wrap=True)
