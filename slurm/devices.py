@@ -94,5 +94,5 @@ def _output(command: list[str]) -> str:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=ANSWER_S, check=False
         ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: a null character in it
         return ""  # as on a machine without the tool

@@ -58,6 +58,8 @@ FORBIDDEN = [  # (importer, what it must not import)
         ("clf.data", "clf.models", "clf.tracking", "clf.parallel", "clf.run", "clf.plan"),
     ),
     ("launch", ("submitit", "hydra", "omegaconf", "lightning", "wandb")),
+    ("launch.runs", ("launch.terminal", "launch.arguments", "launch.command")),
+    ("launch.terminal", ("launch.arguments", "launch.command")),
 ]
 
 
@@ -130,6 +132,34 @@ def test_only_launch_and_slurm_assemble_a_run() -> None:
     users = [path for path in SOURCES if "clf.run" in imports(path)]
     assert users
     assert all(within(module_of(path), ("launch", "slurm")) for path in users)
+
+
+def test_what_acts_on_runs_returns_its_results_and_prints_nothing() -> None:
+    files = [path for path in SOURCES if within(module_of(path), ("launch.runs",))]
+    assert files
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "print"
+    ]
+    assert printing == []
+
+
+# They import torch, or are needed for one message that most commands never print.
+LATE = {"clf.run", "clf.config.assign"}
+
+
+def test_the_commands_import_our_own_packages_at_the_top_of_each_file() -> None:
+    ours = ("clf", "launch", "slurm")
+    late = [
+        f"{path.relative_to(ROOT)} imports {name} late"
+        for path in SOURCES
+        if within(module_of(path), ("launch",)) and "benchmarks" not in path.parts
+        for name in imports(path) - imports(path, at_import_only=True)
+        if within(name, ours) and not within(name, tuple(LATE))
+    ]
+    assert late == []
 
 
 def test_the_submitting_side_answers_without_waiting_for_torch() -> None:

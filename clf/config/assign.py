@@ -100,11 +100,6 @@ def keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
     return known, nodes
 
 
-def suggest(word: str) -> str:
-    """What was probably meant by a word that is no key, as a question."""
-    return _suggest(word, list(keys(RunConfig())[0]))
-
-
 def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Setting) -> list[str]:
     """Set one key, or each key of a dictionary given for a group of keys. Faults, if any."""
     from omegaconf import OmegaConf
@@ -147,21 +142,32 @@ def _names_a_secret(value: str) -> bool:
     return "oc.env" in value and any(word in value.upper() for word in SECRET_WORDS)
 
 
+def guesses(word: str) -> list[str]:
+    """The keys, two at most, that were probably meant by a word that is no key."""
+    return _guesses(word, list(keys(RunConfig())[0]))
+
+
 def _suggest(key: str, known: list[str]) -> str:
     node, _, name = key.rpartition(".")
     if choice := owner(node, name):
         return f"it is a setting of {choice}"
-    last = {known_key: known_key.rpartition(".")[2] for known_key in known}
-    guesses = [one for one in known if last[one] == name]
-    if not guesses and (word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0])):
-        guesses = [word]
+    if guessed := _guesses(key, known):
+        return f"did you mean {' or '.join(guessed)}?"
     top = sorted({one.split(".")[0] for one in known})
-    if not guesses and not node:
-        guesses = nearest(key, top, 1, LIKE)
-    guesses = guesses or nearest(key, known, 1, LIKE + 0.1)
-    if not guesses:
-        near = nearest(name, set(last.values()), 2, LIKE)
-        guesses = [one for one in known if last[one] in near]
-    if guesses:
-        return f"did you mean {' or '.join(guesses[:2])}?"
     return f"keys begin with one of {', '.join(top)}; --settings lists them all"
+
+
+def _guesses(key: str, known: list[str]) -> list[str]:
+    node, _, name = key.rpartition(".")
+    last = {known_key: known_key.rpartition(".")[2] for known_key in known}
+    if same := [one for one in known if last[one] == name]:
+        return same[:2]
+    if word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0]):
+        return [word]
+    top = sorted({one.split(".")[0] for one in known})
+    if not node and (near := nearest(key, top, 1, LIKE)):
+        return near
+    if near := nearest(key, known, 1, LIKE + 0.1):
+        return near
+    names = nearest(name, set(last.values()), 2, LIKE)
+    return [one for one in known if last[one] in names][:2]

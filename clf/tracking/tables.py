@@ -16,7 +16,6 @@ from clf.metrics.measures import CLASS_COLUMNS, ClassColumn, class_accuracy, per
 from clf.run_folder import write_text
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
 BAR_WIDTH = 20  # characters
@@ -113,49 +112,43 @@ def worst_first(rows: Iterable[PerClassRow]) -> list[PerClassRow]:
     )
 
 
-@dataclass(frozen=True)
-class WorstClasses:
-    """The `limit` worst classes for Rich, with a bar that shows the worst at a glance. A narrow
-    terminal lacks some columns.
+def render(
+    rows: Sequence[PerClassRow],
+    title: str,
+    limit: int | None = None,
+    whole: str = "",
+    width: int = WIDE,
+) -> "Table":
+    """A Rich table of the `limit` worst classes, with a bar that shows the worst at a glance.
 
     Args:
         whole: where all rows are; with it, a line below says how many more there are
+        width: of the terminal, in columns; a narrow one lacks some columns of the table
     """
+    from rich import box
+    from rich.bar import Bar
+    from rich.table import Table
+    from rich.text import Text
 
-    rows: Sequence[PerClassRow]
-    title: str
-    limit: int | None = None
-    whole: str = ""
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterable["Table"]:
-        is_wide = options.max_width >= WIDE
-        yield self.table([column for column in CLASS_COLUMNS if is_wide or column.always])
-
-    def table(self, columns: Sequence[ClassColumn]) -> "Table":
-        from rich import box
-        from rich.bar import Bar
-        from rich.table import Table
-        from rich.text import Text
-
-        left_out = 0 if self.limit is None else max(0, len(self.rows) - self.limit)
-        more = f"{left_out} more classes: {self.whole}"
-        table = Table(
-            title=Text(self.title),
-            title_justify="left",
-            title_style="bold",
-            caption=Text(more) if left_out and self.whole else None,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        table.add_column("class")
-        for column in columns:
-            table.add_column(column.name, justify="right", no_wrap=True, min_width=len(column.name))
-        table.add_column("", max_width=BAR_WIDTH)
-        for row in worst_first(self.rows)[: self.limit]:
-            values = [_shown(column, column.compute(*row.counts)) for column in columns]
-            bar = Bar(1.0, 0.0, row.accuracy or 0.0, color=_colour(row.accuracy))
-            table.add_row(Text(row.name), *values, bar)
-        return table
+    columns = [column for column in CLASS_COLUMNS if width >= WIDE or column.always]
+    left_out = 0 if limit is None else max(0, len(rows) - limit)
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        caption=Text(f"{left_out} more classes: {whole}") if left_out and whole else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("class", no_wrap=True)  # a name that is broken cannot be copied
+    for column in columns:
+        table.add_column(column.name, justify="right", no_wrap=True, min_width=len(column.name))
+    table.add_column("", max_width=BAR_WIDTH)
+    for row in worst_first(rows)[:limit]:
+        values = [_shown(column, column.compute(*row.counts)) for column in columns]
+        bar = Bar(1.0, 0.0, row.accuracy or 0.0, color=_colour(row.accuracy))
+        table.add_row(Text(row.name), *values, bar)
+    return table
 
 
 def _shown(column: ClassColumn, value: float | None) -> str:
