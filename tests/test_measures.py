@@ -72,7 +72,8 @@ def test_the_best_checkpoint_is_that_of_the_monitored_measure(
     own_module, tmp_path: Path, monitor: str, best: Callable
 ) -> None:
     __import__(own_module)
-    cfg = tiny.config(str(tmp_path / "digits"), model={"warmup_epochs": 0})
+    fast = {"warmup_epochs": 0, "learning_rate": 1e-2}
+    cfg = tiny.config(str(tmp_path / "digits"), limit_batches=40, model=fast)
     cfg.checkpoint.monitor = monitor
     fit(cfg, tmp_path / "run", progress=False)
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
