@@ -1,10 +1,17 @@
-"""AdamW's parameter groups, and the learning rate: linear warm-up, then a cosine."""
+"""Optimizers and learning-rate schedules by name: `model.optimizer=sgd`, `model.schedule=cosine`.
 
-from collections.abc import Iterable
+Each is one function below; its keyword-only parameters are its settings, as `model.momentum`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from clf.config import register
+from clf.config.schema import About
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
@@ -21,33 +28,68 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def warmup_cosine(
+@register(name="adamw", group="optimizer")
+def adamw(groups: list[dict], learning_rate: float) -> Optimizer:
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
+    return AdamW(groups, lr=learning_rate)
+
+
+@register(name="sgd", group="optimizer")
+def sgd(
+    groups: list[dict],
+    learning_rate: float,
+    *,
+    momentum: Annotated[float, About("share of the last direction that is kept", 0.0, 1.0)] = 0.9,
+    nesterov: Annotated[bool, About("Nesterov's momentum")] = False,
+) -> Optimizer:
+    """Stochastic gradient descent.
+
+    Raises:
+        ValueError: Nesterov's momentum without momentum
+    """
+    if nesterov and momentum == 0:
+        raise ValueError("model.nesterov=true: needs model.momentum above 0, such as 0.9")
+    return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov)
+
+
+@register(name="cosine", group="schedule")
+def cosine(
     optimizer: Optimizer,
+    steps: int,
+    *,
+    cosine_eta_min_factor: Annotated[float, About("last learning rate / peak", 0.0, 1.0)] = 0.01,
+) -> LRScheduler:
+    """Half a cosine from the peak down (Loshchilov and Hutter 2016, arXiv 1608.03983).
+
+    Args:
+        steps: calls of `scheduler.step()` until its end
+    """
+    peak = optimizer.param_groups[0]["lr"]
+    return CosineAnnealingLR(optimizer, steps, eta_min=peak * cosine_eta_min_factor)
+
+
+def with_warmup(
+    optimizer: Optimizer,
+    schedule: Callable[[Optimizer, int], LRScheduler],
     warmup: int,
     total: int,
     start_factor: float,
-    eta_min_factor: float,
 ) -> LRScheduler:
-    """PyTorch's own `SequentialLR(LinearLR, CosineAnnealingLR)`.
+    """A linear warm-up, then the schedule: PyTorch's own `SequentialLR`.
 
     Args:
+        schedule: makes a scheduler for an optimizer and a number of steps
         warmup, total: in calls of `scheduler.step()`, so optimizer steps or epochs; 0 <= warmup <
-        total
+            total
         start_factor: first learning rate / peak
-        eta_min_factor: last learning rate / peak
+
+    Raises:
+        ValueError: the warm-up is as long as the run
     """
     if not 0 <= warmup < total:
         raise ValueError(f"warm-up must be shorter than the run: got {warmup} of {total} steps")
-    peak = _only(group["lr"] for group in optimizer.param_groups)
-    eta_min = peak * eta_min_factor
+    after = schedule(optimizer, total - warmup)
     if warmup == 0:
-        return CosineAnnealingLR(optimizer, total, eta_min=eta_min)
+        return after
     linear = LinearLR(optimizer, start_factor=start_factor, total_iters=warmup)
-    cosine = CosineAnnealingLR(optimizer, total - warmup, eta_min=eta_min)
-    return SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
-
-
-def _only(values: Iterable[float]) -> float:
-    distinct = set(values)
-    assert len(distinct) == 1, f"one learning rate for all groups, got {distinct}"
-    return distinct.pop()
+    return SequentialLR(optimizer, [linear, after], milestones=[warmup])

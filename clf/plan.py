@@ -7,16 +7,19 @@ Imports no torch.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from clf.config import ConfigError, RunConfig
-from clf.config.compose import CONFIG_DIR, read
-from clf.config.faults import show
+from clf.config.compose import CONFIG_DIR, Composed, read
+from clf.config.faults import one_a_key, show
 from clf.config.rules import check, monitor_faults
-from clf.data import generated
+from clf.config.values import limit_faults
+from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
+from clf.data.reader import DataError
+from clf.data.recognise import data_settings_of
 
 
 def compose(
@@ -27,26 +30,52 @@ def compose(
     Raises:
         ConfigError: with every fault, each with key, value and remedy
     """
-    cfg, faults = examine(overrides, config_name, config_dir)
-    if faults:
-        raise ConfigError(faults)
-    assert cfg is not None
-    return cfg
+    examined = examine(overrides, config_name, config_dir)
+    if examined.faults:
+        raise ConfigError(examined.faults)
+    assert examined.cfg is not None
+    return examined.cfg
 
 
 def examine(
-    overrides: Sequence[str] = (), config_name: str = "train", config_dir: Path = CONFIG_DIR
-) -> tuple[RunConfig | None, list[str]]:
-    """`compose` for those who look for further faults: the configuration, without what does not
-    fit (None if there can be none), and all faults."""
+    overrides: Sequence[str] = (),
+    config_name: str = "train",
+    config_dir: Path = CONFIG_DIR,
+    fill: Callable[[RunConfig], None] = lambda cfg: None,
+) -> Composed:
+    """`compose` for those who look for further faults: the configuration without what does not
+    fit (None if there can be none), all faults, and notes.
+
+    Args:
+        fill: sets what must be known before the rules apply, such as the number of devices; called
+            where all values are within their limits
+    """
     composed = read(overrides, config_name, config_dir)
-    cfg, faults = composed.cfg, composed.faults
+    cfg = composed.cfg
     if cfg is not None:
-        faults += check(cfg)
+        if cfg.data.name == "auto" and (unknown := _recognise(cfg)):
+            composed.faults += unknown
+            composed.files_are_right = False
+        if not any(limit_faults(cfg)):
+            fill(cfg)
+        faults = check(cfg)
         if composed.files_are_right:
-            at_fault = {fault.split("=")[0] for fault in faults}
-            faults += [fault for fault in class_faults(cfg) if fault.split("=")[0] not in at_fault]
-    return cfg, list(one_a_key(faults))
+            at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
+            faults += [one for one in class_faults(cfg) if one.split("=")[0] not in at_fault]
+        composed.faults = one_a_key(composed.faults + faults)
+    return composed
+
+
+def _recognise(cfg: RunConfig) -> list[str]:
+    """Replace (in place) data.name=auto by the reader of what `data.root` holds; the faults."""
+    root, cfg.data.name = cfg.data.root, "imagefolder"
+    if root is None:
+        return ["data.root: null, but data.name=auto looks at what is there; set data.root=FOLDER"]
+    try:
+        vars(cfg.data).update(data_settings_of(Path(root)))
+    except DataError as error:
+        return error.faults
+    return []
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
@@ -55,9 +84,9 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
         model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
         cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
     cfg.runs_dir = _absolute(cfg.runs_dir)
-    if cfg.data.name in generated.DATASETS:
-        # Here, not beside the snapshot that a job runs.
-        cfg.data.root = str(generated.folder(cfg.data))
+    if is_generated(cfg.data):
+        # In this checkout, not beside the snapshot that a job runs.
+        cfg.data.root = str(folder(cfg.data))
     if cfg.data.root is not None:
         cfg.data.root = _absolute(cfg.data.root)
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
@@ -68,18 +97,30 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
     return cfg
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+def images_per_forward_pass(cfg: RunConfig) -> int | None:
+    """Training images in one forward pass of a rank: the micro-batch.
+
+    None where it is not known yet: `data.micro_batch_size=auto` finds it when the job starts, and
+    without `gpus` the number of ranks is open.
+    """
+    if cfg.data.micro_batch_size == "auto":
+        return None
+    if cfg.data.micro_batch_size is not None:
+        return cfg.data.micro_batch_size
+    return None if cfg.gpus is None else cfg.data.batch_size // (cfg.nodes * cfg.gpus)
 
 
-def one_a_key(faults: list[str]) -> Iterator[str]:
-    """The first fault of each key: a wrong type would be reported again for its default."""
-    seen: set[str] = set()
-    for fault in faults:
-        key = fault.split("=")[0].split(":")[0]
-        if key not in seen or "=" not in fault.split(":")[0]:
-            yield fault
-        seen.add(key)
+def images_per_batchnorm(cfg: RunConfig) -> int | None:
+    """Training images over which a BatchNorm layer normalises at a time: those of a rank's forward
+    pass, or of all ranks' with `strategy.sync_batchnorm`. None where it is not known yet.
+
+    Unless `data.micro_batch_size` is set this number changes with the devices, and with it the
+    training of a network that has BatchNorm.
+    """
+    images = images_per_forward_pass(cfg)
+    if images is None or not cfg.strategy.sync_batchnorm:
+        return images
+    return None if cfg.gpus is None else images * cfg.nodes * cfg.gpus
 
 
 def class_faults(cfg: RunConfig) -> Iterator[str]:
@@ -107,6 +148,9 @@ def class_faults(cfg: RunConfig) -> Iterator[str]:
     if model.class_weights is not None and len(model.class_weights) != count:
         yield (
             f"model.class_weights={show(model.class_weights)}: has {len(model.class_weights)} "
-            "numbers "
-            f"for {count} classes; give one per class in label order, or null"
+            f"numbers for {count} classes; give one per class in label order, or null"
         )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))

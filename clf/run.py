@@ -18,19 +18,15 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
+from clf.config.build import build
 from clf.config.compose import from_dict
-from clf.config.registry import check_trusted
+from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.recompute import recompute_in_backward
-from clf.parallel import (
-    AgreeOnBatchNorm,
-    FindMicroBatch,
-    trainer_arguments,
-    without_sigterm_broadcast,
-    world_size,
-)
+from clf.parallel import AgreeOnBatchNorm, FindMicroBatch, trainer_arguments, world_size
+from clf.parallel.lightning_internals import check_lightning, remove_sigterm_broadcast
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
@@ -113,7 +109,7 @@ def _prepare(
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
@@ -133,7 +129,9 @@ def _prepare(
         **_common(cfg, progress),
         **trainer_arguments(cfg),
     )
-    return model, datamodule, without_sigterm_broadcast(trainer), resume
+    check_lightning(trainer)
+    remove_sigterm_broadcast(trainer)
+    return model, datamodule, trainer, resume
 
 
 def evaluate(
@@ -164,7 +162,7 @@ def evaluate(
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
     one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
     cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
     if datamodule.class_to_idx != record["class_to_idx"]:
@@ -299,6 +297,7 @@ def _callbacks(
     - Throughput and PerClassTables come before StatusFile, which writes the newest speed and, with
       the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
+    - The user's own come last, so that they see what ours have done.
     - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
       all others have seen the step as done.
     """
@@ -318,7 +317,22 @@ def _callbacks(
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints),
         ProgressBar() if progress else EpochLines(),
+        *_own_callbacks(cfg),
     ]
+
+
+def _own_callbacks(cfg: RunConfig) -> list[Callback]:
+    """The user's, built from the config. ValueError: something else than a Lightning callback."""
+    built = []
+    for place, asked in enumerate(cfg.callbacks):
+        callback = build(asked, cfg.trusted_packages, f"callbacks.{place}")
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"callbacks.{place}._target_={asked['_target_']}: gave a "
+                f"{type(callback).__name__}, expected a lightning.Callback"
+            )
+        built.append(callback)
+    return built
 
 
 def _scalars(trainer: Trainer) -> dict[str, float]:

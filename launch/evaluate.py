@@ -88,7 +88,8 @@ def _data_settings(texts: list[str]) -> dict[str, Any]:
     from clf.config.assign import lay
     from clf.config.overrides import parse as parse_settings
 
-    settings, faults = parse_settings(texts)
+    typed = parse_settings(texts)
+    settings, faults = typed.settings, typed.faults
     cfg, more = lay(settings)
     faults += more
     for setting in settings:

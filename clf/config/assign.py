@@ -1,21 +1,20 @@
-"""Lays `key=value` settings one by one into the typed schema and reports each that does not fit.
+"""Lays settings one by one into the typed schema and reports each that does not fit."""
 
-A setting comes from the command line or from a YAML file; `clf.config.compose` gathers them.
-"""
-
+from collections.abc import Iterable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
 from clf.config.faults import SECRET_WORDS, nearest, show
-from clf.config.registry import schema_of
-from clf.config.rules import limits
-from clf.config.schema import ModelConfig, RunConfig
+from clf.config.registry import NODES, node_schema, owner
+from clf.config.schema import RunConfig, about
+from clf.config.values import expected, kind
 
-# What other tools call it, where the spelling alone would not lead there.
+# What other tools call a setting, where its spelling alone would not lead there.
 OTHER_WORDS = {
     "lr": "model.learning_rate",
     "wd": "model.weight_decay",
-    "optim": "model.learning_rate",
+    "optim": "model.optimizer",
+    "scheduler": "model.schedule",
     "batch": "data.batch_size",
     "bs": "data.batch_size",
     "workers": "data.threads",
@@ -26,9 +25,9 @@ OTHER_WORDS = {
     "num_nodes": "nodes",
     "path": "data.root",
     "output_dir": "runs_dir",
-    "precision": "strategy.precision",
     "wandb": "tracking.mode",
 }
+LIKE = 0.75  # how like a key must be to what was typed; less would be a guess
 
 
 @dataclass
@@ -50,16 +49,20 @@ def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    schema = RunConfig(model=schema_of(_target(settings))())
-    known, nodes = _keys(schema)
+    try:
+        schema = run_schema(settings)
+    except ValueError as error:
+        return None, [str(error)]
+    known, nodes = keys(schema)
     cfg = OmegaConf.structured(schema)
     faults: list[str] = []
     for setting in settings:
         faults += _assign(cfg, known, nodes, setting)
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        faults.append(f"{key}=???: has no default; give it as {key}=VALUE")
-    if OmegaConf.missing_keys(cfg):
-        return None, faults
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        return None, [
+            *faults,
+            *(f"{key}=???: has no default; give it as {key}=VALUE" for key in missing),
+        ]
     try:
         result = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -69,29 +72,37 @@ def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
     return result, faults
 
 
-def _target(settings: list[Setting]) -> str:
-    target = ModelConfig._target_
+def run_schema(settings: Iterable[Setting]) -> RunConfig:
+    """The defaults, with the settings of all that the given ones choose: `model.optimizer=sgd`
+    brings `model.momentum`."""
+    values: dict[str, dict[str, Any]] = {node: {} for node in NODES}
     for setting in settings:
-        if setting.key == "model._target_":
-            target = str(setting.value)
-        elif setting.key == "model" and isinstance(setting.value, dict):
-            target = str(setting.value.get("_target_", target))
-    return target
+        node, _, name = setting.key.partition(".")
+        if node in NODES and name:
+            values[node][name] = setting.value
+        elif node in NODES and isinstance(setting.value, dict):
+            values[node] |= setting.value
+    return RunConfig(**{node: node_schema(node, values[node])() for node in NODES})
 
 
-def _keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
+def keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
     """All dotted keys of a dataclass with their fields, and those that are dataclasses."""
     known: dict[str, Field[Any]] = {}
     nodes: set[str] = set()
     for entry in fields(node):
         key, value = f"{prefix}{entry.name}", getattr(node, entry.name)
         if is_dataclass(value):
-            inner, inner_nodes = _keys(value, f"{key}.")
+            inner, inner_nodes = keys(value, f"{key}.")
             known |= inner
             nodes |= {key} | inner_nodes
         else:
             known[key] = entry
     return known, nodes
+
+
+def suggest(word: str) -> str:
+    """What was probably meant by a word that is no key, as a question."""
+    return _suggest(word, list(keys(RunConfig())[0]))
 
 
 def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Setting) -> list[str]:
@@ -102,23 +113,24 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     key, value = setting.key, setting.value
     given = f"{key}={show(value) if setting.text is None else setting.text}"
     if key in nodes:
-        if not isinstance(value, dict):
-            inner = [name for name in known if name.startswith(f"{key}.")]
-            return [
-                f"{given}: {key} is a group of keys{setting.source}; set one of them: "
-                f"{', '.join(inner[:6])}, ..."
-            ]
-        faults = []
-        for name, item in value.items():
-            inside = Setting(f"{key}.{name}", item, source=setting.source)
-            faults += _assign(cfg, known, nodes, inside)
-        return faults
-    owner = next((name for name in known if key == name or key.startswith(f"{name}.")), None)
-    if owner is None:
+        if isinstance(value, dict):
+            inside = [Setting(f"{key}.{n}", v, source=setting.source) for n, v in value.items()]
+            return [fault for one in inside for fault in _assign(cfg, known, nodes, one)]
+        inner = [name for name in known if name.startswith(f"{key}.")]
+        return [
+            f"{given}: {key} is a group of keys{setting.source}; set one of them: "
+            f"{', '.join(inner[:6])}, ..."
+        ]
+    entry = next(
+        (e for name, e in known.items() if key == name or key.startswith(f"{name}.")), None
+    )
+    if entry is None:
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
-    is_text = known[owner].type in (str, str | None)
-    if is_text and setting.text and isinstance(value, bool | int | float):
+    if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
+    if isinstance(value, str) and (read := about(entry).read):
+        number = read(value)  # None for a text that stands for no number
+        value = value if number is None else number
     if isinstance(value, str) and _names_a_secret(value):
         return [
             f"{given}: a key or token must not stand in a configuration; leave it in the "
@@ -127,12 +139,7 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     try:
         OmegaConf.update(cfg, key, value)
     except (OmegaConfBaseException, ValueError, TypeError):
-        entry = known[owner]
-        default = entry.default if isinstance(entry.default, bool | int | float | str) else None
-        example = f", such as {key}={show(default)}" if default not in (None, "") else ""
-        return [
-            f"{given}: expected {_expected(entry)}{example}; got {_kind(value)}{setting.source}"
-        ]
+        return [f"{given}: expected {expected(entry, key)}; got {kind(value)}{setting.source}"]
     return []
 
 
@@ -140,50 +147,21 @@ def _names_a_secret(value: str) -> bool:
     return "oc.env" in value and any(word in value.upper() for word in SECRET_WORDS)
 
 
-def suggest(word: str) -> str:
-    """What was probably meant by a word that is no key, as a question."""
-    return _suggest(word, list(_keys(RunConfig())[0]))
-
-
 def _suggest(key: str, known: list[str]) -> str:
-    last = key.split(".")[-1]
-    same = [name for name in known if name.split(".")[-1] == last]
-    guesses = same or nearest(key, known, 1, cutoff=0.9) or nearest(key, known, 2)
-    if not guesses:
-        by_last = {name.split(".")[-1]: name for name in reversed(known)}
-        guesses = [by_last[name] for name in nearest(last, by_last, 2)]
-    if not same and (word := OTHER_WORDS.get(last) or OTHER_WORDS.get(key.split(".")[0])):
+    node, _, name = key.rpartition(".")
+    if choice := owner(node, name):
+        return f"it is a setting of {choice}"
+    last = {known_key: known_key.rpartition(".")[2] for known_key in known}
+    guesses = [one for one in known if last[one] == name]
+    if not guesses and (word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0])):
         guesses = [word]
+    top = sorted({one.split(".")[0] for one in known})
+    if not guesses and not node:
+        guesses = nearest(key, top, 1, LIKE)
+    guesses = guesses or nearest(key, known, 1, LIKE + 0.1)
+    if not guesses:
+        near = nearest(name, set(last.values()), 2, LIKE)
+        guesses = [one for one in known if last[one] in near]
     if guesses:
         return f"did you mean {' or '.join(guesses[:2])}?"
-    return f"keys begin with one of {', '.join(sorted({name.split('.')[0] for name in known}))}"
-
-
-def _expected(entry: Field[Any]) -> str:
-    names: dict[Any, str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        list[int]: "a list of whole numbers",
-        list[float]: "a list of numbers",
-        list[str]: "a list of texts",
-        dict[str, str]: "names and values, {NAME: value}",
-    }
-    hint: Any = entry.type
-    parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
-    optional = type(None) in getattr(hint, "__args__", ())
-    if optional and len(parts) == 1:
-        hint = parts[0]
-    text = names.get(hint, str(hint)) + limits(entry)
-    return text + (" or null" if optional else "")
-
-
-def _kind(value: Any) -> str:
-    kinds = {str: "the text", bool: "the truth value", int: "the whole number", float: "the number"}
-    if value is None:
-        return "null"
-    if value == "":
-        return "nothing"
-    other = "the list" if isinstance(value, list) else "the dictionary"
-    return f"{kinds.get(type(value), other)} {show(value)}"
+    return f"keys begin with one of {', '.join(top)}; --settings lists them all"

@@ -1,27 +1,29 @@
-"""YAML files and `key=value` overrides -> `RunConfig`, with every fault in one message.
+"""YAML files and `key=value` overrides -> `RunConfig`, with every fault of spelling and type.
 
     composed = read(["model=resnet50", "data.batch_size=256"])  # composed.cfg, composed.faults
     save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
 
-Hydra composes `configs/` and parses the overrides; the values are then laid one by one into the
-typed schema, so that a second fault shows beside the first. Imports no torch.
+Hydra composes the files and parses the overrides; the values are then laid one by one into the
+typed schema, so that a second fault shows beside the first.
 """
 
 import importlib
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clf.config.assign import Setting, lay
-from clf.config.faults import ConfigError, show
-from clf.config.overrides import parse, split_choices
-from clf.config.registry import registered
+from clf.config.faults import ConfigError, did_you_mean, show
+from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves, yaml_loader
+from clf.config.overrides import parse
+from clf.config.registry import entries
 from clf.config.schema import RunConfig
 from clf.run_folder import write_text
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+OWN_RECIPE = "own_recipe"  # the name under which Hydra gets a recipe that lies elsewhere
 
 
 @dataclass
@@ -29,8 +31,10 @@ class Composed:
     """What files and overrides gave."""
 
     cfg: RunConfig | None  # without what does not fit; None if there can be none
-    faults: list[str]  # of spelling and type
-    files_are_right: bool  # else what the data lacks would only mislead
+    faults: list[str] = field(default_factory=list)  # of spelling and type
+    notes: list[str] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)  # all that were laid, in order
+    files_are_right: bool = True  # else what the data lacks would only mislead
 
 
 def read(
@@ -43,14 +47,16 @@ def read(
         config_name: root file, "train" or "debug"
         config_dir: folder of YAML files
     """
-    settings, faults = parse(overrides)
-    packages = _packages(settings, config_name, config_dir)
-    faults += _import(packages)
-    choices, values, choice_faults = split_choices(settings, config_dir)
-    from_files, file_faults = _compose_files(choices, config_name, config_dir)
-    cfg, value_faults = lay([*from_files, *values])
-    faults += [*choice_faults, *file_faults, *value_faults]
-    return Composed(cfg, faults, not choice_faults and not file_faults)
+    typed, files = parse(overrides), ConfigFiles(config_dir)
+    settings, file_faults = _own_files(typed.settings, files)
+    faults = typed.faults + import_packages(_packages(settings, config_name, files))
+    choices, values, choice_faults = _split_choices(settings, files)
+    from_files, compose_faults = _compose(choices, config_name, files)
+    file_faults += choice_faults + compose_faults
+    laid = [*from_files, *values]
+    cfg, value_faults = lay(laid)
+    faults += file_faults + value_faults
+    return Composed(cfg, faults, typed.notes, laid, not file_faults)
 
 
 def to_yaml(cfg: RunConfig) -> str:
@@ -74,7 +80,7 @@ def load(path: Path) -> RunConfig:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
@@ -88,121 +94,166 @@ def from_dict(tree: dict[str, Any], source: str = "") -> RunConfig:
     Raises:
         ConfigError: with every unknown key and wrong type
     """
-    faults = _import(tree.get("trusted_packages") or [])
+    faults = import_packages(tree.get("trusted_packages") or [])
     cfg, value_faults = lay([Setting(key, value, source=source) for key, value in tree.items()])
     if faults + value_faults or cfg is None:
         raise ConfigError([*faults, *value_faults])
     return cfg
 
 
-def _packages(settings: list[Setting], config_name: str, config_dir: Path) -> list[str]:
-    """`trusted_packages`, known before the rest: their models are needed to compose it."""
-    recipes = [s.value for s in settings if s.key == "recipe" and isinstance(s.value, str)]
-    files = [
-        config_dir / f"{config_name}.yaml",
-        *(config_dir / "recipe" / f"{name}.yaml" for name in recipes),
-    ]
-    found: Any = None
-    for path in files:
-        found = _read_plain(path).get("trusted_packages", found)
-    for setting in settings:
-        if setting.key == "trusted_packages":
-            found = setting.value
-    return [str(name) for name in found] if isinstance(found, list) else []
-
-
-def _import(packages: Sequence[str]) -> list[str]:
+def import_packages(packages: Sequence[str]) -> list[str]:
+    """Import what registers classes and functions of the user's own; the faults."""
     faults = []
+    if packages and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a command starts with the repository's root alone
     for package in packages:
         try:
             importlib.import_module(package)
         except (ImportError, SyntaxError, ValueError) as error:  # @register's is a ValueError
             faults.append(
                 f"trusted_packages={show(list(packages))}: importing {package} failed ({error}); "
-                "it must be installed, or lie in the repository's root or a folder of PYTHONPATH"
+                "it must be installed, or lie in this folder, the repository's root or a folder of "
+                "PYTHONPATH"
             )
     return faults
 
 
-# --- the YAML files -----------------------------------------------------------------------------
+# --- the files and choices that the settings name -------------------------------------------------
 
 
-def _compose_files(
-    choices: dict[str, str], config_name: str, config_dir: Path
+def _own_files(settings: list[Setting], files: ConfigFiles) -> tuple[list[Setting], list[str]]:
+    """`recipe=/path/mine.yaml` becomes a choice of that file, added to the others."""
+    faults: list[str] = []
+    kept = []
+    for setting in settings:
+        text = str(setting.value)
+        if setting.key == "recipe" and (text.endswith((".yaml", ".yml")) or os.sep in text):
+            path = Path(text).expanduser().absolute()
+            if not path.is_file():
+                faults.append(
+                    f"recipe={text}: no such file; looked for {path}. Give a YAML file, or one of "
+                    f"{', '.join(files.options('recipe'))}"
+                )
+                continue
+            _drop_place_of_run(files.add("recipe", OWN_RECIPE, path).tree, path)
+            setting = Setting("recipe", OWN_RECIPE, text)
+        kept.append(setting)
+    return kept, faults
+
+
+def _drop_place_of_run(tree: dict[str, Any], path: Path) -> None:
+    """A run's own config.yaml names its folder, which a new run must not write into."""
+    name, runs_dir = tree.get("name"), tree.get("runs_dir")
+    if name and runs_dir and path.parent == Path(runs_dir, name):
+        del tree["name"], tree["runs_dir"]
+
+
+def _split_choices(
+    settings: list[Setting], files: ConfigFiles
+) -> tuple[dict[str, str], list[Setting], list[str]]:
+    """Choices of an option (model=resnet50) apart from plain values, and unknown options."""
+    choices: dict[str, str] = {}
+    values: list[Setting] = []
+    faults: list[str] = []
+    for setting in settings:
+        if setting.key not in files.groups or isinstance(setting.value, dict):
+            values.append(setting)
+            continue
+        valid = files.options(setting.key)
+        if setting.value is None and setting.key == "recipe":
+            continue
+        if setting.value in valid:
+            choices[setting.key] = str(setting.value)
+            continue
+        if setting.key == "data" and _is_path(str(setting.value)):
+            choices["data"] = "imagefolder"  # a file that changes nothing else
+            values += [Setting("data.name", "auto"), Setting("data.root", str(setting.value))]
+            continue
+        faults.append(
+            f"{setting.key}={show(setting.value)}: no such {setting.key}; expected one of "
+            f"{', '.join(valid)}" + did_you_mean(str(setting.value), valid, f"{setting.key}={{}}")
+        )
+    return choices, values, faults
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("~") or os.sep in text or Path(text).exists()
+
+
+def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:
+    """`trusted_packages`, known before the rest: what they register is needed to compose it."""
+    recipes = [("recipe", str(one.value)) for one in settings if one.key == "recipe"]
+    found: Any = None
+    for group, name in [("", config_name), *recipes]:
+        file = files.get(group, name)
+        found = file.tree.get("trusted_packages", found) if file else found
+    for setting in settings:
+        if setting.key == "trusted_packages":
+            found = setting.value
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _compose(
+    choices: dict[str, str], config_name: str, files: ConfigFiles
 ) -> tuple[list[Setting], list[str]]:
-    """The YAML files as one setting per key, each naming the file that it came from."""
+    """The files as one setting a key, each naming the file that it came from; and the faults."""
     import yaml
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    from hydra import initialize
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _store(files)
     overrides = [f"{group}={option}" for group, option in choices.items()]
     try:
-        with (
-            warnings.catch_warnings(),
-            initialize_config_dir(str(config_dir.absolute()), version_base="1.3", job_name="clf"),
-        ):
-            # A registered class and its YAML file share a name on purpose; `lay` checks the types.
-            warnings.filterwarnings("ignore", "(?s).*ConfigStore schema with the same name.*")
+        with initialize(None, job_name="clf", version_base="1.3"):
             composed = hydra_compose(config_name, overrides, return_hydra_config=True)
         chosen = dict(composed.hydra.runtime.choices)
         tree = OmegaConf.to_container(composed)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-        return [], [
-            f"{config_dir.name}/{config_name}.yaml with {' '.join(overrides) or 'no choice'}: "
-            f"{reason}"
-        ]
+        named = " ".join(overrides) or "no choice"
+        return [], [f"{files.folder.name}/{config_name}.yaml with {named}: {reason}"]
     assert isinstance(tree, dict)
     del tree["hydra"]
-    files = [(None, config_dir / f"{config_name}.yaml")]
-    files += [(group, config_dir / group / f"{option}.yaml") for group, option in chosen.items()]
+    faults: list[str] = []
     origins: dict[tuple[str, ...], str] = {}  # path of a key -> the last file that sets it
-    for group, file in files:
-        package = () if group is None or _is_global(file) else (group,)
-        for path, _ in _leaves(_read_plain(file)):
-            origins[(*package, *path)] = f" (in {file.relative_to(config_dir.parent)})"
-    leaves = [
-        Setting(".".join(path), value, source=origins.get(path, ""))
-        for path, value in _leaves(tree)
+    for group, option in [("", config_name), *chosen.items()]:
+        file = files.get(group, option) if option else None
+        if file is None:
+            continue
+        if file.fault:
+            faults.append(f"{files.shown(file.path)}: cannot be read: {file.fault}")
+        faults += _shadowed(group, option, file.tree.get("_target_"), file.path)
+        package = () if file.is_global or not group else (group,)
+        for path, _ in leaves(file.tree):
+            origins[(*package, *path)] = f" (in {files.shown(file.path)})"
+    return [
+        Setting(".".join(path), value, source=origins.get(path, "")) for path, value in leaves(tree)
+    ], faults
+
+
+def _store(files: ConfigFiles) -> None:
+    """Hand the files that were read to Hydra, and what is registered as files of its own."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, key in CHOOSES.items():
+        for name, entry in entries(group).items():
+            value = entry.target if key == "_target_" else name
+            store.store(name, {key: value}, group=group, provider="clf")
+    for group, name, file in files:
+        package = "_global_" if file.is_global else None
+        store.store(name, file.tree, group=group or None, package=package, provider="clf")
+
+
+def _shadowed(group: str, name: str, target: Any, path: Path) -> list[str]:
+    """A registered class that a YAML file of the same name for another class hides."""
+    entry = entries("model").get(name) if group == "model" else None
+    if entry is None or target in (None, entry.target):
+        return []
+    return [
+        f"model={name}: {entry.target} is registered under the name of {path.name} in "
+        "configs/model, which builds another class; register it under another name"
     ]
-    return leaves, _shadowed(config_dir)
-
-
-def _leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """(path of keys, value) of all that is no dictionary."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*prefix, str(key)))
-        else:
-            yield (*prefix, str(key)), value
-
-
-def _is_global(file: Path) -> bool:
-    return file.is_file() and "@package _global_" in file.read_text(encoding="utf-8")
-
-
-def _shadowed(config_dir: Path) -> list[str]:
-    """Registered classes that a YAML file of the same name for another class would hide."""
-    faults = []
-    for name, entry in registered("model").items():
-        path = config_dir / "model" / f"{name}.yaml"
-        if path.is_file() and _read_plain(path).get("_target_", entry.target) != entry.target:
-            faults.append(
-                f"model={name}: {entry.target} is registered under the name of {path.name} in "
-                "configs/model, which builds another class; register it under another name"
-            )
-    return faults
-
-
-def _read_plain(path: Path) -> dict[str, Any]:
-    """A YAML file as a dictionary; empty where it is none (composing it tells why)."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return tree if isinstance(tree, dict) else {}

@@ -3,9 +3,23 @@
 import difflib
 import traceback
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
+
+
+@dataclass
+class Findings:
+    """What a check found: `faults`, which refuse a run, and `notes`, which may be as intended."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        """Add what another check found."""
+        self.faults += other.faults
+        self.notes += other.notes
 
 
 class ConfigError(ValueError):
@@ -39,6 +53,28 @@ def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6
     }
     close = [name for name in likeness if likeness[name] >= cutoff]
     return sorted(close, key=lambda name: -likeness[name])[:count]
+
+
+def did_you_mean(word: str, valid: Iterable[str], write: str = "{}") -> str:
+    """The question "; did you mean x?" where a valid name is near what was typed, else "".
+
+    Args:
+        write: how the name is typed, such as "--model={}"
+    """
+    guess = nearest(word, valid)
+    return f"; did you mean {write.format(guess[0])}?" if guess else ""
+
+
+def one_a_key(faults: Iterable[str]) -> list[str]:
+    """The first fault of each key: a wrong type would be reported again for its default."""
+    seen: set[str] = set()
+    kept = []
+    for fault in faults:
+        key = fault.split("=")[0].split(":")[0]
+        if key not in seen or "=" not in fault.split(":")[0]:
+            kept.append(fault)
+        seen.add(key)
+    return kept
 
 
 def is_for_the_user(error: BaseException) -> bool:

@@ -1,251 +1,226 @@
-"""`@register(name="mynet")` makes a model class selectable as `--model mynet`, parameters typed.
+"""`@register(name=...)`: classes and functions that a setting chooses by name.
 
-The class's `__init__` signature becomes a dataclass that extends `clf.config.ModelConfig`, kept as
-a Hydra ConfigStore node. The class lives in a package listed in `trusted_packages`; importing that
-package must import the class.
+    @register(name="mynet")                      # --model mynet
+    class MyNet(BaseClassificationModel): ...
+
+    @register(name="sgd", group="optimizer")     # model.optimizer=sgd
+    def sgd(groups, learning_rate, *, momentum: float = 0.9): ...    # model.momentum=0.95
+
+What the signature adds becomes settings of the same node, typed, with their defaults (see
+`clf.config.signatures`). Those of `clf` are known without importing them; one's own are in a
+package listed in `trusted_packages`, and importing that package must import them.
 """
 
-import ast
-import difflib
+import functools
+import importlib
 import inspect
-import typing
-from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, fields, make_dataclass
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from clf.config.schema import ModelConfig
+from clf.config import schema
+from clf.config.faults import nearest
+from clf.config.schema import about
+from clf.config.signatures import as_field, field_of, signature, stubs
 
-TRUSTED = ("clf", "torchvision")  # packages whose classes a config may name without being asked
-BASES = {"model": ModelConfig}  # group of configs/ -> what its classes' parameters extend
-AnyClass = TypeVar("AnyClass", bound=type)
+PACKAGE = Path(__file__).resolve().parents[1]
+# Group -> the node of the config that its settings join, and the files of clf that register in it.
+GROUPS = {
+    "model": ("model", "models/*.py"),
+    "optimizer": ("model", "optim.py"),
+    "schedule": ("model", "optim.py"),
+    "loss": ("model", "models/losses.py"),
+    "data": ("data", "data/*.py"),
+}
+NODES: dict[str, type] = {"model": schema.ModelConfig, "data": schema.DataConfig}
+Named = TypeVar("Named", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered class: where it is, and the dataclass of its parameters."""
+    """What is registered: where it is, and the settings that it states itself."""
 
-    target: str
-    schema: type
+    group: str
+    name: str
+    target: str  # module.name
+    settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
 
 
-_entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry
+_schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass: one for equal choices
+_entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry, of modules that are imported
 
 
-def register(name: str, group: str = "model") -> Callable[[AnyClass], AnyClass]:
-    """Class decorator: the class can be chosen as `group=name`.
+def register(name: str, group: str = "model") -> Callable[[Named], Named]:
+    """Decorator: the class or function can be chosen by its name.
 
     Args:
-        name: what is typed after `--model`
-        group: folder of configs/; "model" is the one there is
+        name: what is typed, after `--model` or `model.optimizer=`
+        group: one of `GROUPS`
 
     Raises:
-        ValueError: the name is taken by another class, or the signature cannot take every key of
-        the group
+        ValueError: the name is taken, or the signature cannot take what the toolkit gives
     """
-    if group not in BASES:
-        raise ValueError(f"@register(group={group!r}): expected one of {', '.join(BASES)}")
+    if group not in GROUPS:
+        raise ValueError(f"@register(group={group!r}): expected one of {', '.join(GROUPS)}")
 
-    def add(cls: AnyClass) -> AnyClass:
-        target = f"{cls.__module__}.{cls.__qualname__}"
-        taken = _entries.get((group, name))
+    def add(named: Named) -> Named:
+        target = f"{named.__module__}.{named.__qualname__}"
+        taken = find(group, name)
         if taken is not None and taken.target != target:
             raise ValueError(
                 f"@register(name={name!r}): the {group} {name!r} is already {taken.target}; "
                 f"give {target} another name"
             )
-        schema = signature_schema(cls, target, BASES[group])
-        _entries[group, name] = Entry(target, schema)
-        from hydra.core.config_store import ConfigStore  # 0.3 s, which --help need not wait for
-
-        ConfigStore.instance().store(group=group, name=name, node=schema)
-        return cls
+        if taken is None:
+            _entries[group, name] = _entry(named, group, name, target)
+        return named
 
     return add
 
 
-def registered(group: str = "model") -> dict[str, Entry]:
-    """Name -> entry of all classes registered so far."""
-    return {name: entry for (of, name), entry in _entries.items() if of == group}
+def find(group: str, name: str) -> Entry | None:
+    """The entry of a name, if there is one."""
+    return entries(group).get(name)
 
 
-def schema_of(target: str) -> type:
-    """The dataclass of the parameters of `_target_`; ModelConfig where it is not registered."""
-    return next(
-        (entry.schema for entry in _entries.values() if entry.target == target), ModelConfig
-    )
+def entries(group: str) -> dict[str, Entry]:
+    """Name -> entry: those of `clf`, and of all modules that are imported so far."""
+    imported = {name: entry for (of, name), entry in _entries.items() if of == group}
+    return {**_of_clf(group), **imported}
 
 
-def signature_schema(cls: type, target: str, base: type) -> type:
-    """`base`'s fields and the parameters that `cls.__init__` adds, with the class's own defaults.
+def load(group: str, name: str) -> Callable[..., Any]:
+    """The class or function itself; imports its module.
 
-    A class that takes `**kwargs` is taken to hand them to its parent, so the parents' parameters
-    count as well.
+    Raises:
+        ValueError: there is none of that name
     """
-    parameters, passes_on = _parameters(cls)
-    known: dict[str, Field[Any]] = {f.name: f for f in fields(base)}
-    refused = [name for name in known if name not in parameters and name != "_target_"]
-    if refused and not passes_on:
+    entry = find(group, name)
+    if entry is None:
+        known = sorted(entries(group))
+        guess = nearest(name, known)
+        raise ValueError(
+            f"no {group} is called {name!r}; expected one of {', '.join(known)}"
+            + (f"; did you mean {guess[0]}?" if guess else "")
+        )
+    module, _, attribute = entry.target.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def own_settings(group: str, name: str, node: Any) -> dict[str, Any]:
+    """The settings that an entry states itself, out of its node (a dataclass or a mapping)."""
+    entry, values = find(group, name), node if isinstance(node, Mapping) else vars(node)
+    return {key: values[key] for key in (entry.settings if entry else {}) if key in values}
+
+
+def node_schema(node: str, values: Mapping[str, Any]) -> type:
+    """The dataclass of a node with the settings of all that its values choose.
+
+    Args:
+        node: "model" or "data"
+        values: those that choose something, such as {"_target_": ..., "optimizer": "sgd"};
+            the defaults stand for the others
+
+    Raises:
+        ValueError: two of the chosen ones have a setting of the same name
+    """
+    base = NODES[node]
+    chosen = _chosen(base, values)
+    key = (node, *(f"{entry.group}:{entry.target}" for entry in chosen))
+    if key not in _schemas:
+        _schemas[key] = _extended(node, base, chosen)
+    return _schemas[key]
+
+
+def _extended(node: str, base: type, chosen: list[Entry]) -> type:
+    own: dict[str, tuple[Any, Any]] = {}
+    for entry in chosen:
+        for name, typed in entry.settings.items():
+            if name in own:
+                raise ValueError(
+                    f"{node}.{name}: {entry.target} and another choice of {node} both have a "
+                    "setting of that name; rename one of them"
+                )
+            own[name] = typed
+    added = [(name, *typed) for name, typed in own.items()]
+    return make_dataclass(base.__name__, added, bases=(base,)) if own else base
+
+
+def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a node, those that are not given at their defaults.
+
+    Raises:
+        TypeError: a name that is no setting of what is chosen
+    """
+    made = node_schema(node, given)
+    names = [one.name for one in fields(made)]
+    if unknown := [name for name in given if name not in names]:
+        guess = nearest(unknown[0], names)
+        raise TypeError(
+            f"no setting of {node} is called {unknown[0]!r}"
+            + (f"; did you mean {guess[0]!r}?" if guess else "")
+        )
+    return {**vars(made()), **given}
+
+
+def owner(node: str, name: str) -> str | None:
+    """The choice that would have a setting of this name, such as "model.optimizer=sgd"."""
+    for group, (of, _) in GROUPS.items():
+        for entry in entries(group).values() if of == node else ():
+            if name in entry.settings:
+                key = next(
+                    (one.name for one in fields(NODES[of]) if about(one).group == group), None
+                )
+                return f"{of}.{key}={entry.name}" if key else f"{group}={entry.name}"
+    return None
+
+
+def _chosen(base: type, values: Mapping[str, Any]) -> list[Entry]:
+    found: list[Entry | None] = []
+    for one in fields(base):
+        value = values.get(one.name, one.default)
+        if one.name == "_target_":
+            known = entries("model").values()
+            found.append(next((entry for entry in known if entry.target == value), None))
+        elif group := about(one).group:
+            found.append(find(group, value) if isinstance(value, str) else None)
+    return [entry for entry in found if entry is not None]
+
+
+def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Entry:
+    """Reads the signature. A class may give a setting of its node another default."""
+    read = signature(named)
+    known: dict[str, Field[Any]] = {one.name: one for one in fields(NODES[GROUPS[group][0]])}
+    is_class = isinstance(named, type)
+    refused = [key for key in known if key not in read.parameters and key != "_target_"]
+    if is_class and refused and not read.takes_any:
         raise ValueError(
             f"@register: {target}.__init__ does not take {', '.join(refused)}, which every run "
-            "sets. "
-            "Add **kwargs and hand them to super().__init__(**kwargs)"
+            "sets. Add **kwargs and hand them to super().__init__(**kwargs)"
         )
-    made: list[Any] = [("_target_", str, field(default=target))]
-    for name, (hint, default) in parameters.items():
-        if name not in known:
-            if (described := _described(hint, default)) is not None:
-                made.append((name, *described))
-        elif (
-            default is not inspect.Parameter.empty
-        ):  # the class's own default, the group's type and limits
-            made.append((name, known[name].type, _field(default, dict(known[name].metadata))))
-    return make_dataclass(f"{cls.__name__}Config", made, bases=(base,))
+    settings: dict[str, tuple[Any, Any]] = {}
+    for key, parameter in read.parameters.items():
+        if key not in known:
+            if (typed := as_field(parameter, read.meanings.get(key, ""))) is not None:
+                settings[key] = typed
+        elif not is_class:
+            raise ValueError(
+                f"@register(name={name!r}): {target} has a setting {key}, which is one of "
+                f"{GROUPS[group][0]} already; give it another name"
+            )
+        elif parameter[1] is not inspect.Parameter.empty:
+            settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
+    return Entry(group, name, target, settings)
 
 
-def _parameters(cls: type) -> tuple[dict[str, tuple[Any, Any]], bool]:
-    """Name -> (annotation, default), nearest class first; and whether any name is taken."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for parent in cls.__mro__:
-        init = parent.__dict__.get("__init__")
-        if init is None:
-            continue
-        hints = _hints(init)
-        passes_on = False
-        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                passes_on = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                found.setdefault(name, (hints.get(name, parameter.annotation), parameter.default))
-        if not passes_on:
-            return found, False
-    return found, True
-
-
-def _hints(function: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except NameError:  # known to a type checker only: such a parameter takes anything
-        return {}
-
-
-def _described(hint: Any, default: Any) -> tuple[Any, Any] | None:
-    """(type, dataclass field) of a parameter, in a type that OmegaConf checks, else Any.
-
-    None for a default that no YAML file can hold, such as a function: the class keeps it.
-    """
-    from omegaconf import MISSING
-
-    metadata: dict[str, Any] = {}
-    if typing.get_origin(hint) is Literal and all(
-        isinstance(v, str) for v in typing.get_args(hint)
-    ):
-        metadata, hint = {"choices": typing.get_args(hint)}, str
-    if hint is inspect.Parameter.empty:
-        hint = type(default) if isinstance(default, bool | int | float | str) else Any
-    if default is inspect.Parameter.empty:
-        default = MISSING
-    if isinstance(default, tuple):
-        default = list(default)
-    made = _field(default, metadata)
-    return next(((kind, made) for kind in (hint, Any) if _holds(kind, made)), None)
-
-
-def _holds(hint: Any, made: Any) -> bool:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        OmegaConf.structured(make_dataclass("probe", [("value", hint, made)]))
-    except (OmegaConfBaseException, ValueError, TypeError):
-        return False
-    return True
-
-
-def _field(default: Any, metadata: dict[str, Any]) -> Any:
-    if isinstance(default, list | dict | set):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-# --- what a `_target_` may name -------------------------------------------------------------------
-
-
-def trusted(target: str, packages: Sequence[str] = ()) -> bool:
-    """Whether `_target_` names something of `clf`, `torchvision` or the `trusted_packages`."""
-    return target_fault(target, packages) is None
-
-
-def check_trusted(target: str, packages: Sequence[str] = ()) -> None:
-    """ValueError if `_target_` may not be built."""
-    if (fault := target_fault(target, packages)) is not None:
-        raise ValueError(f"_target_={target}: {fault}")
-
-
-def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
-    """What is wrong with a `_target_`, or None. Reads files; imports nothing, runs nothing.
-
-    Hydra would follow `clf.module.os.system` into another package: so what stands before the last
-    dot must be a
-    module, and the last name must not be one that the module merely imported from elsewhere.
-    """
-    allowed = [*TRUSTED, *packages]
-    if target.split(".")[0] not in allowed:
-        return (
-            f"not a trusted package (trusted are {', '.join(allowed)}); "
-            f"if it is your own: trusted_packages=[{target.split('.')[0]}]"
-        )
-    module, _, name = target.rpartition(".")
-    spec = _find(module)
-    if spec is None or not name:
-        return (
-            f"no module {module or target} can be found from here; write package.module.ClassName"
-        )
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        return None  # a compiled module cannot be looked into; building the model will tell
-    own, foreign, opaque = _names(Path(spec.origin), module.split(".")[0])
-    if name in foreign:
-        return (
-            f"{name} is not defined in {module} but imported there from elsewhere; name the "
-            "module it is in"
-        )
-    if name in own or opaque:
-        return None
-    guess = difflib.get_close_matches(name, own, 1)
-    return f"no {name} in {module}" + (f"; did you mean {guess[0]}?" if guess else "")
-
-
-def _find(module: str) -> ModuleSpec | None:
-    """The module's file, without importing its parents."""
-    if not module:
-        return None
-    spec: ModuleSpec | None = None
-    path: Sequence[str] | None = None
-    parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        name = ".".join(parts[:depth])
-        # find_spec of a top package imports nothing, and it knows editable installs too.
-        spec = find_spec(name) if depth == 1 else PathFinder.find_spec(name, path)
-        if spec is None:
-            return None
-        path = list(spec.submodule_search_locations or [])
-    return spec
-
-
-def _names(path: Path, package: str) -> tuple[set[str], set[str], bool]:
-    """Names of the module's own package, those from elsewhere, and whether `*` hides some."""
-    own: set[str] = set()
-    foreign: set[str] = set()
-    opaque = False
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            own.add(node.name)
-        elif isinstance(node, ast.Import):
-            foreign |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            inside = node.level > 0 or (node.module or "").split(".")[0] == package
-            opaque |= inside and any(alias.name == "*" for alias in node.names)
-            (own if inside else foreign).update(alias.asname or alias.name for alias in node.names)
-    return own, foreign - own, opaque
+@functools.cache
+def _of_clf(group: str) -> dict[str, Entry]:
+    """The entries that files of `clf` register, read from their source."""
+    found = {}
+    for stub, words, path in stubs(sorted(PACKAGE.glob(GROUPS[group][1]))):
+        if words.get("group", "model") == group:
+            module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+            target = f"{module}.{stub.__qualname__}"
+            found[words["name"]] = _entry(stub, group, words["name"], target)
+    return found

@@ -5,17 +5,16 @@ those of spelling and type, and raises them all together. Imports no torch.
 """
 
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
+from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
-from clf.config.registry import target_fault
 from clf.config.schema import RunConfig
+from clf.config.targets import target_fault
+from clf.config.values import limit_faults
 from clf.metrics.measures import TOP_K, direction, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
@@ -24,66 +23,23 @@ NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a lett
 
 def check(cfg: RunConfig) -> list[str]:
     """Every fault of a configuration whose keys and types are right; [] if there is none."""
-    faults = limit_faults(cfg)
+    faults = list(limit_faults(cfg))
     at_fault = {fault.split("=")[0] for fault in faults}
-    looks = [_name, _targets, *DEVICE_RULES, _ranges, _model, _schedule, _monitor, *JOB_RULES]
+    looks = [
+        _name,
+        _targets,
+        _descriptions,
+        *DEVICE_RULES,
+        _ranges,
+        _model,
+        _schedule,
+        _monitor,
+        *JOB_RULES,
+    ]
     for look in looks:
         # One fault a key: its limit says it best.
         faults += [fault for fault in look(cfg) if fault.split("=")[0] not in at_fault]
     return faults
-
-
-def limit_faults(node: Any, prefix: str = "") -> list[str]:
-    """What breaks the `choices`, `low` and `high` in the metadata of a dataclass's fields."""
-    faults: list[str] = []
-    for entry in fields(node):
-        value, key = getattr(node, entry.name), f"{prefix}{entry.name}"
-        if is_dataclass(value):
-            faults += limit_faults(value, f"{key}.")
-        elif (fault := _limit_fault(entry, value)) is not None:
-            faults.append(f"{key}={show(value)}: {fault}")
-    return faults
-
-
-def limits(entry: Field[Any]) -> str:
-    """The limits of a field in words, such as " of at least 1"; empty where there are none."""
-    low, high = entry.metadata.get("low"), entry.metadata.get("high")
-    if low is None:
-        return ""
-    return f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
-
-
-def _limit_fault(entry: Field[Any], value: Any) -> str | None:
-    choices, low = entry.metadata.get("choices"), entry.metadata.get("low")
-    if choices and value is not None and value not in choices:
-        guess = nearest(str(value), choices)
-        return f"expected one of {', '.join(choices)}" + (
-            f"; did you mean {guess[0]}?" if guess else ""
-        )
-    if any(not text.isprintable() for text in _texts(value)):
-        # a newline would become a line of a job script
-        return "holds a line break or control character; take it out"
-    pattern = entry.metadata.get("pattern")
-    if pattern and value is not None and not re.fullmatch(pattern, value, re.ASCII):
-        return (
-            "holds a character that has no place here, or nothing; expected something like "
-            f"{entry.name}={entry.metadata['example']}"
-        )
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            return "expected a finite number"
-        if low is not None and number is not None and not low <= number <= entry.metadata["high"]:
-            return f"expected a number{limits(entry)}"
-    return None
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts in a value, those of a list and of a dictionary included."""
-    if isinstance(value, dict):
-        return [text for pair in value.items() for text in pair if isinstance(text, str)]
-    return [
-        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-    ]
 
 
 def _name(cfg: RunConfig) -> Iterator[str]:
@@ -95,22 +51,20 @@ def _name(cfg: RunConfig) -> Iterator[str]:
 
 
 def _targets(cfg: RunConfig) -> Iterator[str]:
-    def walk(key: str, value: Any) -> Iterator[tuple[str, str]]:
-        if is_dataclass(value):
-            value = vars(value)
-        if isinstance(value, dict):
-            for name, item in value.items():
-                if name == "_target_":
-                    yield f"{key}._target_", str(item)
-                else:
-                    yield from walk(f"{key}.{name}", item)
-        elif isinstance(value, list):
-            for place, item in enumerate(value):
-                yield from walk(f"{key}.{place}", item)
-
-    for key, target in walk("model", cfg.model):
+    for key, target in targets_in(cfg):
         if (fault := target_fault(target, cfg.trusted_packages)) is not None:
             yield f"{key}={target}: {fault}"
+
+
+def _descriptions(cfg: RunConfig) -> Iterator[str]:
+    lists = {"callbacks": cfg.callbacks, "data.augment.transforms": cfg.data.augment.transforms}
+    for key, descriptions in lists.items():
+        for place, described in enumerate(descriptions):
+            if "_target_" not in described:
+                yield (
+                    f"{key}.{place}={show(described)}: does not say which class to build; write "
+                    "{_target_: package.module.ClassName, argument: value}"
+                )
 
 
 def _ranges(cfg: RunConfig) -> Iterator[str]:
@@ -180,7 +134,7 @@ def _model(cfg: RunConfig) -> Iterator[str]:
 
 
 def _schedule(cfg: RunConfig) -> Iterator[str]:
-    warmup = cfg.model.warmup_epochs
+    warmup = cfg.model.warmup_epochs or 0
     if warmup >= cfg.epochs and warmup > 0:
         yield (
             f"model.warmup_epochs={warmup}: the warm-up would fill all of epochs={cfg.epochs}; "

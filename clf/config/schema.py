@@ -1,224 +1,318 @@
-"""What a run is: the typed schema behind every YAML file and every `key=value`.
+"""Every setting of a run: its name, type, default, limits and meaning, stated once.
 
-Plain dataclasses, so that `cfg.data.batch_size` completes in an editor; no torch here, so that a
-config is checked in milliseconds on a login node. A field's comment gives its unit; its limits
-stand in its metadata, where `clf.config.compose.check` reads them.
+`python launch/submit.py --settings` and docs/settings.md print them from here; files in configs/
+change a few of them. A class or function that a setting chooses (a network, an optimizer, a reader
+of data) adds settings of its own, which its signature states: see `clf.config.registry`.
+
+Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from clf.config.slurm_words import TIME_FORMS, minutes
 
 
-def one_of(default: str, *others: str) -> Any:
-    """A text field that takes `default` or one of `others`."""
-    return field(default=default, metadata={"choices": (default, *others)})
+class About(NamedTuple):
+    """What a setting means and which values it takes. In a signature:
+    `momentum: Annotated[float, About("share of the last step's direction", 0.0, 1.0)] = 0.9`."""
+
+    meaning: str = ""
+    low: float | None = None  # the least number that is allowed
+    high: float = math.inf  # the largest one
+    choices: tuple[str, ...] | None = None
+    pattern: str | None = None  # that the whole text must match; it goes into a job script
+    example: str | None = None  # a text that matches the pattern
+    group: str | None = None  # a name registered in this group, which brings its own settings
+    takes: str | None = None  # what is allowed, where the type does not say it
+    read: Callable[[str], Any] | None = None  # a text's value; None of a text that stands for none
 
 
-def within(default: Any, low: float, high: float = float("inf")) -> Any:
-    """A number (or None, where the type allows it) from `low` to `high`, both included."""
-    return field(default=default, metadata={"low": low, "high": high})
+def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:
+    """A field of a dataclass below; arguments as in `About`."""
+    about = {"about": About(meaning, low, **more)}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=about)
+    return field(default=default, metadata=about)
 
 
-def written_as(pattern: str, example: str) -> Any:
-    """A text (or None) of which `pattern` must match the whole; it goes into a job script."""
-    return field(default=None, metadata={"pattern": pattern, "example": example})
-
-
-NAMES = r"[\w.,+@:/=-]+"  # of SLURM, separated by commas: nothing that a shell would read
+NAMES = r"[\w.,+@:/=-]+"  # SLURM's names, separated by commas: nothing that a shell would read
 HOSTS = r"[\w.,\[\]-]+"
 
 
 @dataclass
 class ModelConfig:
-    """The network, its loss and its optimizer: a model class's arguments, flat."""
+    """The network, its loss, optimizer and learning rate: a model class's arguments, flat."""
 
-    _target_: str = "clf.models.resnet.ResNet18Model"  # class to build; its package must be trusted
-    num_classes: int | None = within(None, 2)  # None: as many as the data has
-    pretrained: bool = False  # start from the model's default ImageNet weights
-    weights: str | None = None  # torchvision's name (IMAGENET1K_V2) or a .pth/.ckpt file
-    learning_rate: float = within(5e-4, 0.0)  # peak, reached after the warm-up
-    # AdamW's; not applied to biases and normalisation layers
-    weight_decay: float = within(0.05, 0.0)
-    label_smoothing: float = within(0.0, 0.0, 1.0)
-    class_weights: list[float] | None = None  # a weight per class in the loss, in label order
-    warmup_epochs: int = within(1, 0)  # epochs of linear warm-up; 0: none
-    warmup_start_factor: float = within(0.1, 1e-9, 1.0)  # first learning rate / peak
-    cosine_eta_min_factor: float = within(0.01, 0.0, 1.0)  # last learning rate / peak
-    # the learning rate moves every optimizer step or every epoch
-    interval: str = one_of("step", "epoch")
-    # second accuracy: label among the k largest logits; None: 5. Reported where k < num_classes
-    top_k: int | None = within(None, 1)
+    _target_: str = setting(
+        "clf.models.resnet.ResNet18Model", "class to build, of a trusted package"
+    )
+    num_classes: int | None = setting(None, "null: as many as the data has", 2)
+    pretrained: bool = setting(False, "start from the network's default ImageNet weights")
+    weights: str | None = setting(None, "a weights name (IMAGENET1K_V2), or a .pth or .ckpt file")
+    optimizer: str = setting("adamw", "turns gradients into steps", group="optimizer")
+    learning_rate: float = setting(5e-4, "peak, reached after the warm-up", 0.0)
+    weight_decay: float = setting(0.05, "not applied to biases and normalisation layers", 0.0)
+    loss: str = setting("cross_entropy", "what is minimised", group="loss")
+    class_weights: list[float] | None = setting(
+        None, "a weight a class in the loss, in label order"
+    )
+    schedule: str = setting("cosine", "the learning rate after the warm-up", group="schedule")
+    warmup_epochs: int | None = setting(
+        None, "epochs of linear warm-up; null: 1, or 0 where the run has one epoch", 0
+    )
+    warmup_start_factor: float = setting(0.1, "first learning rate / peak", 1e-9, high=1.0)
+    interval: str = setting("step", "how often the learning rate moves", choices=("step", "epoch"))
+    top_k: int | None = setting(
+        None,
+        "k of the second accuracy, reported where it is below the number of classes; null: 5",
+        1,
+    )
 
 
 @dataclass
 class AugmentConfig:
     """Training-time augmentation, drawn from each sample's own generator; probability 0: off."""
 
-    # share of the image's area
-    crop_scale: list[float] = field(default_factory=lambda: [0.35, 1.0])
-    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # width / height
-    horizontal_flip: float = within(0.5, 0.0, 1.0)  # probability; 0 for digits and numbers
-    brightness: float = within(0.0, 0.0)  # colour jitter: factor drawn from 1 -+ this
-    contrast: float = within(0.0, 0.0)
-    saturation: float = within(0.0, 0.0)
-    hue: float = within(0.0, 0.0, 0.5)  # turn of the colour circle, drawn from -+ this
-    policy: str = one_of("none", "rand_augment", "trivial_augment")
-    rand_augment_ops: int = within(2, 1)  # operations per image
-    rand_augment_magnitude: int = within(9, 0, 30)  # of 30
-    # probability of JPEG compression, for footage and web images
-    jpeg: float = within(0.0, 0.0, 1.0)
-    jpeg_quality: list[int] = field(default_factory=lambda: [15, 70])
-    noise: float = within(0.0, 0.0, 1.0)  # probability of Gaussian noise
-    noise_std: float = within(10.0, 0.0)  # in grey levels of 255
-    erasing: float = within(0.0, 0.0, 1.0)  # probability of random erasing
-
-
-@dataclass
-class JerseyConfig:
-    """The rendered jersey-number data set (data=jersey)."""
-
-    images: int = within(6000, 430)  # over all splits
-    size: int = within(96, 16, 1024)  # pixels a side
-    imbalance: float = within(30.0, 1.0)  # images of the largest class / of the smallest
-    seed: int = within(0, 0)
+    crop_scale: list[float] = setting([0.35, 1.0], "share of the image's area that a crop has")
+    crop_ratio: list[float] = setting([0.75, 1.3333], "width / height of a crop")
+    horizontal_flip: float = setting(0.5, "probability; 0 for digits and text", 0.0, high=1.0)
+    brightness: float = setting(0.0, "colour jitter: factor drawn from 1 -+ this", 0.0)
+    contrast: float = setting(0.0, "the same for contrast", 0.0)
+    saturation: float = setting(0.0, "the same for saturation", 0.0)
+    hue: float = setting(0.0, "turn of the colour circle, drawn from -+ this", 0.0, high=0.5)
+    policy: str = setting(
+        "none",
+        "a published policy of augmentations",
+        choices=("none", "rand_augment", "trivial_augment"),
+    )
+    rand_augment_ops: int = setting(2, "operations an image", 1)
+    rand_augment_magnitude: int = setting(9, "strength of each operation, of 30", 0, high=30)
+    jpeg: float = setting(0.0, "probability of JPEG compression", 0.0, high=1.0)
+    jpeg_quality: list[int] = setting(
+        [15, 70], "range that the compression's quality is drawn from"
+    )
+    noise: float = setting(0.0, "probability of Gaussian noise", 0.0, high=1.0)
+    noise_std: float = setting(10.0, "standard deviation of the noise, in grey levels of 255", 0.0)
+    transforms: list[dict[str, Any]] = setting(
+        [],
+        "transforms of your own, before erasing: [{_target_: mypkg.Blur, p: 0.5}]; called as "
+        "transform(image_CHW, rng), uint8 in and out",
+    )
+    erasing: float = setting(0.0, "probability of random erasing", 0.0, high=1.0)
 
 
 @dataclass
 class DataConfig:
     """Where images come from and how they become batches."""
 
-    name: str = one_of("digits", "jersey", "imagefolder", "annotations")
-    root: str | None = None  # folder of images; digits, jersey: made there, None: data/<name>
-    batch_size: int = within(64, 1)  # images per optimizer step, over all ranks
-    # images per forward pass of a rank; None: batch_size / ranks; auto: as many as memory holds.
-    # The rest of a step is accumulated
-    micro_batch_size: Any = None
-    # images per forward pass of a rank; None: the micro-batch
-    eval_batch_size: int | None = within(None, 1)
-    image_size: int = within(224, 8, 4096)  # pixels a side, as the model sees it
-    # pixels of the short side before the centre crop; None: size/0.875
-    eval_resize: int | None = within(None, 8)
-    # decoding threads per rank; None: its share of the cores; 0: none
-    threads: int | None = within(None, 0)
-    prefetch: int = within(4, 1)  # batches made ahead
-    val_fraction: float = within(0.1, 0.0, 0.9)  # of one folder without train/val/test folders
-    test_fraction: float = within(0.1, 0.0, 0.9)
-    split_seed: int = within(0, 0)
-    # node: copy root (a folder or a tar file) to each node's own disk before training
-    stage: str = one_of("none", "node")
-    stage_dir: str | None = None  # on the node; None: $SLURM_TMPDIR, else $TMPDIR or /tmp
-    origin: str | None = None  # root, before the job replaced it by the node's copy; not to be set
-    sampler: str = one_of("shuffle", "class_balanced")  # class_balanced: every class equally often
-    class_weights: str = one_of("none", "inverse_frequency")  # in the loss
+    name: str = setting("digits", "what reads the images", group="data")
+    root: str | None = setting(
+        None, "folder of images; digits and jersey are written there, null: data/<name>-<hash>"
+    )
+    batch_size: int = setting(64, "images of an optimizer step, over all ranks", 1)
+    micro_batch_size: Any = setting(
+        None,
+        "images of a rank's forward pass; null: batch_size / ranks; auto: as many as memory holds. "
+        "The rest of a step is accumulated",
+        takes="a whole number of at least 1, auto, or null",
+    )
+    eval_batch_size: int | None = setting(
+        None, "images of a rank's forward pass in evaluation; null: the micro-batch", 1
+    )
+    image_size: int = setting(224, "pixels a side, as the model sees it", 8, high=4096)
+    eval_resize: int | None = setting(
+        None, "pixels of the short side before the centre crop; null: image_size / 0.875", 8
+    )
+    threads: int | None = setting(
+        None, "decoding threads a rank; null: its share of the cores; 0: the calling thread", 0
+    )
+    prefetch: int = setting(4, "batches read ahead", 1)
+    val_fraction: float = setting(
+        0.1, "share that validates, where the data has no split for it", 0.0, high=0.9
+    )
+    test_fraction: float = setting(
+        0.1, "share that tests, where the data is not split at all", 0.0, high=0.9
+    )
+    split_seed: int = setting(0, "of the splits that are drawn", 0)
+    stage: str = setting(
+        "none",
+        "node: copy root, a folder or a tar file, to each node's own disk before training",
+        choices=("none", "node"),
+    )
+    stage_dir: str | None = setting(
+        None, "folder on the node; null: $SLURM_TMPDIR, else $TMPDIR or /tmp"
+    )
+    origin: str | None = setting(
+        None, "root before a job replaced it by the node's copy; set by the job alone"
+    )
+    sampler: str = setting(
+        "shuffle",
+        "class_balanced: every class equally often",
+        choices=("shuffle", "class_balanced"),
+    )
+    class_weights: str = setting(
+        "none",
+        "inverse_frequency: rare classes weigh more in the loss",
+        choices=("none", "inverse_frequency"),
+    )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    jersey: JerseyConfig = field(default_factory=JerseyConfig)
 
 
 @dataclass
 class StrategyConfig:
     """How the work is spread over devices, and in which precision."""
 
-    # auto: single on one device, ddp on more; deepspeed_zero1 shards the optimizer's state over
-    # devices, zero2 gradients too, zero3 weights too
-    name: str = one_of(
-        "auto", "single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"
+    name: str = setting(
+        "auto",
+        "auto: single on one device, ddp on several; deepspeed_zero1 shards the optimizer's state "
+        "over devices, zero2 the gradients too, zero3 the weights too",
+        choices=("auto", "single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"),
     )
-    accelerator: str = one_of("auto", "cpu", "gpu")  # auto: GPUs where there are any
-    # auto: bf16-mixed on a GPU that has it
-    precision: str = one_of("auto", "32-true", "bf16-mixed", "16-mixed")
-    offload_optimizer: bool = False  # its state and step on the CPU (deepspeed_*)
-    offload_parameters: bool = False  # weights in the CPU's memory until used (deepspeed_zero3)
-    channels_last: bool = True  # memory format of images and convolutions
-    gradient_clip: float | None = within(None, 0.0)  # largest norm of the whole gradient
-    gradient_checkpointing: bool = False  # less memory, a third more time, the same numbers
-    sync_batchnorm: bool = False  # normalise by the statistics of all ranks' images
-    deterministic: bool = False  # only algorithms that give the same bits on a GPU; slower
-    compile: bool = False  # torch.compile the network
+    accelerator: str = setting(
+        "auto", "auto: GPUs where there are any", choices=("auto", "cpu", "gpu")
+    )
+    precision: str = setting(
+        "auto",
+        "auto: bf16-mixed on a GPU that has it, else 32-true",
+        choices=("auto", "32-true", "bf16-mixed", "16-mixed"),
+    )
+    offload_optimizer: bool = setting(
+        False, "the optimizer's state and step on the CPU (deepspeed_*)"
+    )
+    offload_parameters: bool = setting(
+        False, "weights in the CPU's memory until they are used (deepspeed_zero3)"
+    )
+    channels_last: bool = setting(True, "memory format of images and convolutions")
+    gradient_clip: float | None = setting(None, "largest norm of the whole gradient", 0.0)
+    gradient_checkpointing: bool = setting(
+        False, "less memory, a third more time, the same numbers"
+    )
+    sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
+    deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
+    compile: bool = setting(False, "torch.compile the network")
 
 
 @dataclass
 class CheckpointConfig:
-    monitor: str = "val/acc_top1"  # "best" is judged by this
-    # whether the best is the max or the min; None: as is right for the monitor
-    mode: str | None = field(default=None, metadata={"choices": ("max", "min")})
+    """Which checkpoint is the best."""
+
+    monitor: str = setting("val/acc_top1", "the metric that judges")
+    mode: str | None = setting(
+        None,
+        "whether more or less of it is better; null: as is right for the metric",
+        choices=("max", "min"),
+    )
 
 
 @dataclass
 class EarlyStoppingConfig:
-    patience: int | None = within(None, 1)  # epochs without a better checkpoint.monitor; None: off
-    min_delta: float = within(0.0, 0.0)  # least change that counts as better
+    """When a run ends before its last epoch."""
+
+    patience: int | None = setting(
+        None, "epochs without a better checkpoint.monitor; null: never", 1
+    )
+    min_delta: float = setting(0.0, "least change that counts as better", 0.0)
 
 
 @dataclass
 class TrackingConfig:
-    # W&B; auto: online with a key, else offline
-    mode: str = one_of("auto", "online", "offline", "disabled")
-    project: str = "clf"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    class_scalars: bool = False  # also log val/acc_class/<name> as scalars
-    log_every: int = within(10, 1)  # optimizer steps between logged scalars
+    """What goes to Weights & Biases, and how often."""
+
+    mode: str = setting(
+        "auto",
+        "auto: online with a key, else offline",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    project: str = setting("clf", "W&B's project")
+    entity: str | None = setting(None, "W&B's user or team; null: the key's own")
+    group: str | None = setting(None, "runs that belong together; a sweep sets it")
+    tags: list[str] = setting([], "to find the run by")
+    class_scalars: bool = setting(False, "log val/acc_class/<name> as scalars too")
+    log_every: int = setting(10, "optimizer steps between logged scalars", 1)
 
 
 @dataclass
 class ContainerConfig:
     """The container that a job's Python runs in."""
 
-    image: str | None = None  # file or registry name; None: no container
-    runtime: str = one_of("pyxis", "apptainer")  # pyxis: srun --container-image
-    # "/from:/to"; the run folder, the data and the weights' file are mounted by themselves
-    mounts: list[str] = field(default_factory=list)
-    python: str = "python"  # inside the image
+    image: str | None = setting(None, "file or registry name; null: no container")
+    runtime: str = setting("pyxis", "pyxis: srun --container-image", choices=("pyxis", "apptainer"))
+    mounts: list[str] = setting(
+        [], '"/from:/to"; the run folder, the data and the weights\' file are mounted by themselves'
+    )
+    python: str = setting("python", "the Python inside the image")
 
 
 @dataclass
 class SlurmConfig:
-    """What is asked of SLURM, in sbatch's words. None leaves a value to the partition. Unused where
-    there is no SLURM."""
+    """Options of sbatch, in its own words. They have no effect on a machine without SLURM."""
 
-    partition: str | None = written_as(NAMES, "gpu")
-    account: str | None = written_as(NAMES, "vision")
-    qos: str | None = written_as(NAMES, "normal")
-    time: int | None = within(None, 1)  # minutes; None: the partition's own
-    cpus_per_gpu: int | None = within(None, 1)  # cores a rank; None: the partition's own
-    mem_gb: int | None = within(None, 1)  # GiB a node; None: the partition's own
-    constraint: str | None = written_as(r"[\w.,+@:/=&|*()\[\]-]+", "a100|h100")
-    exclude: str | None = written_as(HOSTS, "node[3,7-9]")
-    nodelist: str | None = written_as(HOSTS, "node[1-2]")
-    reservation: str | None = written_as(NAMES, "course")
-    dependency: str | None = written_as(r"[\w:,?+]+", "afterok:1234")
-    mail_user: str | None = written_as(r"[\w.+@-]+", "me@example.org")
-    mail_type: str | None = written_as(r"[A-Z0-9_,]+", "END,FAIL")
-    parallel: int | None = within(None, 1)  # runs of a sweep at a time; None: as SLURM has room
-    setup: list[str] = field(default_factory=list)  # shell lines before the job: module load cuda
-    env: dict[str, str] = field(default_factory=dict)  # environment variables of the job
+    partition: str | None = setting(None, "null: the default one", pattern=NAMES, example="gpu")
+    account: str | None = setting(None, "who pays", pattern=NAMES, example="vision")
+    qos: str | None = setting(None, "quality of service", pattern=NAMES, example="normal")
+    time: int | None = setting(
+        None, "time limit; null: the partition's own", 1, takes=TIME_FORMS, read=minutes
+    )
+    cpus_per_gpu: int | None = setting(None, "cores a rank; null: the partition's own", 1)
+    mem_gb: int | None = setting(None, "GiB a node; null: the partition's own", 1)
+    constraint: str | None = setting(
+        None,
+        "features that the nodes have",
+        pattern=r"[\w.,+@:/=&|*()\[\]-]+",
+        example="a100|h100",
+    )
+    exclude: str | None = setting(None, "nodes to leave out", pattern=HOSTS, example="node[3,7-9]")
+    nodelist: str | None = setting(None, "nodes to take", pattern=HOSTS, example="node[1-2]")
+    reservation: str | None = setting(
+        None, "a reservation to run in", pattern=NAMES, example="course"
+    )
+    options: dict[str, Any] = setting(
+        {}, "any other option of sbatch by its long name: {comment: try 3, nice: 100}"
+    )
+    dependency: str | None = setting(
+        None, "what must come before", pattern=r"[\w:,?+]+", example="afterok:1234"
+    )
+    mail_user: str | None = setting(
+        None, "who gets mail", pattern=r"[\w.+@-]+", example="me@example.org"
+    )
+    mail_type: str | None = setting(None, "about what", pattern=r"[A-Z0-9_,]+", example="END,FAIL")
+    parallel: int | None = setting(None, "runs of a sweep at a time; null: as SLURM has room", 1)
+    setup: list[str] = setting([], "shell lines before the job, such as module load cuda")
+    env: dict[str, str] = setting({}, "environment variables of the job")
     container: ContainerConfig = field(default_factory=ContainerConfig)
-    signal_s: int = within(
-        120, 10
-    )  # seconds before the time limit at which the run saves and leaves
-    # starts after the first one: preempted, out of time, or a node lost
-    max_requeues: int = within(100, 0)
-    retries: int = within(0, 0)  # starts after an error in code
+    signal_s: int = setting(
+        120, "seconds before the time limit at which the run saves its state and stops", 10
+    )
+    max_requeues: int = setting(
+        100, "further starts after a preemption, a time limit or a lost node", 0
+    )
+    retries: int = setting(0, "further starts after an error in code", 0)
 
 
 @dataclass
 class RunConfig:
     """One run, whole. `runs/<name>/config.yaml` holds it resolved."""
 
-    name: str | None = None  # of the run folder; None: <data>-<model>-<date>-<time>
-    runs_dir: str = "runs"
-    seed: int = within(0, 0)
-    epochs: int = within(10, 1)
-    nodes: int = within(1, 1)  # machines
-    # devices a node (CPU processes where there is no GPU); None: all, or 1
-    gpus: int | None = within(None, 1)
-    # the user's own, which _target_ may name
-    trusted_packages: list[str] = field(default_factory=list)
-    # batches of each loop an epoch, for a quick try; None: all
-    limit_batches: int | None = within(None, 1)
-    debug: bool = (
-        False  # data in the calling thread, anomaly detection: breakpoints stop everywhere
+    name: str | None = setting(None, "of the run folder; null: <data>-<model>-<date>-<time>")
+    runs_dir: str = setting("runs", "folder of all runs")
+    seed: int = setting(0, "of the weights, the order of the images and the augmentation", 0)
+    epochs: int = setting(10, "passes over the training images", 1)
+    nodes: int = setting(1, "machines", 1)
+    gpus: int | None = setting(
+        None, "devices a node (CPU processes where there is no GPU); null: all, or 1", 1
+    )
+    trusted_packages: list[str] = setting([], "your own packages, which _target_ may name")
+    callbacks: list[dict[str, Any]] = setting(
+        [], "Lightning callbacks of your own: [{_target_: mypkg.MyCallback, argument: 1}]"
+    )
+    limit_batches: int | None = setting(
+        None, "batches of each loop an epoch, for a quick try; null: all", 1
+    )
+    debug: bool = setting(
+        False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -227,3 +321,8 @@ class RunConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+
+def about(entry: Any) -> About:
+    """What is said of a field."""
+    return entry.metadata.get("about") or About()

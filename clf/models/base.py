@@ -4,62 +4,47 @@ overrides `build_network`; see `clf/models/resnet.py`.
 B images, C classes, H x W pixels.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
+from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import TOP_K, reported
-from clf.optim import parameter_groups, warmup_cosine
+from clf.models.pretrained import load_file
+from clf.optim import parameter_groups, with_warmup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
 
 class BaseClassificationModel(LightningModule):
-    """Cross-entropy, AdamW, warm-up and cosine, and exact metrics around any network.
+    """Loss, optimizer, schedule and exact metrics around any network.
 
     Args:
         num_classes: C
-        pretrained: start from the network's default ImageNet weights
-        weights: a weights name of torchvision's or a local file, in place of the default
-        learning_rate: peak, after the warm-up
-        weight_decay: AdamW's, on kernels and matrices only
-        label_smoothing: of the cross-entropy, 0 to 1
-        class_weights: a weight per class in the loss; None: 1 each
-        warmup_epochs: epochs of linear warm-up
-        warmup_start_factor: first learning rate / peak
-        cosine_eta_min_factor: last learning rate / peak
-        interval: "step" or "epoch", how often the learning rate moves; both agree at epoch
-        boundaries
-        top_k: k of the second accuracy, which is reported where k is below C; None: 5
+        settings: those of `clf.config.ModelConfig`, and of the optimizer, schedule and loss that
+            they choose (`momentum` with `optimizer="sgd"`); each has a default
+
+    Raises:
+        TypeError: a name that is no setting
     """
 
+    takes_every_setting = True  # the registry reads signatures up to this class
     class_weights: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        num_classes: int,
-        pretrained: bool = False,
-        weights: str | None = None,
-        learning_rate: float = 5e-4,
-        weight_decay: float = 0.05,
-        label_smoothing: float = 0.0,
-        class_weights: list[float] | None = None,
-        warmup_epochs: int = 1,
-        warmup_start_factor: float = 0.1,
-        cosine_eta_min_factor: float = 0.01,
-        interval: str = "step",
-        top_k: int | None = None,
-    ) -> None:
+    def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        hp = complete("model", settings | {"num_classes": num_classes})
+        self.save_hyperparameters()  # what a subclass adds, too
+        self.save_hyperparameters({k: v for k, v in hp.items() if k != "_target_"})
         self.num_classes = num_classes
+        top_k, class_weights = hp["top_k"], hp["class_weights"]
         self.top_k = top_k or min(TOP_K, num_classes)
         self.register_buffer("class_weights", torch.ones(num_classes))
         if class_weights is not None:
@@ -74,11 +59,29 @@ class BaseClassificationModel(LightningModule):
         self._build_metrics(num_nodes=1, node_rank=0)
         self._counts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.network = self.build_network()
+        if hp["pretrained"] or hp["weights"]:
+            self.load_weights()
 
     def build_network(self) -> nn.Module:
         """The network from normalised images [B, 3, H, W] to logits [B, C]; read `self.hparams`
         here."""
         raise NotImplementedError(f"{type(self).__name__} must define build_network()")
+
+    def load_weights(self) -> None:
+        """Fill all of the network but its head (the last linear layer) from the file
+        `hparams["weights"]`. A network whose weights can be downloaded overrides this.
+
+        Raises:
+            ValueError: no such file, or weights of another architecture
+        """
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        if not self.hparams["weights"]:
+            raise ValueError(
+                f"model.pretrained=true: {name} knows no weights to download; give a file as "
+                "model.weights=/path/to/file.pth, or set model.pretrained=false"
+            )
+        linear = [key for key, part in self.network.named_modules() if isinstance(part, nn.Linear)]
+        load_file(self.network, self.hparams["weights"], head=linear[-1] if linear else None)
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """What `strategy.gradient_checkpointing` computes again in the backward pass, such as
@@ -109,25 +112,25 @@ class BaseClassificationModel(LightningModule):
             images_BCHW = (images_BCHW - self.mean) / self.std
         return self.network(images_BCHW)
 
-    def loss_sums(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted, smoothed cross-entropy as (sum over rows, sum of the rows' weights).
+    def loss_fn(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """The loss that is trained with: class weights and label smoothing included, a scalar."""
+        loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B)
+        return loss_sum / weight_sum
 
-        Their quotient is `torch.nn.functional.cross_entropy(..., reduction="mean")`; as sums,
-        batches and ranks add up exactly. Computed in float32, or in the logits' float64.
+    def loss_sums(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss as (sum over rows, sum of the rows' weights), computed in float32 or in the
+        logits' float64.
+
         A label that is no class adds nothing here; the metrics report it at the epoch's end.
         """
         is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
-        labels_B = torch.where(is_class_B, labels_B, PADDING)
-        loss_sum = F.cross_entropy(
+        name = self.hparams["loss"]
+        return load("loss", name)(
             logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32)),
-            labels_B,
-            weight=self.class_weights,
-            ignore_index=PADDING,
-            reduction="sum",
-            label_smoothing=self.hparams["label_smoothing"],
+            torch.where(is_class_B, labels_B, PADDING),
+            self.class_weights,
+            **own_settings("loss", name, self.hparams),
         )
-        weights_B = self.class_weights[labels_B.clamp(min=0)]
-        return loss_sum, torch.where(labels_B == PADDING, 0.0, weights_B).sum()
 
     # --- the loops ---
 
@@ -233,21 +236,27 @@ class BaseClassificationModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
-        groups = parameter_groups(self.network, hp["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=hp["learning_rate"])
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
-        per_epoch = (
-            int(self.trainer.estimated_stepping_batches) // epochs
-            if hp["interval"] == "step"
-            else 1
+        optimizer = load("optimizer", hp["optimizer"])(
+            parameter_groups(self.network, hp["weight_decay"]),
+            hp["learning_rate"],
+            **own_settings("optimizer", hp["optimizer"], hp),
         )
-        scheduler = warmup_cosine(
+        per_epoch = 1
+        if hp["interval"] == "step":
+            per_epoch = int(self.trainer.estimated_stepping_batches) // epochs
+        warmup_epochs = hp["warmup_epochs"]
+        if warmup_epochs is None:
+            warmup_epochs = min(1, epochs - 1)
+        scheduler = with_warmup(
             optimizer,
-            warmup=hp["warmup_epochs"] * per_epoch,
+            partial(
+                load("schedule", hp["schedule"]), **own_settings("schedule", hp["schedule"], hp)
+            ),
+            warmup=warmup_epochs * per_epoch,
             total=epochs * per_epoch,
             start_factor=hp["warmup_start_factor"],
-            eta_min_factor=hp["cosine_eta_min_factor"],
         )
         return {
             "optimizer": optimizer,

@@ -24,14 +24,24 @@ def load_pretrained(network: nn.Module, architecture: str, weights: str | None, 
         ValueError: unknown name, no such file, download failed, or weights of another architecture
     """
     if weights is not None and weights.endswith(FILE_ENDINGS):
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise ValueError(
-                f"model.weights={weights}: no such file. "
-                f"Give a {'/'.join(FILE_ENDINGS)} file, or a name that torchvision knows"
-            )
+        load_file(network, weights, head)
     else:
         path = fetch(architecture, weights)
+        _fill(network, _read(path), head, path)
+
+
+def load_file(network: nn.Module, weights: str, head: str | None) -> None:
+    """Fill all of `network` but its head from a local file; arguments and errors as above.
+
+    Args:
+        head: None: the network has none
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"model.weights={weights}: no such file. "
+            f"Give a {'/'.join(FILE_ENDINGS)} file, or a name that torchvision knows"
+        )
     _fill(network, _read(path), head, path)
 
 
@@ -98,12 +108,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     return ours or state
 
 
-def _fill(network: nn.Module, state: dict[str, Tensor], head: str, path: Path) -> None:
-    own = {
-        key: value for key, value in network.state_dict().items() if not key.startswith(f"{head}.")
-    }
+def _fill(network: nn.Module, state: dict[str, Tensor], head: str | None, path: Path) -> None:
+    own = {key: value for key, value in network.state_dict().items() if not _is_in(key, head)}
     missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own and not key.startswith(f"{head}.")]
+    unexpected = [key for key in state if key not in own and not _is_in(key, head)]
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or unexpected or wrong:
         raise ValueError(
@@ -112,3 +120,7 @@ def _fill(network: nn.Module, state: dict[str, Tensor], head: str, path: Path) -
             f"have another shape {wrong[:3]}. Are they the weights of another architecture?"
         )
     network.load_state_dict({key: state[key] for key in own}, strict=False)
+
+
+def _is_in(key: str, module: str | None) -> bool:
+    return module is not None and key.startswith(f"{module}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from clf.config.registry import register
+from clf.config import register
 from clf.models.base import BaseClassificationModel
 from clf.models.pretrained import fetch, load_pretrained
 
@@ -21,10 +21,10 @@ class _ResNetModel(BaseClassificationModel):
         return fetch(cls.builder.__name__, weights)
 
     def build_network(self) -> nn.Module:
-        network = self.builder(num_classes=self.num_classes)
-        if self.hparams["pretrained"] or self.hparams["weights"]:
-            load_pretrained(network, self.builder.__name__, self.hparams["weights"], head="fc")
-        return network
+        return self.builder(num_classes=self.num_classes)
+
+    def load_weights(self) -> None:
+        load_pretrained(self.network, self.builder.__name__, self.hparams["weights"], head="fc")
 
     def recomputed_blocks(self) -> list[nn.Module]:
         stages = ("layer1", "layer2", "layer3", "layer4")

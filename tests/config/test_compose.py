@@ -10,7 +10,7 @@ from PIL import Image
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, from_dict, load, save
 from clf.config.rules import check
-from clf.plan import compose, resolve
+from clf.plan import compose, examine, resolve
 
 ON_CPU = "strategy.accelerator=cpu"
 
@@ -136,7 +136,6 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["data.micro_batch_size=0"], "expected a whole number of at least 1, auto, or null"),
         (["data.micro_batch_size=many"], "expected a whole number of at least 1, auto, or null"),
         (["data.micro_batch_size=auto", ON_CPU], "finds what a GPU's memory holds"),
-        (["nodes=2", "nodes=3"], "nodes=3: also given as nodes=2; keep one"),
     ],
 )
 def test_values_that_do_not_go_together_are_told(overrides: list[str], message: str) -> None:
@@ -257,3 +256,75 @@ def test_a_checkpoint_of_another_version_is_told_by_its_unknown_keys() -> None:
 def test_what_compose_gives_has_no_fault_of_its_own() -> None:
     assert check(compose()) == []
     assert check(compose(config_name="debug")) == []
+
+
+def test_of_a_key_that_is_given_twice_the_last_counts_with_a_note() -> None:
+    examined = examine(["nodes=3", "nodes=2"])
+    assert examined.faults == []
+    assert examined.cfg is not None
+    assert examined.cfg.nodes == 2
+    assert examined.notes == ["nodes is given twice: nodes=2 counts, nodes=3 does not"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer=sgd", "did you mean model.optimizer?"),
+        ("modle=resnet50", "did you mean model?"),
+        ("model.momentum=0.9", "it is a setting of model.optimizer=sgd"),
+        ("model.optimizer=sgdd", "expected one of adamw, sgd; did you mean sgd?"),
+        ("zzz=1", "--settings lists them all"),
+        ("epochs=0", "epochs=0: expected a number of at least 1"),
+    ],
+)
+def test_a_suggestion_is_near_what_was_typed_or_is_not_made(override: str, message: str) -> None:
+    (fault,) = faults_of(override)
+    assert message in fault
+
+
+def test_one_epoch_is_one_setting_and_a_warm_up_that_was_given_still_counts() -> None:
+    assert compose(["epochs=1"]).model.warmup_epochs is None
+    assert faults_of("epochs=1", "model.warmup_epochs=1")
+
+
+def test_a_recipe_lies_anywhere_and_chooses_files_as_the_command_line_does(tmp_path: Path) -> None:
+    mine = tmp_path / "my recipe.yaml"
+    mine.write_text("model: resnet50\nepochs: 7\ndata:\n  batch_size: 32\n")
+    cfg = compose([f"recipe={mine}", "seed=3"])
+    assert cfg.model._target_ == "clf.models.resnet.ResNet50Model"
+    assert (cfg.epochs, cfg.data.batch_size, cfg.seed) == (7, 32, 3)
+    (fault,) = faults_of(f"recipe={tmp_path}/none.yaml")
+    assert "no such file; looked for" in fault
+
+
+def test_a_runs_own_config_is_a_recipe_for_a_new_run(tmp_path: Path) -> None:
+    first = resolve(compose(["epochs=3", f"runs_dir={tmp_path}", "name=first", "seed=5"]))
+    (tmp_path / "first").mkdir()
+    save(first, tmp_path / "first" / "config.yaml")
+    again = compose([f"recipe={tmp_path}/first/config.yaml", "epochs=4"])
+    assert (again.seed, again.epochs, again.name) == (5, 4, None)
+    assert again.runs_dir == "runs"
+
+
+def test_a_callback_of_ones_own_must_be_trusted_and_say_its_class() -> None:
+    target = "{_target_: lightning.pytorch.callbacks.Timer}"
+    (fault,) = faults_of(f"callbacks=[{target}]")
+    assert fault.startswith("callbacks.0._target_=lightning.pytorch.callbacks.Timer: not a trusted")
+    (fault,) = faults_of("callbacks=[{patience: 3}]")
+    assert "does not say which class to build" in fault
+    cfg = compose([f"callbacks=[{target}]", "trusted_packages=[lightning]"])
+    assert cfg.callbacks == [{"_target_": "lightning.pytorch.callbacks.Timer"}]
+
+
+def test_yaml_is_read_as_a_person_reads_it(own_configs: Path) -> None:
+    (own_configs / "recipe" / "mine.yaml").write_text(
+        "model:\n  learning_rate: 1e-4\ntracking:\n  project: on\n  tags: [yes, 12:30:00]\n"
+        "slurm:\n  time: 12:00:00\n"
+    )
+    cfg = compose(["recipe=mine"], config_dir=own_configs)
+    assert (cfg.model.learning_rate, cfg.slurm.time) == (1e-4, 720)
+    assert (cfg.tracking.project, cfg.tracking.tags) == ("on", ["yes", "12:30:00"])
+    (own_configs / "recipe" / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 4\n")
+    (fault,) = faults_of("recipe=mine", config_dir=own_configs)
+    assert "mine.yaml: cannot be read" in fault
+    assert "the key epochs stands twice" in fault

@@ -9,18 +9,16 @@ import pytest
 
 from clf.config import ConfigError, ModelConfig
 from clf.config.compose import load, save
-from clf.config.registry import check_trusted, register, schema_of, target_fault, trusted
+from clf.config.registry import node_schema, register
+from clf.config.targets import check_trusted, target_fault, trusted
 from clf.plan import compose
 
 MODEL = """
-from clf.config.registry import register
+from clf.config.registry import node_schema, register
 
 
 class Base:
-    def __init__(self, num_classes, pretrained=False, weights=None, learning_rate=5e-4,
-    weight_decay=0.05,
-                 label_smoothing=0.0, class_weights=None, warmup_epochs=1, warmup_start_factor=0.1,
-                 cosine_eta_min_factor=0.01, interval="step", top_k=None):
+    def __init__(self, num_classes, **settings):
         pass
 
 
@@ -116,11 +114,11 @@ def test_a_signature_becomes_fields_with_types_defaults_and_choices() -> None:
         ) -> None: ...
 
     register(name="wide")(Wide)
-    schema = schema_of(f"{Wide.__module__}.{Wide.__qualname__}")
+    schema = node_schema("model", {"_target_": f"{Wide.__module__}.{Wide.__qualname__}"})
     assert issubclass(schema, ModelConfig)
     fields = schema.__dataclass_fields__
     assert (fields["size"].type, fields["rate"].type) == (int, float)
-    assert fields["act"].metadata["choices"] == ("relu", "gelu")
+    assert fields["act"].metadata["about"].choices == ("relu", "gelu")
     assert fields["scales"].default_factory() == [1, 2]
     assert "norm" not in fields
 
@@ -173,3 +171,12 @@ def test_asking_whether_a_target_is_trusted_runs_none_of_its_code(
     (tmp_path / "trap" / "net.py").write_text("class Net: pass")
     monkeypatch.syspath_prepend(tmp_path)
     assert trusted("trap.net.Net", ["trap"])
+
+
+def test_a_network_of_ones_own_need_not_have_an_init(tmp_path: Path) -> None:
+    from clf.models.base import BaseClassificationModel
+
+    class Short(BaseClassificationModel):
+        """Its settings are those of every model."""
+
+    assert register(name="without_init")(Short) is Short

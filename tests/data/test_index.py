@@ -81,6 +81,12 @@ def test_without_val_a_part_of_train_validates_and_test_stays_whole(tmp_path):
     assert not set(splits.train.paths) & set(splits.val.paths)
 
 
+def test_hidden_folders_inside_a_class_hold_no_images_of_it(tmp_path):
+    touch(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+    touch(tmp_path / "train/a/.ipynb_checkpoints/1-checkpoint.jpg")
+    assert len(load_splits(config(tmp_path)).train) == 2
+
+
 # --- one folder ---
 
 

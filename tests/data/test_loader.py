@@ -13,7 +13,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.decode import decode
 from clf.data.index import ImageSplits, Split, load_splits
 from clf.data.loader import ThreadedLoader, _start_threads
-from clf.data.rows import DataError
+from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -196,9 +196,9 @@ def test_leaving_by_any_way_ends_the_threads(loader, leave):
 def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
     seen = set()
 
-    def spy(path: str, short_side: int) -> np.ndarray:
+    def spy(*arguments) -> np.ndarray:
         seen.add(threading.current_thread())
-        return decode(path, short_side)
+        return decode(*arguments)
 
     monkeypatch.setattr("clf.data.loader.decode", spy)
     here = torch.get_num_threads()

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hydra.utils import instantiate
+from torch import nn
 
 from clf.batch import PADDING
 from clf.models import pretrained
+from clf.models.base import BaseClassificationModel
 from clf.models.resnet import ResNet18Model, ResNet50Model
 
 
@@ -111,3 +114,50 @@ def test_a_file_put_in_the_cache_by_hand_is_used_and_checked(tmp_path, monkeypat
     path.write_bytes(b"half a download")
     with pytest.raises(ValueError, match="is damaged .*delete it"):
         ResNet18Model(num_classes=10, pretrained=True)
+
+
+class Plain(BaseClassificationModel):
+    """A network of a user's own, which knows nothing of weights."""
+
+    def build_network(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, self.num_classes))
+
+
+def test_a_network_of_ones_own_starts_from_a_file_of_weights_but_for_its_head(tmp_path):
+    state = Plain(num_classes=5).network.state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    model = Plain(num_classes=3, weights=str(tmp_path / "plain.pth"))
+    assert torch.equal(model.network[1].weight, state["1.weight"])
+    assert model.network[2].weight.shape == (3, 4)
+
+
+def test_a_network_of_ones_own_refuses_weights_that_it_does_not_know():
+    with pytest.raises(ValueError, match="model.pretrained=true: .*Plain knows no weights to down"):
+        Plain(num_classes=3, pretrained=True)
+
+
+def test_a_setting_that_no_part_of_the_model_has_is_refused_by_its_name():
+    with pytest.raises(TypeError, match="'learning_rat'; did you mean 'learning_rate'"):
+        Plain(num_classes=3, learning_rat=0.1)
+    with pytest.raises(TypeError, match="'momentum'"):
+        Plain(num_classes=3, momentum=0.9)  # AdamW has none
+    assert Plain(num_classes=3, optimizer="sgd", momentum=0.5).hparams["momentum"] == 0.5
+
+
+def test_the_seeds_words_build_a_model_and_its_loss():
+    settings = {"learning_rate": 1e-4, "weight_decay": 0.01, "warmup_epochs": 2}
+    settings |= {"label_smoothing": 0.1, "warmup_start_factor": 0.2, "cosine_eta_min_factor": 0.05}
+    model = ResNet18Model(num_classes=43, **settings)
+    assert {key: model.hparams[key] for key in settings} == settings
+    flat = {"_target_": "clf.models.resnet.ResNet18Model", "num_classes": 3, **settings}
+    model = instantiate({**flat, "class_weights": [1.0, 2.0, 0.5]}, _convert_="all")
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, PADDING, 0])
+    expected = torch.nn.functional.cross_entropy(
+        logits,
+        labels,
+        weight=torch.tensor([1.0, 2.0, 0.5]),
+        ignore_index=PADDING,
+        label_smoothing=0.1,
+    )
+    torch.testing.assert_close(model.loss_fn(logits, labels), expected)
