@@ -1,13 +1,15 @@
 """The one list of metrics: what a user's own module adds to it, and what everything else takes
 from it."""
 
+import csv
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from clf.config import ConfigError
@@ -63,6 +65,23 @@ def test_a_measure_of_ones_own_is_logged_monitored_and_shown(own_module, tmp_pat
     shown = line(scalars, "test")
     assert shown.index("macro F1 ") < shown.index("loss ") < shown.index("error ")
     assert f"balanced {100 * scalars['test/balanced']:.1f} %" in shown
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("val/f1_macro", max), ("val/error", min)])
+def test_the_best_checkpoint_is_that_of_the_monitored_measure(
+    own_module, tmp_path: Path, monitor: str, best: Callable
+) -> None:
+    __import__(own_module)
+    fast = {"warmup_epochs": 0, "learning_rate": 1e-2}
+    cfg = tiny.config(str(tmp_path / "digits"), limit_batches=40, model=fast)
+    cfg.checkpoint.monitor = monitor
+    fit(cfg, tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row[monitor]]
+    values = [float(row[monitor]) for row in rows]
+    assert len(set(values)) > 1
+    chosen = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert chosen["epoch"] == values.index(best(values))
 
 
 def test_the_direction_of_ones_own_measure_is_known(own_module) -> None:
