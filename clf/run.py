@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
+from clf.config.build import build
 from clf.config.compose import from_dict
 from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
@@ -327,8 +328,7 @@ def _own_callbacks(cfg: RunConfig) -> list[Callback]:
     """The user's, built from the config. ValueError: something else than a Lightning callback."""
     built = []
     for place, asked in enumerate(cfg.callbacks):
-        check_trusted(asked["_target_"], cfg.trusted_packages)
-        callback = instantiate(asked, _convert_="all")
+        callback = build(asked, cfg.trusted_packages, f"callbacks.{place}")
         if not isinstance(callback, Callback):
             raise ValueError(
                 f"callbacks.{place}._target_={asked['_target_']}: gave a "
