@@ -2,7 +2,6 @@
 `clf.config.compose`."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -64,23 +63,7 @@ def add_run_flags(made: argparse.ArgumentParser, leave_out: Sequence[str] = ()) 
 def overrides(arguments: argparse.Namespace) -> list[str]:
     """All flags that were given and all settings, as `key=value`."""
     given = {key: getattr(arguments, f"flag_{key}", None) for key, _, _ in FLAGS.values()}
-    if given["slurm.time"] is not None:
-        given["slurm.time"] = minutes(given["slurm.time"])
     return [f"{key}={text}" for key, text in given.items() if text is not None] + arguments.settings
-
-
-def minutes(text: str) -> str:
-    """SLURM's ways to write a time, `4:00:00`, `1-12` or `90`, in minutes, rounded up; any other
-    text as it is, for the check to refuse."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
-        return text
-    days, first, second, third = (int(part or 0) for part in match.groups())
-    if match[1] is not None:  # days-hours[:minutes[:seconds]]
-        return str((days * 24 + first) * 60 + second + (third > 0))
-    if match[4] is not None:  # hours:minutes:seconds
-        return str(first * 60 + second + (third > 0))
-    return str(first + (second > 0))  # minutes[:seconds]
 
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

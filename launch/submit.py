@@ -82,7 +82,7 @@ def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str
     from launch.terminal.summary import again, console, debug_command, print_complete, print_run
     from slurm.devices import has_slurm
     from slurm.executor import submit
-    from slurm.job import clear_errors
+    from slurm.records import clear_errors
 
     cfg, notes = to_submit(settings, fetch=not dry_run)
     run = find_run(cfg)
@@ -127,13 +127,12 @@ def _inside(settings: list[str]) -> int:
     from launch.runs.checking import to_submit
     from launch.runs.folders import create, find_run
     from launch.terminal.summary import console, print_complete, print_run
-    from slurm import events
-    from slurm.allocation import allocated, allocation_faults
-    from slurm.executor import inside, read_record
-    from slurm.job import clear_errors
+    from slurm.environment import allocated, allocation_faults, job_id
+    from slurm.executor import inside
+    from slurm.records import clear_errors, read_job
 
-    job_id = events.job_id()
-    if job_id is None:
+    this_job = job_id()
+    if this_job is None:
         raise ConfigError(
             ["--inside-job: this shell is in no job (SLURM_JOB_ID is not set); use it after salloc "
              "or in a batch script, or leave it out"]
@@ -143,18 +142,18 @@ def _inside(settings: list[str]) -> int:
         raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
-        cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{job_id}"
+        cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{this_job}"
     run = find_run(cfg)
     out = console()
     if run.state == "finished":
         print_complete(out, run)
         return 0
-    print_run(out, cfg, run, f"SLURM job {job_id}, {cfg.nodes} nodes x {cfg.gpus} tasks")
-    if run.state == "new" or (read_record(run.path) or {}).get("job_id") != job_id:
+    print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    if run.state == "new" or read_job(run.path).get("job_id") != this_job:
         create(cfg, run)
     clear_errors(run.path)
     path = inside(cfg, run.path)
-    print(f"logs: {run.path}/logs/{job_id}_RANK_log.out", flush=True)
+    print(f"logs: {run.path}/logs/{this_job}_RANK_log.out", flush=True)
     return os.execvp("bash", ["bash", str(path)])
 
 

@@ -60,7 +60,7 @@ def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
         print_result,
         print_run,
     )
-    from slurm.devices import resource_faults, uses_gpus
+    from slurm.devices import resources, uses_gpus
     from slurm.stage import stage
 
     cfg = compose(settings, "debug" if debug else "train")
@@ -73,7 +73,7 @@ def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
             ]
         )
     cfg.gpus = 1
-    if faults := resource_faults(cfg):
+    if faults := resources(cfg).faults:
         raise ConfigError(faults)
     run = find_run(resolve(cfg))
     out = console()

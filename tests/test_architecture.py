@@ -80,7 +80,7 @@ def test_a_layer_can_be_read_and_changed_without_those_above_it(
     ("library", "home"),
     [
         ("wandb", ("clf.tracking",)),
-        ("submitit", ("slurm",)),
+        ("submitit", ("slurm.submitit_adapter",)),
         ("deepspeed", ("clf.parallel.zero",)),
         ("hydra", ("clf.config", "clf.run")),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 from clf.config.faults import SECRET_WORDS, nearest, show
 from clf.config.registry import NODES, node_schema, owner
-from clf.config.schema import RunConfig
+from clf.config.schema import RunConfig, about
 from clf.config.values import expected, kind
 
 # What other tools call a setting, where its spelling alone would not lead there.
@@ -128,6 +128,9 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
     if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
+    if isinstance(value, str) and (read := about(entry).read):
+        number = read(value)  # None for a text that stands for no number
+        value = value if number is None else number
     if isinstance(value, str) and _names_a_secret(value):
         return [
             f"{given}: a key or token must not stand in a configuration; leave it in the "

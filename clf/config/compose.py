@@ -17,7 +17,7 @@ from typing import Any
 
 from clf.config.assign import Setting, lay
 from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves
+from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves, yaml_loader
 from clf.config.overrides import parse
 from clf.config.registry import entries
 from clf.config.schema import RunConfig
@@ -80,7 +80,7 @@ def load(path: Path) -> RunConfig:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):

@@ -8,8 +8,11 @@ Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from clf.config.slurm_words import TIME_FORMS, minutes
 
 
 class About(NamedTuple):
@@ -24,6 +27,7 @@ class About(NamedTuple):
     example: str | None = None  # a text that matches the pattern
     group: str | None = None  # a name registered in this group, which brings its own settings
     takes: str | None = None  # what is allowed, where the type does not say it
+    read: Callable[[str], Any] | None = None  # a text's value; None of a text that stands for none
 
 
 def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:
@@ -244,12 +248,14 @@ class ContainerConfig:
 
 @dataclass
 class SlurmConfig:
-    """What is asked of SLURM, in sbatch's words. Without SLURM it is not used."""
+    """Options of sbatch, in its own words. They have no effect on a machine without SLURM."""
 
     partition: str | None = setting(None, "null: the default one", pattern=NAMES, example="gpu")
     account: str | None = setting(None, "who pays", pattern=NAMES, example="vision")
     qos: str | None = setting(None, "quality of service", pattern=NAMES, example="normal")
-    time: int | None = setting(None, "time limit in minutes; null: the partition's own", 1)
+    time: int | None = setting(
+        None, "time limit; null: the partition's own", 1, takes=TIME_FORMS, read=minutes
+    )
     cpus_per_gpu: int | None = setting(None, "cores a rank; null: the partition's own", 1)
     mem_gb: int | None = setting(None, "GiB a node; null: the partition's own", 1)
     constraint: str | None = setting(
@@ -263,6 +269,9 @@ class SlurmConfig:
     reservation: str | None = setting(
         None, "a reservation to run in", pattern=NAMES, example="course"
     )
+    options: dict[str, Any] = setting(
+        {}, "any other option of sbatch by its long name: {comment: try 3, nice: 100}"
+    )
     dependency: str | None = setting(
         None, "what must come before", pattern=r"[\w:,?+]+", example="afterok:1234"
     )
@@ -275,12 +284,12 @@ class SlurmConfig:
     env: dict[str, str] = setting({}, "environment variables of the job")
     container: ContainerConfig = field(default_factory=ContainerConfig)
     signal_s: int = setting(
-        120, "seconds before the time limit at which the run saves and leaves", 10
+        120, "seconds before the time limit at which the run saves its state and stops", 10
     )
     max_requeues: int = setting(
-        100, "starts after the first one: preempted, out of time, or a node lost", 0
+        100, "further starts after a preemption, a time limit or a lost node", 0
     )
-    retries: int = setting(0, "starts after an error in code", 0)
+    retries: int = setting(0, "further starts after an error in code", 0)
 
 
 @dataclass

@@ -1,12 +1,10 @@
 """Checkpoints that a kill at any instant leaves whole: written aside, synced to disk, renamed.
 
-A checkpoint holds plain types only (`torch.load(weights_only=True)` takes it), and with the weights
-the config and
-the class names: it can be evaluated with nothing else at hand.
+A checkpoint holds plain types only (`torch.load(weights_only=True)` reads it), and beside the
+weights the config and the class names: it can be evaluated with nothing else at hand.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
 from clf.metrics.measures import direction
 
@@ -23,34 +22,16 @@ RECORD = "clf"  # our entry in a checkpoint: {"config", "class_to_idx", "accumul
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's own goes through TMPDIR, which may be another file system: there a full disk
-    destroys the old
-    file, and a permission error passes in silence (Lightning issue 21800). This one writes beside
-    the target."""
+    """Writes a checkpoint beside its target.
+
+    Lightning's own class goes through TMPDIR, which may be another file system: there a full disk
+    destroys the old file, and a permission error passes in silence (Lightning issue 21800).
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
     ) -> None:
-        write_aside(Path(path), lambda temporary: torch.save(checkpoint, temporary))
-
-
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` a temporary file in the folder of `path`, bring it to disk, then rename it over
-    `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+        write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
 def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
@@ -76,7 +57,7 @@ class RunRecord(Callback):
     """Adds the run's config and class names to each checkpoint, and lets a run go on with another
     number of devices or another micro-batch.
 
-    Lightning counts micro-batches of a rank, which then are others; our own unit is the step.
+    Lightning counts the micro-batches of a rank, whose number changes then; we count steps.
     """
 
     def __init__(self, cfg: RunConfig, class_to_idx: dict[str, int]) -> None:

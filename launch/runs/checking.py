@@ -8,7 +8,7 @@ from typing import Any
 
 from clf.config import RunConfig
 from clf.config.compose import Composed
-from clf.config.faults import one_a_key
+from clf.config.faults import Findings, one_a_key
 
 UNSOUND = ("name", "runs_dir", "nodes", "gpus", "slurm")  # faults in these: SLURM need not be asked
 
@@ -30,28 +30,30 @@ def to_submit(
     from clf.plan import resolve
 
     examined = with_devices(settings)
-    cfg, faults, notes = examined.cfg, examined.faults, examined.notes
-    if cfg is not None and not _unsound(faults):
+    cfg, found = examined.cfg, Findings(examined.faults, examined.notes)
+    if cfg is not None and not _unsound(found.faults):
         resolve(cfg)
         assert cfg.name is not None
-        found = look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued)
-        faults, notes = [*faults, *found[0]], [*notes, *found[1]]
-    if cfg is None or faults:
-        raise ConfigError(faults)
-    return cfg, notes
+        found.add(look(cfg, [Path(cfg.runs_dir, cfg.name)], None, fetch, queued))
+    if cfg is None or found.faults:
+        raise ConfigError(found.faults)
+    return cfg, found.notes
 
 
 def with_devices(settings: Sequence[str]) -> Composed:
-    """The config with `gpus` set, and the faults of its settings, its data and this machine."""
+    """The config with `gpus` set, and what is wrong with its settings, its data and this
+    machine."""
     from clf.plan import examine
-    from slurm.devices import devices_per_node, resource_faults
+    from slurm.devices import devices_per_node, resources
 
     def fill(cfg: RunConfig) -> None:
         cfg.gpus = devices_per_node(cfg)
 
     examined = examine(settings, fill=fill)
     if examined.cfg is not None:
-        examined.faults = one_a_key([*resource_faults(examined.cfg), *examined.faults])
+        here = resources(examined.cfg)
+        examined.faults = one_a_key([*here.faults, *examined.faults])
+        examined.notes += here.notes
     return examined
 
 
@@ -61,20 +63,23 @@ def look(
     array: Path | None = None,
     fetch: bool = True,
     queued: bool = True,
-) -> tuple[list[str], list[str]]:
-    """Faults and notes of the preflight; on a machine without SLURM the job itself tells them at
-    once."""
+) -> Findings:
+    """What would end the job later. Where there is no SLURM the job starts at once, and reports
+    most of it itself."""
     from slurm import preflight
     from slurm.devices import has_slurm
+    from slurm.snapshot import missing_modules
 
+    found = Findings(missing_modules(cfg))
     if not has_slurm():
-        return [], []
+        return found
     if not queued:
-        return (list(preflight.weights_faults(cfg)) if fetch else []), []
+        found.faults += preflight.weights_faults(cfg) if fetch else []
+        return found
     if fetch and (cfg.model.pretrained or cfg.model.weights):
         print("looking for the weights (this imports torch) ...", file=sys.stderr, flush=True)
-    found = preflight.look(cfg, runs, array, fetch)
-    return found.faults, found.notes
+    found.add(preflight.look(cfg, runs, array, fetch))
+    return found
 
 
 def print_notes(notes: Sequence[str], file: Any = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from clf.config import ConfigError
 from clf.run_folder import read_status
 from slurm import queue
-from slurm.executor import read_record
+from slurm.records import read_job
 
 POLL_S = 0.5
 LEAVE_S = 300  # for a step to end and its checkpoint to be written
@@ -44,7 +44,7 @@ def drill(out: Any, run_dir: Path) -> int:
 
 
 def _running_job(run_dir: Path) -> str:
-    record, status = read_record(run_dir) or {}, read_status(run_dir) or {}
+    record, status = read_job(run_dir), read_status(run_dir) or {}
     if record.get("cluster") != "slurm":
         raise ConfigError([f"{run_dir.name}: drill needs a job of SLURM, and this run is none"])
     if status.get("state") != "running" or not status.get("began"):

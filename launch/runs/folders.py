@@ -1,19 +1,16 @@
 """Run folders as a command meets them: new, to go on with, or complete already."""
 
-import os
 import shutil
-import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, show
-from clf.run_folder import SILENT_S, read_status
-from slurm import events, queue
-from slurm.devices import has_slurm
-from slurm.executor import private_files, read_record
+from clf.run_folder import read_status
+from slurm.records import private_files
+from slurm.snapshot import snapshot_code, user_modules
+from slurm.state import what_it_does
 
 # What may change between two starts of a run: it alters its speed or its record, not its
 # mathematics.
@@ -57,54 +54,23 @@ def find_run(cfg: RunConfig) -> Run:
     status = read_status(folder.path) or {}
     if status.get("state") == "finished":
         return Run(folder.path, "finished")
-    if doing := _alive(folder.path, status):
+    if doing := what_it_does(folder.path):
         raise ConfigError(
             [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
         )
     return Run(folder.path, "unfinished")
 
 
-def _alive(run_dir: Path, status: dict[str, Any]) -> str:
-    """What a job of the run is doing now; "" if there is none."""
-    record = read_record(run_dir) or {}
-    if record.get("cluster") == "slurm" and has_slurm():
-        job_id = record["job_id"]
-        if job_id == events.job_id():
-            return ""  # this one, started again
-        found = queue.job(job_id)
-        if found is not None and found.lives:
-            return f"is job {job_id} of SLURM, {found.state.lower()}"
-        return ""
-    fresh = time.time() - os.path.getmtime(run_dir / "status.json") < SILENT_S if status else False
-    if status.get("state") == "running" and fresh and not _is_gone(status):
-        return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
-    return ""
-
-
-def _is_gone(status: dict[str, Any]) -> bool:
-    """Whether the run's process has ended, where it was one of this machine."""
-    if status.get("host") != socket.gethostname():
-        return False  # not to be seen from here
-    try:
-        os.kill(int(status["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
 def create(cfg: RunConfig, run: Run) -> None:
     """Make the folder with the resolved config and a snapshot of the code, as it is now."""
     from clf.config.compose import save
-    from clf.run_folder import RunFolder, snapshot_code
+    from clf.run_folder import RunFolder
 
     with private_files():
         folder = RunFolder.create(run.path)
         # Who types the command again means the code as it is now; a requeued job keeps its own.
         shutil.rmtree(folder.code, ignore_errors=True)
-        snapshot_code(ROOT, folder.code)
-        _snapshot_packages(cfg.trusted_packages, folder.code)
+        snapshot_code(ROOT, folder.code, user_modules(cfg))
         save(cfg, folder.config)
 
 
@@ -168,14 +134,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         found |= _flat(value, f"{prefix}{key}.")
     return found
-
-
-def _snapshot_packages(packages: list[str], target: Path) -> None:
-    """The user's own packages too, where they lie in the repository."""
-    for package in packages:
-        source = ROOT / package
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, target / package, ignore=ignore, dirs_exist_ok=True)
-        elif source.with_suffix(".py").is_file():
-            shutil.copy2(source.with_suffix(".py"), target)

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from clf.config import ConfigError, RunConfig
 from launch.runs.folders import Run, create, find_run, shown
 from slurm import queue
 from slurm.devices import has_slurm
-from slurm.executor import LOCAL, note_cancelled, read_record, submit
-from slurm.job import clear_errors
-from slurm.state import read_state
+from slurm.executor import submit
+from slurm.records import LOCAL, clear_errors, note_cancelled, read_job
+from slurm.state import local_job_lives, read_state
 
 
 def cancel(run_dir: Path) -> str:
@@ -22,9 +21,9 @@ def cancel(run_dir: Path) -> str:
     Raises:
         ConfigError: nothing of it is running from here
     """
-    record = read_record(run_dir)
+    record = read_job(run_dir)
     now = read_state(run_dir)
-    if record is None or not now.lives:
+    if not record or not now.lives:
         hint = "" if record else "; it was not submitted: stop it where it was started"
         raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
     if record["cluster"] != LOCAL:
@@ -32,7 +31,7 @@ def cancel(run_dir: Path) -> str:
         note_cancelled(run_dir)
         return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` goes on with it"
     pid = int(record["job_id"])
-    if str(run_dir / "logs") not in _command_of(pid):
+    if not local_job_lives(run_dir):
         raise ConfigError([f"{run_dir.name}: process {pid} is gone; nothing is left to cancel"])
     os.kill(pid, signal.SIGINT)
     note_cancelled(run_dir)
@@ -87,21 +86,16 @@ def _config(run_dir: Path) -> RunConfig:
 
 def _preflight(cfg: RunConfig, runs: list[Path], array: Path | None) -> None:
     from launch.runs.checking import look, print_notes
-    from slurm.devices import resource_faults
+    from slurm.devices import resources
 
-    faults, notes = look(cfg, runs, array)
-    if faults := [*resource_faults(cfg), *faults]:
-        raise ConfigError(faults)
-    print_notes(notes)
+    found = resources(cfg)
+    found.add(look(cfg, runs, array))
+    if found.faults:
+        raise ConfigError(found.faults)
+    print_notes(found.notes)
 
 
 def _ready(cfg: RunConfig, run: Run, new_code: bool) -> None:
     if new_code:
         create(cfg, run)
     clear_errors(run.path)
-
-
-def _command_of(pid: int) -> str:
-    """A process's command line; "" if it is gone. Its number may be another's by now."""
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -5,7 +5,6 @@ runs/<sweep>/sweep.json  runs/<sweep>/<run>/...   one W&B group
 """
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from slurm import records
 
 NOT_SWEPT = ("name", "runs_dir", "nodes", "gpus", "slurm", "recipe")
 ONE = "all runs of a sweep ask for the same nodes and go into one folder"
-RECORD = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,12 @@ def plan(
     place = [f"runs_dir={runs_dir}"] if runs_dir else []
     configs: list[RunConfig] = []
     runs: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
     for chosen in itertools.product(*values.values()):
         one = dict(zip(values, chosen, strict=True))
         examined = with_devices([*rest, *place, *(f"{key}={text}" for key, text in one.items())])
         cfg, faults = examined.cfg, faults + examined.faults
+        notes += examined.notes
         if cfg is None:
             continue
         resolve(cfg)
@@ -99,7 +100,8 @@ def plan(
         cfg.name, cfg.runs_dir = run, str(folder)
         cfg.tracking.group = cfg.tracking.group or name
     sweep = Sweep(folder, runs)
-    faults, notes = look(configs[0], sweep.run_dirs, folder, fetch)
+    looked = look(configs[0], sweep.run_dirs, folder, fetch)
+    faults, notes = looked.faults, list(dict.fromkeys(notes + looked.notes))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         faults.append(f"name={name}: cannot be the name of a folder of runs")
     if (folder / "config.yaml").exists():
@@ -115,22 +117,18 @@ def start(out: Any, sweep: Sweep, configs: Sequence[RunConfig], new: bool) -> in
     Args:
         new: make their folders, with the code as it is now; False: they go on as they began
     """
-    from clf.run_folder import RunFolder
     from launch.runs.folders import create, find_run, shown
     from launch.terminal.summary import print_commands
     from slurm.devices import has_slurm
-    from slurm.executor import private_files, submit_array
-    from slurm.job import clear_errors
+    from slurm.executor import submit_array
+    from slurm.records import clear_errors, write_sweep
 
     found = [(cfg, find_run(cfg)) for cfg in configs]
     waiting = [(cfg, run) for cfg, run in found if run.state != "finished"]
     if not waiting:
         out.print(f"All {len(found)} runs of {sweep.folder.name} are done already.")
         return 0
-    with private_files():
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        record = {"name": sweep.folder.name, "runs": {**read_runs(sweep.folder), **sweep.runs}}
-        RunFolder.write_json(sweep.folder / RECORD, record)
+    write_sweep(sweep.folder, sweep.runs)
     for cfg, run in waiting:
         if new:
             create(cfg, run)
@@ -157,16 +155,8 @@ def start(out: Any, sweep: Sweep, configs: Sequence[RunConfig], new: bool) -> in
 
 def read_sweep(folder: Path) -> Sweep | None:
     """The sweep of a folder; None if it is none."""
-    runs = read_runs(folder)
+    runs = records.read_sweep(folder)
     return Sweep(folder, runs) if runs else None
-
-
-def read_runs(folder: Path) -> dict[str, dict[str, str]]:
-    """Runs that were begun in a sweep's folder, with their swept settings."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["runs"]
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}
 
 
 def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConfig, Any]]) -> int:

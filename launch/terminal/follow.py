@@ -9,9 +9,8 @@ from clf.metrics.measures import line, percent
 from clf.run_folder import read_scalars, read_status
 from launch.runs.folders import shown
 from slurm import queue
-from slurm.executor import LOCAL, read_record
 from slurm.failures import diagnose
-from slurm.job import first_error
+from slurm.records import LOCAL, first_error, read_job
 
 POLL_S = 0.25
 ASK_S = 2.0  # between questions to SLURM's queue
@@ -35,7 +34,7 @@ class Follower:
         self.epochs_shown = _epochs_in(run_dir)
         self.failed_since: float | None = None
         # SLURM's: it ends lost ranks by itself, and goes on when nobody looks.
-        self.queued = (read_record(run_dir) or {}).get("cluster", LOCAL) != LOCAL
+        self.queued = read_job(run_dir).get("cluster", LOCAL) != LOCAL
         self.waits_for: str | None = None
         self._asked = 0.0
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from clf.config import ConfigError
 from launch.runs.folders import shown
-from slurm.executor import read_record
-from slurm.job import first_error
+from slurm.records import first_error, read_job
 from slurm.state import diagnosis, read_state
 
 POLL_S = 0.5
@@ -63,7 +62,7 @@ def print_error(out: Any, run_dir: Path) -> dict[str, Any] | None:
 
 def log_path(run_dir: Path, rank: int) -> Path | None:
     """The log of the run's latest job."""
-    job_id = (read_record(run_dir) or {}).get("job_id")
+    job_id = read_job(run_dir).get("job_id")
     found = {
         match[1]: path
         for path in sorted(

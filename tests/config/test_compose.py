@@ -314,3 +314,17 @@ def test_a_callback_of_ones_own_must_be_trusted_and_say_its_class() -> None:
     assert "does not say which class to build" in fault
     cfg = compose([f"callbacks=[{target}]", "trusted_packages=[lightning]"])
     assert cfg.callbacks == [{"_target_": "lightning.pytorch.callbacks.Timer"}]
+
+
+def test_yaml_is_read_as_a_person_reads_it(own_configs: Path) -> None:
+    (own_configs / "recipe" / "mine.yaml").write_text(
+        "model:\n  learning_rate: 1e-4\ntracking:\n  project: on\n  tags: [yes, 12:30:00]\n"
+        "slurm:\n  time: 12:00:00\n"
+    )
+    cfg = compose(["recipe=mine"], config_dir=own_configs)
+    assert (cfg.model.learning_rate, cfg.slurm.time) == (1e-4, 720)
+    assert (cfg.tracking.project, cfg.tracking.tags) == ("on", ["yes", "12:30:00"])
+    (own_configs / "recipe" / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 4\n")
+    (fault,) = faults_of("recipe=mine", config_dir=own_configs)
+    assert "mine.yaml: cannot be read" in fault
+    assert "the key epochs stands twice" in fault

@@ -228,17 +228,17 @@ def test_evaluating_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
     assert "- data.threads=many: expected a whole number" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("typed_time", "taken"),
-    [("90", "90"), ("4:00:00", "240"), ("0:20:30", "21"), ("1-12", "2160"), ("soon", None)],
-)
-def test_a_time_limit_is_typed_as_slurm_takes_it(typed_time: str, taken: str | None) -> None:
-    from launch.arguments import minutes
+def test_a_time_limit_that_is_none_is_refused_with_the_forms_it_can_take() -> None:
+    done = typed(ROOT, "submit.py", "--time", "soon")
+    assert "slurm.time=soon: expected minutes, or a time as SLURM writes it" in done.stderr
 
-    assert minutes(typed_time) == (taken or typed_time)
-    if taken is None:
-        done = typed(ROOT, "submit.py", "--time", typed_time)
-        assert "slurm.time=soon: expected a whole number" in done.stderr
+
+def test_more_cpu_processes_than_cores_are_a_note_and_the_run_is_not_refused() -> None:
+    words = ("--gpus", "64", "--dry-run", "strategy.accelerator=cpu", "data.batch_size=64")
+    done = typed(ROOT, "submit.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "note: gpus=64: without GPUs each is a CPU process, and this machine has" in done.stderr
+    assert "nothing was submitted" in done.stdout
 
 
 def test_a_sweep_without_slurm_runs_one_after_the_other_and_ends_with_its_table(

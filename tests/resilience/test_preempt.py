@@ -94,13 +94,13 @@ def one_rank(rank: int, folder: str, port: int) -> None:
             signaller.at("test", 0, batch_idx)
             return super().test_step(batch, batch_idx)
 
-    save = checkpoint.write_aside
+    save = checkpoint.write_file
 
     def save_and_be_signalled(path: Path, write: Any) -> None:
         signaller.at("save", 0, 0)
         save(path, write)
 
-    checkpoint.write_aside = save_and_be_signalled
+    checkpoint.write_file = save_and_be_signalled
     clf.run.build_model = lambda cfg, classes, pretrained: Tiny(classes, learning_rate=0.01)
     where = Path(folder)
     cfg = compose([*SETTINGS, f"data.root={folder}/digits", "data.image_size=16"])
