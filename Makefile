@@ -1,16 +1,22 @@
 # Two commands do everything, from a fresh clone with Python 3.11+ and make, without root:
 #   make demo    build the environment, train on the default images, print the per-class table
 #   make test    build the environment, run the tests
-# Also: make check (lint, format, types), make lock (resolve the pinned versions anew), make clean, and as root
-# make testbed (a real SLURM of four nodes on this machine; `python -m tests.slurm.testbed down` ends it).
+# Also: make check (lint, format, types); make test-oldest (the fast tests with the lowest versions that
+# pyproject.toml allows); make lock (resolve the pinned versions again); make clean; and as root make testbed
+# (a real SLURM of four nodes on this machine; `python -m tests.slurm.testbed down` ends it).
 
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.installed
+# The lowest versions have no wheels for newer Pythons.
+OLDEST_PYTHON ?= python3.11
+OLDEST := .venv-oldest
+# Not among the fast tests: those that start a SLURM or the commands, and those that train for minutes.
+SLOW := tests/slurm tests/launch tests/test_end_to_end.py tests/test_ranks.py tests/test_strategies.py
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test testbed check env lock clean
+.PHONY: demo test test-oldest testbed check env lock clean
 
 demo: $(READY)
 	$(BIN)/python launch/submit.py --nodes 1 --model resnet18
@@ -18,6 +24,10 @@ demo: $(READY)
 test: $(READY)
 	@echo "== running the tests"
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST)/.installed
+	@echo "== running the fast tests with the lowest versions that pyproject.toml allows"
+	$(OLDEST)/bin/python -m pytest $(SLOW:%=--ignore=%)
 
 testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install
@@ -37,11 +47,22 @@ $(READY): requirements.lock
 	@echo "== building .venv from requirements.lock (once; a few minutes at most)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	    echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
-	@if command -v uv >/dev/null; then uv pip install --python $(BIN)/python -r requirements.lock; \
-	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv pip install --python $(BIN)/python -r requirements.lock; \
+	@if command -v uv >/dev/null; then uv pip install --compile-bytecode --python $(BIN)/python -r requirements.lock; \
+	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r requirements.lock; \
 	else $(BIN)/python -m pip install -r requirements.lock; fi
 	@touch $(READY)
 	@echo "== .venv is ready; to use it by hand: . .venv/bin/activate"
+
+# From nothing each time: a version that is installed already would be kept, though it is not the lowest.
+$(OLDEST)/.installed: pyproject.toml | $(READY)
+	@$(OLDEST_PYTHON) -c 'import sys; ok = sys.version_info[:2] == (3, 11); ok or sys.exit(1)' || { \
+	    echo "make test-oldest needs Python 3.11; name one: make OLDEST_PYTHON=/path/to/python3.11 test-oldest"; exit 1; }
+	@echo "== building $(OLDEST) from the lower bounds of pyproject.toml (once; a few minutes at most)"
+	@rm -rf $(OLDEST)
+	@$(OLDEST_PYTHON) -m venv $(OLDEST)
+	@if command -v uv >/dev/null; then uv=uv; else uv=$(BIN)/uv; fi; \
+	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra test
+	@touch $@
 
 # torch and torchvision are named because a later torch has no torchvision to go with it.
 lock:
@@ -49,4 +70,4 @@ lock:
 	    --python-version 3.11 --constraint - --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
-	rm -rf .venv
+	rm -rf .venv $(OLDEST)

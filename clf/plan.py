@@ -97,6 +97,32 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
     return cfg
 
 
+def images_per_forward_pass(cfg: RunConfig) -> int | None:
+    """Training images in one forward pass of a rank: the micro-batch.
+
+    None where it is not known yet: `data.micro_batch_size=auto` finds it when the job starts, and
+    without `gpus` the number of ranks is open.
+    """
+    if cfg.data.micro_batch_size == "auto":
+        return None
+    if cfg.data.micro_batch_size is not None:
+        return cfg.data.micro_batch_size
+    return None if cfg.gpus is None else cfg.data.batch_size // (cfg.nodes * cfg.gpus)
+
+
+def images_per_batchnorm(cfg: RunConfig) -> int | None:
+    """Training images over which a BatchNorm layer normalises at a time: those of a rank's forward
+    pass, or of all ranks' with `strategy.sync_batchnorm`. None where it is not known yet.
+
+    Unless `data.micro_batch_size` is set this number changes with the devices, and with it the
+    training of a network that has BatchNorm.
+    """
+    images = images_per_forward_pass(cfg)
+    if images is None or not cfg.strategy.sync_batchnorm:
+        return images
+    return None if cfg.gpus is None else images * cfg.nodes * cfg.gpus
+
+
 def class_faults(cfg: RunConfig) -> Iterator[str]:
     """What is wrong with the data, and what does not fit its classes."""
     model = cfg.model

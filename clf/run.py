@@ -25,13 +25,8 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.recompute import recompute_in_backward
-from clf.parallel import (
-    AgreeOnBatchNorm,
-    FindMicroBatch,
-    trainer_arguments,
-    without_sigterm_broadcast,
-    world_size,
-)
+from clf.parallel import AgreeOnBatchNorm, FindMicroBatch, trainer_arguments, world_size
+from clf.parallel.lightning_internals import check_lightning, remove_sigterm_broadcast
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
@@ -134,7 +129,9 @@ def _prepare(
         **_common(cfg, progress),
         **trainer_arguments(cfg),
     )
-    return model, datamodule, without_sigterm_broadcast(trainer), resume
+    check_lightning(trainer)
+    remove_sigterm_broadcast(trainer)
+    return model, datamodule, trainer, resume
 
 
 def evaluate(

@@ -81,7 +81,7 @@ def test_a_layer_can_be_read_and_changed_without_those_above_it(
     [
         ("wandb", ("clf.tracking",)),
         ("submitit", ("slurm.submitit_adapter",)),
-        ("deepspeed", ("clf.parallel.zero",)),
+        ("deepspeed", ("clf.parallel.zero", "clf.parallel.deepspeed_internals")),
         ("hydra", ("clf.config", "clf.run")),
     ],
 )
@@ -90,6 +90,40 @@ def test_a_library_stays_behind_the_one_place_that_hides_it(
 ) -> None:
     users = [path for path in SOURCES if any(within(name, (library,)) for name in imports(path))]
     assert [module_of(path) for path in users if not within(module_of(path), home)] == []
+
+
+INTERNALS = ("clf.parallel.lightning_internals", "clf.parallel.deepspeed_internals")
+PUBLIC = {"_target_", "_replace", "_asdict", "_fields", "_make"}  # Hydra's key; named tuples' API
+
+
+def private_uses(path: Path) -> list[str]:
+    """Private names that a file takes from somebody else: imported, or attributes of anything but
+    `self`, `cls`, `super()` and what the project itself defines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    uses = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            of_itself = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not of_itself and not (node.attr in own and "super()" in ast.unparse(node.value)):
+                uses.append(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom) and not within(node.module or "", ("clf",)):
+            uses += [alias.name for alias in node.names if is_private(alias.name)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            uses += [name for name in names if isinstance(name, str) and is_private(name)]
+    return uses
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
+
+
+def test_private_parts_of_other_libraries_are_used_in_the_files_that_check_for_them() -> None:
+    inside = [path for path in SOURCES if module_of(path) in INTERNALS]
+    assert [len(private_uses(path)) >= 2 for path in inside] == [True, True]
+    outside = [path for path in SOURCES if within(module_of(path), ("clf",)) if path not in inside]
+    assert {module_of(path): uses for path in outside if (uses := private_uses(path))} == {}
 
 
 def test_only_launch_and_slurm_assemble_a_run() -> None:

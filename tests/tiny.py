@@ -13,6 +13,7 @@ from torch import nn
 from clf import run
 from clf.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrackingConfig
 from clf.models.base import BaseClassificationModel
+from clf.resilience.signals import Preempted, StopRequest
 
 
 class TinyModel(BaseClassificationModel):
@@ -81,12 +82,24 @@ class StopAfter(Callback):
             raise Stopped
 
 
+class AskToLeave(Callback):
+    """Sends the run the request that a signal would send, after a step."""
+
+    def __init__(self, request: StopRequest, step: int | None) -> None:
+        self.request, self.step = request, step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.request.signal = "SIGUSR2"
+
+
 def fit(
     cfg: RunConfig,
     folder: str,
     stop_after: int | None = None,
     stop_after_step: int | None = None,
     double: bool = False,
+    leave_after_step: int | None = None,
 ) -> dict[str, Any]:
     """`clf.run.fit`, and what this rank saw: the loss, the images' places in the split and their
     bytes of each training micro-batch.
@@ -95,6 +108,7 @@ def fit(
         stop_after, stop_after_step: the last epoch (from 0), or the step, before an error ends the
             run; None: it runs to its end
         double: compute in float64
+        leave_after_step: the step after which the run is asked to leave, and saves; None: never
     """
     seen: dict[str, Any] = {"losses": [], "indices": [], "pixels": []}
     build = run.build_model
@@ -117,16 +131,18 @@ def fit(
         return model
 
     callbacks = run._callbacks
+    request = StopRequest()
 
     def stopping(*args: Any) -> list[Callback]:
-        return [*callbacks(*args), StopAfter(stop_after, stop_after_step)]
+        leave = AskToLeave(request, leave_after_step)
+        return [*callbacks(*args), StopAfter(stop_after, stop_after_step), leave]
 
     torch.set_num_threads(1)  # many small runs on few cores: more threads wait for each other
     with (
         patch.object(torch, "set_num_threads"),
         patch.object(run, "build_model", recording),
         patch.object(run, "_callbacks", stopping),
-        contextlib.suppress(Stopped),
+        contextlib.suppress(Stopped, Preempted),
     ):
-        seen["scalars"] = run.fit(cfg, Path(folder), progress=False)
+        seen["scalars"] = run.fit(cfg, Path(folder), progress=False, request=request)
     return seen

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clf.config import DataConfig
-from clf.config.device_rules import size_fault
+from clf.config.batch_rules import size_fault
 from clf.config.registry import load
 from clf.data import generated
 from clf.data.folders import read_folders

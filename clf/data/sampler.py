@@ -13,7 +13,7 @@ import numpy as np
 
 from clf.batch import PADDING
 from clf.config import DataConfig
-from clf.config.device_rules import batch_fault, size_fault
+from clf.config.batch_rules import share_fault, size_fault
 from clf.data.reader import DataError
 
 ORDER, CLASS_ORDER, IMAGE_ORDER = 1, 2, 3  # keep the generators of one seed apart
@@ -33,7 +33,7 @@ def accumulation(cfg: DataConfig, world_size: int) -> int:
         ValueError: the batch cannot be cut into equal micro-batches for all ranks
     """
     micro = cfg.micro_batch_size
-    if fault := batch_fault(cfg.batch_size, micro, world_size):
+    if fault := share_fault(cfg.batch_size, micro, world_size):
         raise ValueError(fault)
     return cfg.batch_size // (world_size * micro) if micro else 1
 

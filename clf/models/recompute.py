@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -33,13 +32,14 @@ def _contexts(
 @contextmanager
 def _statistics_stay(block: nn.Module) -> Iterator[None]:
     """BatchNorm would count the repeated batch a second time: let it count in copies."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        for name, buffer in norm._buffers.items():
-            norm._buffers[name] = None if buffer is None else buffer.clone()
+    norms = [module for module in block.modules() if hasattr(module, "running_mean")]
+    kept = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
         for norm, buffers in zip(norms, kept, strict=True):
-            norm._buffers.update(buffers)
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)

@@ -1,19 +1,16 @@
-"""What makes several devices one: strategies and precision, and what ranks must agree on.
+"""What makes several devices act as one: strategies, precision, and what the ranks must agree on.
 
-strategies.py   the config's devices, strategy and precision as the Trainer's arguments
-zero.py         DeepSpeed's ZeRO; the one module that imports deepspeed
-batchnorm.py    running statistics, equal on all ranks before somebody looks at them
-micro_batch.py  data.micro_batch_size=auto: the largest that every GPU holds
+strategies.py            the devices, strategy and precision of a config as Trainer arguments
+zero.py                  DeepSpeed's ZeRO as a Lightning strategy
+batchnorm.py             running statistics that are equal on all ranks wherever they are used
+micro_batch.py           data.micro_batch_size=auto: the largest one that every GPU can hold
+lightning_internals.py   the one place that touches private parts of Lightning
+deepspeed_internals.py   the one place that touches private parts of DeepSpeed
 """
 
 from clf.parallel.batchnorm import AgreeOnBatchNorm, average_batchnorm
 from clf.parallel.micro_batch import FindMicroBatch
-from clf.parallel.strategies import (
-    resolve_accelerator,
-    trainer_arguments,
-    without_sigterm_broadcast,
-    world_size,
-)
+from clf.parallel.strategies import resolve_accelerator, trainer_arguments, world_size
 
 __all__ = [
     "AgreeOnBatchNorm",
@@ -21,6 +18,5 @@ __all__ = [
     "average_batchnorm",
     "resolve_accelerator",
     "trainer_arguments",
-    "without_sigterm_broadcast",
     "world_size",
 ]

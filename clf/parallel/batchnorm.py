@@ -1,6 +1,6 @@
-"""BatchNorm's running statistics follow from the steps' images alone, on any number of ranks.
+"""BatchNorm's running statistics depend on the images of the steps alone, on any number of ranks.
 
-A of a step's micro-batches on each of W ranks.
+A: micro-batches that each rank accumulates in a step; W: ranks.
 """
 
 from typing import Any
@@ -9,28 +9,31 @@ import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from clf.parallel.lightning_internals import is_batchnorm
 
 
 class AgreeOnBatchNorm(Callback):
-    """Each rank has its own statistics while it trains. Before an evaluation and before a
-    checkpoint every rank takes the mean of all ranks': all evaluate, and save, the same model.
+    """Averages the running statistics over all ranks before each evaluation and each checkpoint, so
+    that every rank evaluates, and saves, the same model. While it trains, each rank has its own.
 
-    DDP would send rank 0's to all in every step, and DeepSpeed never. The mean counts all data and
-    costs one all-reduce where it is needed. It commutes with training, since running statistics are
-    linear in the batches' own: a run that is saved in mid-epoch and resumed ends with the same.
+    DDP would send rank 0's statistics to all ranks in every step, and DeepSpeed would never do so.
+    The mean takes all data into account and costs one all-reduce where it is needed. Running
+    statistics are linear in those of the batches, so the mean may be taken at any time: a run that
+    is saved in mid-epoch and resumed ends with the same statistics.
 
-    Within a step the A micro-batches weigh alike, m/A each, and what was before 1 - m, where m is
-    the layer's own momentum. So a step moves the statistics by m towards the mean of its A x W
-    micro-batches' own, however they are spread over ranks; torch alone would move them A times.
+    Within a step each of the A micro-batches has the weight m/A, and the statistics from before the
+    step have 1 - m, where m is the layer's momentum. So a step moves the statistics by m towards
+    the mean of its A x W micro-batches, however these are spread over ranks. Torch alone would
+    move them A times.
     """
 
     def __init__(self) -> None:
-        self._differ = False  # whether ranks have trained since they last agreed
-        self._momenta: list[tuple[_BatchNorm, float]] = []
+        self._differ = False  # whether the ranks have trained since they last agreed
+        self._momenta: list[tuple[Any, float]] = []  # each BatchNorm layer with its own momentum
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        norms = [m for m in pl_module.modules() if isinstance(m, _BatchNorm)]
+        norms: list[Any] = [m for m in pl_module.modules() if is_batchnorm(m)]
         self._momenta = [(norm, norm.momentum) for norm in norms if norm.momentum is not None]
 
     def on_train_batch_start(
@@ -38,7 +41,7 @@ class AgreeOnBatchNorm(Callback):
     ) -> None:
         A = trainer.accumulate_grad_batches
         if A > 1:
-            done = batch_idx % A  # of this step's micro-batches
+            done = batch_idx % A  # micro-batches of this step before this one
             for norm, m in self._momenta:
                 norm.momentum = m / (A * (1 - m) + (done + 1) * m)
 
@@ -60,7 +63,7 @@ class AgreeOnBatchNorm(Callback):
     ) -> None:
         self._agree(pl_module)
         for name, buffer in pl_module.named_buffers():
-            if name in checkpoint["state_dict"]:  # it was filled before this hook
+            if name in checkpoint["state_dict"]:  # Lightning filled it before this hook
                 checkpoint["state_dict"][name] = buffer.detach()
 
     def _agree(self, module: nn.Module) -> None:
@@ -70,11 +73,11 @@ class AgreeOnBatchNorm(Callback):
 
 
 def average_batchnorm(module: nn.Module) -> None:
-    """One all-reduce over the running mean and variance of every BatchNorm; nothing on a single
-    rank."""
+    """Average the running mean and variance of every BatchNorm over all ranks, in one all-reduce.
+    Without a process group this does nothing."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms: list[Any] = [m for m in module.modules() if is_batchnorm(m)]
     buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
     if not buffers:
         return

@@ -1,7 +1,7 @@
-"""data.micro_batch_size=auto: the largest micro-batch that every rank's memory holds. What it lacks
-to `data.batch_size` is accumulated, so the optimizer's steps stay what they are.
+"""data.micro_batch_size=auto: the largest micro-batch that fits into the memory of every rank.
+Gradients are accumulated up to `data.batch_size`, so the optimizer's steps stay the same.
 
-m images per forward pass of a rank, S pixels a side.
+m: images per forward pass of a rank.
 """
 
 import copy
@@ -14,20 +14,20 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-MARGIN = 0.95  # of a GPU's memory: later steps fragment it a little more than one trial does
+MARGIN = 0.95  # share of the GPU's memory for a trial; later steps fragment it a little more
 
 
 class FindMicroBatch(Callback):
-    """Before the first step, tries a forward and a backward pass; where one rank is out of memory
-    all take half of it and try again.
+    """Tries a forward and a backward pass before the first step. If a rank runs out of memory, all
+    ranks halve the micro-batch and try again.
 
-    Before the engine wraps the model, so that no rank waits in a collective for one that failed,
-    and with images of its own, so that a trial leaves no trace: weights, gradients, BatchNorm
-    statistics, counts, random numbers and the data's order are as they were. (Lightning's
+    This happens before the engine wraps the model, so that no rank waits in a collective for one
+    that failed. A trial uses images of its own and leaves no trace: weights, gradients, BatchNorm
+    statistics, counts, random numbers and the order of the data are as they were. (Lightning's
     `BatchSizeFinder` refuses several devices: issues 17393, 19789, 20994.)
 
     Args:
-        largest: to try first, images; None: all of a rank's share of a step
+        largest: the first micro-batch to try, in images; None: a rank's whole share of a step
     """
 
     def __init__(self, largest: int | None = None) -> None:
@@ -55,13 +55,13 @@ class FindMicroBatch(Callback):
 
 
 def fits(trainer: Trainer, module: Any, m: int, size: int) -> bool:
-    """Whether this rank has the memory for a training step on m images."""
+    """Whether this rank has enough memory for a training step on m images."""
     try:
         with _without_a_trace(module), _less_memory(module.device):
             _try_step(trainer, module, m, size)
     except torch.OutOfMemoryError:
         fitted = False
-    except RuntimeError as error:  # the libraries' own words for it
+    except RuntimeError as error:  # cuDNN and cuBLAS have their own messages for it
         if "ALLOC_FAILED" not in str(error):
             raise
         fitted = False
@@ -73,7 +73,7 @@ def fits(trainer: Trainer, module: Any, m: int, size: int) -> bool:
 
 
 def _try_step(trainer: Trainer, module: Any, m: int, size: int) -> None:
-    # What a step will hold besides: AdamW's two moments and the buckets in which gradients travel.
+    # A step also holds AdamW's two moments and the buckets in which gradients are reduced.
     held = [torch.empty_like(p) for p in module.parameters() if p.requires_grad for _ in range(3)]
     images_BCHW = torch.zeros(2, m, 3, size, size, dtype=torch.uint8, device=module.device)[0]
     images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)

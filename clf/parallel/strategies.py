@@ -1,10 +1,9 @@
-"""From the config's devices, strategy and precision to the arguments of Lightning's Trainer."""
+"""The devices, strategy and precision of a config as arguments of Lightning's Trainer."""
 
 import os
 from typing import Any
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from clf.config import RunConfig, StrategyConfig
@@ -12,15 +11,16 @@ from clf.cores import cores_per_rank
 
 
 def world_size(cfg: RunConfig) -> int:
-    """Ranks of the run: one a device."""
+    """The number of ranks of the run: one for each device of each node."""
     return cfg.nodes * (cfg.gpus or 1)
 
 
 def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
-    """The `lightning.Trainer` arguments that say where and how precisely to compute.
+    """The `lightning.Trainer` arguments that say where, and in which precision, to compute.
 
     Raises:
-        ValueError: more GPUs asked for than this machine has, or what its devices cannot do
+        ValueError: the config asks for more GPUs than this machine has, or for what its devices
+            cannot do
     """
     accelerator, gpus = resolve_accelerator(cfg.strategy), cfg.gpus or 1
     if accelerator == "gpu" and gpus > torch.cuda.device_count():
@@ -31,7 +31,7 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
                 "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only. "
                 "Set strategy.sync_batchnorm=false to run on the CPU"
             )
-        # Each rank computes with its share of the cores; torch would take them all in each.
+        # Each rank computes with its share of the cores. Torch would use all of them in each rank.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cores_per_rank(gpus))
     return {
@@ -47,7 +47,11 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
 
 
 def resolve_accelerator(cfg: StrategyConfig) -> str:
-    """ "gpu" or "cpu"; ValueError if a GPU is asked for and there is none."""
+    """Either "gpu" or "cpu".
+
+    Raises:
+        ValueError: the config asks for a GPU and there is none
+    """
     if cfg.accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError(
             "strategy.accelerator=gpu: torch sees no GPU here (nvidia-smi shows whether the driver "
@@ -58,33 +62,21 @@ def resolve_accelerator(cfg: StrategyConfig) -> str:
     return cfg.accelerator
 
 
-def without_sigterm_broadcast(trainer: Trainer) -> Trainer:
-    """Take Lightning's SIGTERM broadcast out of the training step.
-
-    On several ranks Lightning 2.5.2 and later sends a flag from rank 0 to all before every batch
-    and waits for it on the host (`_TrainingEpochLoop._broadcast_sigterm_tensor`, Lightning issue
-    21487): a collective and a stop of the device a step.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-    return trainer
-
-
 def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
     precision = _precision(cfg.strategy, accelerator)
     if cfg.strategy.name.startswith("deepspeed"):
         from clf.parallel.zero import ZeroStrategy  # deepspeed takes seconds to import
 
-        # It brings a precision of its own; the Trainer takes it from there.
+        # The Trainer takes the precision from this strategy, which has its own plugin for it.
         return {"strategy": ZeroStrategy(cfg.strategy, accelerator, precision)}
     if world_size(cfg) == 1 and cfg.strategy.name != "ddp":
         return {"strategy": "auto", "precision": precision}
     ddp = DDPStrategy(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
         gradient_as_bucket_view=True,
-        # DDP's default sends rank 0's BatchNorm statistics to all ranks in every step.
-        # `AgreeOnBatchNorm` averages them when somebody looks, so that a step's only collective
-        # is the gradients' all-reduce.
+        # By default DDP sends rank 0's BatchNorm statistics to all ranks in every step.
+        # `AgreeOnBatchNorm` averages them only before they are used, so that the only collective of
+        # a step is the all-reduce of the gradients.
         broadcast_buffers=False,
     )
     return {"strategy": ddp, "precision": precision}

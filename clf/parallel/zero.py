@@ -1,25 +1,23 @@
 """DeepSpeed's ZeRO 1, 2 and 3 with the mathematics and the checkpoints of every other strategy.
 
-The one module that imports deepspeed. Differences from Lightning's own `DeepSpeedStrategy`:
+It differs from Lightning's own `DeepSpeedStrategy` in three ways:
 
-- Weights stay float32 and the forward pass runs under `torch.autocast`, as under DDP; Lightning's
-  turns the module, BatchNorm's statistics included, into bfloat16.
-- A checkpoint is the one file that other strategies write, optimizer included, gathered from the
-  shards: it can be read under any strategy and by any number of ranks, and is written aside and
-  renamed. Lightning's is a folder of shards, overwritten in place.
-- `sync_batchnorm` is applied; an evaluation runs without an engine; ranks may be CPU processes.
+- The weights stay float32 and the forward pass runs under `torch.autocast`, as under DDP. Lightning
+  converts the module, BatchNorm's statistics included, to bfloat16.
+- A checkpoint is the same single file that the other strategies write. The optimizer's state is
+  gathered from the shards, so any strategy and any number of ranks can read it. Lightning
+  overwrites a folder of shards in place.
+- `sync_batchnorm` is applied, an evaluation runs without an engine, and ranks may be CPU processes.
 """
 
-import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.strategies.strategy import Strategy
@@ -28,15 +26,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clf.config import StrategyConfig
+from clf.parallel import deepspeed_internals as internals
+from clf.parallel.lightning_internals import init_deepspeed_ranks, with_synchronised_batchnorm
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """ZeRO of the stage in `cfg.name`; Lightning runs the loops, DeepSpeed the step.
+    """ZeRO of the stage in `cfg.name`: Lightning runs the loops, and DeepSpeed runs the step.
 
     Args:
-        cfg: name, offloading
+        cfg: gives the stage and what is offloaded
         accelerator: "gpu", or "cpu" for ranks over gloo
         precision: "32-true", "bf16-mixed" or "16-mixed"
     """
@@ -49,31 +49,30 @@ class ZeroStrategy(DeepSpeedStrategy):
             process_group_backend="nccl" if accelerator == "gpu" else "gloo",
             precision_plugin=ZeroPrecision(precision, "cuda" if accelerator == "gpu" else "cpu"),
         )
+        internals.check_deepspeed()
         if accelerator == "cpu":
-            # Ranks talk through gloo; what it would take instead is compiled at run time.
-            backend = importlib.import_module("deepspeed.comm.torch")
-            backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
-        self._groups: list[list[nn.Parameter]] = []  # the optimizer's, before they are sharded
+            internals.talk_through_gloo()
+        # The parameter groups as the optimizer had them before DeepSpeed flattened them
+        self._groups: list[list[nn.Parameter]] = []
 
-    # --- set-up: as Lightning's, but for the demand of a GPU ---
+    # --- set-up: the same as Lightning's, without its demand for a GPU ---
 
     def setup_environment(self) -> None:
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
-        reset_seed()
-        self.set_world_ranks()
-        self._init_deepspeed_distributed()
+        init_deepspeed_ranks(self)
 
     def setup(self, trainer: Trainer) -> None:
-        if self._layer_sync is not None and self.model is not None:
-            self.model = self._layer_sync.apply(self.model)  # before the engine takes the weights
+        if self.model is not None:
+            # Before the engine takes the weights
+            self.model = with_synchronised_batchnorm(self, self.model)
         if trainer.training and self.model is not None:
-            # It flattens weights into shards, and cannot broadcast channels_last ones. Images that
-            # are channels_last make the convolutions so all the same.
-            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            if words := advice(self.model):
-                rank_zero_warn(words)
+            # DeepSpeed flattens the weights into shards and cannot broadcast channels_last weights.
+            # The convolutions still run in channels_last, because the images are.
+            self.model.to(memory_format=torch.contiguous_format)
+            if sentence := advice(self.model):
+                rank_zero_warn(sentence)
         super().setup(trainer)
 
     def _setup_model_and_optimizer(
@@ -84,7 +83,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert optimizer is not None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         engine, zero_optimizer, _, _ = deepspeed.initialize(
-            args=SimpleNamespace(device_rank=self.local_rank),  # a CPU has no index to give
+            args=SimpleNamespace(device_rank=self.local_rank),  # a CPU device has no index
             config=self.config,
             model=model,
             model_parameters=[p for p in model.parameters() if p.requires_grad],
@@ -92,25 +91,26 @@ class ZeroStrategy(DeepSpeedStrategy):
             lr_scheduler=lr_scheduler,
             dist_init_required=False,
         )
+        internals.check_optimizer(zero_optimizer, self.zero_stage_3)
         return engine, zero_optimizer
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
-        """An evaluation shards nothing: the plain module on each rank."""
+        """Use the plain module on each rank: an evaluation shards nothing."""
         self.model = model
         self.model_to_device()
 
     def teardown(self) -> None:
         super().teardown()
-        self.optimizers = []  # they keep the sharded weights and states alive
+        self.optimizers = []  # they would keep the sharded weights and states in memory
 
     # --- checkpoints: one whole file ---
 
-    # Into the plain module, which the engine then shards.
+    # Lightning loads the weights into the plain module, and the engine then shards them.
     restore_checkpoint_after_setup = False  # type: ignore[assignment]
     lightning_restore_optimizer = True  # type: ignore[assignment]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole float32 tensors; all ranks must call it, rank 0's counts."""
+        """The whole float32 tensors. All ranks must call it; the result on rank 0 is saved."""
         import deepspeed
 
         assert self.lightning_module is not None
@@ -124,12 +124,12 @@ class ZeroStrategy(DeepSpeedStrategy):
         return {name: state[name] for name in kept}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What the unsharded torch optimizer's `state_dict` would be; all ranks must call it."""
+        """The unsharded torch optimizer's `state_dict`. All ranks must call it."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         inner, shard = self._inner(), self._shards()[0]
         held = inner.state.get(shard, {})  # empty before the first step
-        self._link_states()
+        internals.link_states(self.optimizers[0], self.zero_stage_3)
         sharded = [key for key, value in held.items() if isinstance(value, Tensor) and value.ndim]
         whole = {key: value for key, value in held.items() if key not in sharded}
         state = {}
@@ -140,7 +140,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         return {"state": state, "param_groups": self._param_groups()}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Shard the whole state that any strategy saved."""
+        """Shard the whole optimizer state of a checkpoint, which any strategy may have saved."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         (saved,) = checkpoint["optimizer_states"]
@@ -156,7 +156,7 @@ class ZeroStrategy(DeepSpeedStrategy):
                 key: torch.zeros_like(shard) if key in sharded else _copy(value)
                 for key, value in first.items()
             }
-        self._link_states()
+        internals.link_states(self.optimizers[0], self.zero_stage_3)
         for index, parameter in enumerate(parameters):
             for key in sharded:
                 value = saved["state"][index][key].to(self.root_device, torch.float32)
@@ -176,40 +176,26 @@ class ZeroStrategy(DeepSpeedStrategy):
     # --- what DeepSpeed holds ---
 
     def _inner(self) -> Optimizer:
-        """The torch optimizer, whose parameters are flat shards."""
-        return cast(Any, self.optimizers[0]).optimizer
+        return internals.torch_optimizer(self.optimizers[0])
 
     def _shards(self) -> list[Tensor]:
-        zero = cast(Any, self.optimizers[0])
-        return (
-            zero.fp32_partitioned_groups_flat
-            if self.zero_stage_3
-            else zero.single_partition_of_fp32_groups
-        )
-
-    def _link_states(self) -> None:
-        """Let each parameter find its part of the state. DeepSpeed does it after the first group's
-        first step, when the other groups have no state yet."""
-        if not self.zero_stage_3:
-            zero = cast(Any, self.optimizers[0])
-            zero._hp_optimizer_states_linked = False
-            zero._lazy_init_hp_params_optimizer_state()
+        return internals.shards(self.optimizers[0], self.zero_stage_3)
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         return (parameter for group in self._groups for parameter in group)
 
     def _param_groups(self) -> list[dict[str, Any]]:
-        """The settings of each group, with the numbers that stand for its parameters."""
-        made, start = [], 0
+        """The settings of each group, with its parameters numbered as torch numbers them."""
+        groups, start = [], 0
         for group, parameters in zip(self._inner().param_groups, self._groups, strict=True):
             settings = {key: value for key, value in group.items() if key != "params"}
-            made.append({**settings, "params": list(range(start, start + len(parameters)))})
+            groups.append({**settings, "params": list(range(start, start + len(parameters)))})
             start += len(parameters)
-        return made
+        return groups
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """Float32 weights; mixed precision is autocast alone, in training and in evaluation."""
+    """Keeps float32 weights. Mixed precision is autocast alone, in training and in evaluation."""
 
     def __init__(self, precision: Any, device_type: str) -> None:
         super().__init__(precision)
@@ -222,8 +208,8 @@ class ZeroPrecision(DeepSpeedPrecision):
         return data
 
     def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **more: Any) -> None:
-        # Lightning has divided the loss by the accumulation, and DeepSpeed would do it once more:
-        # gradients, and the norm by which they are clipped, would be too small by that factor.
+        # Lightning has already divided the loss by the number of accumulated micro-batches. If
+        # DeepSpeed divided it again, the gradients and their clipped norm would be too small.
         model.trainer.model.backward(tensor, *args, scale_wrt_gas=False, **more)
 
     def forward_context(self) -> AbstractContextManager[Any]:
@@ -233,7 +219,7 @@ class ZeroPrecision(DeepSpeedPrecision):
 
 
 def engine_config(cfg: StrategyConfig, accelerator: str, precision: str) -> dict[str, Any]:
-    """DeepSpeed's own configuration; Lightning adds accumulation and gradient clipping."""
+    """DeepSpeed's own configuration, to which Lightning adds accumulation and gradient clipping."""
     zero: dict[str, Any] = {
         "stage": int(cfg.name[-1]),
         "contiguous_gradients": True,
@@ -249,15 +235,15 @@ def engine_config(cfg: StrategyConfig, accelerator: str, precision: str) -> dict
     if precision in AUTOCAST:
         autocast |= {
             "dtype": str(AUTOCAST[precision]).removeprefix("torch."),
-            "lower_precision_safe_modules": [],  # gradients travel in float32, as under DDP
+            "lower_precision_safe_modules": [],  # gradients are reduced in float32, as under DDP
         }
     return {
-        "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's own log of speed, which is off
+        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's speed log reads it, and it is off
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's CPU Adam needs a compiler at run time
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's CPU Adam would need a compiler
         "torch_autocast": autocast,
-        "bf16": {"enabled": False},  # Lightning would turn them on for mixed precision
+        "bf16": {"enabled": False},  # Lightning would turn these two on for mixed precision
         "fp16": {"enabled": False},
     }
 
@@ -267,8 +253,9 @@ def _copy(value: Any) -> Any:
 
 
 def advice(module: nn.Module) -> str | None:
-    """Why ZeRO is not worth its communication for a model of this size; None if it may be."""
-    bytes_ = sum(p.numel() for p in module.parameters()) * 16  # weight, gradient, AdamW's two
+    """Why ZeRO is not worth its communication for a model of this size, or None if it may be."""
+    # Four float32 numbers a parameter: weight, gradient and AdamW's two moments
+    bytes_ = sum(p.numel() for p in module.parameters()) * 16
     if bytes_ > 8e9:
         return None
     return (

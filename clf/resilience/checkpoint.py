@@ -1,7 +1,8 @@
-"""Checkpoints that a kill at any instant leaves whole: written aside, synced to disk, renamed.
+"""Checkpoints that stay whole when the process is killed at any instant: each is written beside its
+target, synced to disk and renamed.
 
-A checkpoint holds plain types only (`torch.load(weights_only=True)` reads it), and beside the
-weights the config and the class names: it can be evaluated with nothing else at hand.
+A checkpoint holds plain types only, so `torch.load(weights_only=True)` reads it. Beside the weights
+it holds the config and the class names, so it can be evaluated with nothing else at hand.
 """
 
 import os
@@ -17,14 +18,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
 from clf.metrics.measures import direction
+from clf.resilience.continuation import adapt_counts, adapt_schedules, length_of, recorded_length
 
-RECORD = "clf"  # our entry in a checkpoint: {"config", "class_to_idx", "accumulation"}
+# Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
+# `Length` (epochs, steps_per_epoch, accumulation)
+RECORD = "clf"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target.
+    """Writes a checkpoint beside its target and renames it.
 
-    Lightning's own class goes through TMPDIR, which may be another file system: there a full disk
+    Lightning's own class goes through TMPDIR. Where that is another file system, a full disk
     destroys the old file, and a permission error passes in silence (Lightning issue 21800).
     """
 
@@ -35,10 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
-    """`best.ckpt` by the monitored number and `last.ckpt` of every epoch.
+    """The callbacks that save `best.ckpt` by the monitored number, and `last.ckpt` every epoch.
 
-    Two callbacks, since one with `monitor` rewrites its "last" only when it also saves a best one;
-    and no version counter, which would write `last-v1.ckpt` beside a stale `last.ckpt`.
+    These are two callbacks because one that has `monitor` rewrites its "last" only when it also
+    saves a best one. A version counter would write `last-v1.ckpt` beside a stale `last.ckpt`.
     """
     best = ModelCheckpoint(
         folder,
@@ -54,60 +58,46 @@ def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
 
 
 class RunRecord(Callback):
-    """Adds the run's config and class names to each checkpoint, and lets a run go on with another
-    number of devices or another micro-batch.
-
-    Lightning counts the micro-batches of a rank, whose number changes then; we count steps.
-    """
+    """Adds the run's config, class names and length to each checkpoint, and lets the run go on with
+    other settings (`clf.resilience.continuation`)."""
 
     def __init__(self, cfg: RunConfig, class_to_idx: dict[str, int]) -> None:
         self.cfg, self.class_to_idx = cfg, class_to_idx
+        self._loaded: dict[str, Any] = {}  # the checkpoint that the fit goes on from
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        config = asdict(self.cfg)  # now: data.micro_batch_size may have been found since
-        if config["data"]["origin"]:  # a node's copy of the data is gone with the job
+        config = asdict(self.cfg)  # not earlier: the search sets data.micro_batch_size
+        if config["data"]["origin"]:  # the node's copy of the data will be gone after the job
             config["data"] |= {"root": config["data"]["origin"], "origin": None}
         checkpoint[RECORD] = {
             "config": config,
             "class_to_idx": self.class_to_idx,
-            "accumulation": trainer.accumulate_grad_batches,
+            **length_of(trainer)._asdict(),
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        old = checkpoint.get(RECORD, {}).get("accumulation")
-        if old and old != trainer.accumulate_grad_batches:
-            count_again(checkpoint["loops"]["fit_loop"], old, trainer.accumulate_grad_batches)
+        if trainer.state.fn == "fit" and RECORD in checkpoint:  # an evaluation has no place in data
+            self._loaded = checkpoint
+            now = length_of(trainer)
+            adapt_counts(checkpoint, recorded_length(checkpoint[RECORD], now), now)
 
-
-def count_again(fit_loop: dict[str, Any], old: int, new: int) -> None:
-    """Change in place the state of Lightning's fit loop, and in it of the loader, from `old`
-    micro-batches a step to `new`.
-
-    Raises:
-        ValueError: the checkpoint was written between two micro-batches of a step
-    """
-    progress = fit_loop["epoch_loop.batch_progress"]
-    counts = [(progress[part], key) for part in ("total", "current") for key in progress[part]]
-    loaders = fit_loop["state_dict"].get("combined_loader", [])
-    for place, key in counts + [(state, "batches") for state in loaders if "batches" in state]:
-        if place[key] % old:
-            raise ValueError(
-                "the checkpoint was written within an optimizer step, after "
-                f"{place[key]} micro-batches of which {old} make a step: it can go on only with as "
-                "many devices and the same data.micro_batch_size as before"
-            )
-        place[key] = place[key] // old * new
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loaded:
+            now = length_of(trainer)
+            adapt_schedules(trainer, self._loaded, recorded_length(self._loaded[RECORD], now), now)
+            self._loaded = {}  # Lightning frees its memory too
 
 
 def find_checkpoint(run_or_checkpoint: Path) -> Path:
-    """A checkpoint file itself, or a run folder's best one (its last, if there is no best yet).
+    """The checkpoint file itself, or a run folder's best checkpoint, or its last one if there is no
+    best one yet.
 
     Raises:
-        ValueError: neither
+        ValueError: there is no such file
     """
     if run_or_checkpoint.is_file():
         return run_or_checkpoint
@@ -122,7 +112,11 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours on the CPU; ValueError if it is another tool's, or damaged."""
+    """Load a checkpoint to the CPU.
+
+    Raises:
+        ValueError: another tool has written it, or it is damaged
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:

@@ -1,11 +1,13 @@
-"""Leave a run early and lose nothing: a signal sets a flag, the ranks agree on a step, all save
-together and leave with `Preempted`. Who started the job decides what comes next (slurm/after.py).
+"""Leave a run early and lose nothing: a signal sets a flag, the ranks agree on a step, and all of
+them save together and leave with `Preempted`. Whoever started the job decides what comes next
+(slurm/after.py).
 
-No step pays for it: a thread of each rank watches the flag and the key-value store through which
-the ranks met, so that no collective and no wait for the device is added to the training.
+No training step pays for this. A thread of each rank watches the flag and the key-value store
+through which the ranks met, so training gets no further collective and no wait for the device.
 """
 
 import threading
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,22 +15,23 @@ from typing import Any
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
+from clf.parallel import lightning_internals as internals
 from clf.resilience.signals import Preempted, StopRequest
 
-POLL_S = 0.2  # between two looks at the store
-AGREE_S = 60  # for all ranks to answer; one that is gone never will
-LEAVE_S = 30  # for rank 0 to close its files and W&B
-_RUNS = count()  # of this process
-STATE = "clf_train_metrics"  # our entry in a checkpoint of the middle of an epoch
+POLL_S = 0.2  # time between two reads of the store
+AGREE_S = 60  # time for all ranks to answer; a rank that has died never will
+LEAVE_S = 30  # time for rank 0 to close its files and W&B
+_RUNS = count()  # numbers the runs of this process
+STATE = "clf_train_metrics"  # our entry in a checkpoint that is written within an epoch
 
 
 class Agreement:
-    """At which boundary all ranks stop, once one of them was asked to.
+    """The boundary at which all ranks stop, once one of them has been asked to.
 
     A boundary is a moment that every rank reaches equally often, such as the end of a step. Each
-    rank answers with the boundary that it will reach next whatever the others do; the largest of
-    the answers is where all stop. Nobody waits for an answer while another rank needs it in a
-    collective: the answers come from threads.
+    rank answers with the boundary that it will reach next whatever the others do, and all ranks
+    stop at the largest of these answers. The answers come from threads, so that no rank waits for
+    an answer while another rank needs it in a collective.
     """
 
     def __init__(self, request: StopRequest) -> None:
@@ -36,7 +39,7 @@ class Agreement:
         self._store: Any = None
         self._rank, self._world_size = 0, 1
         self._lock = threading.Lock()
-        self._next = 1  # boundary that this rank reaches next
+        self._next = 1  # the boundary that this rank reaches next
         self._answered = False
         self._agreed = threading.Event()
         self._stop_at = 0
@@ -44,24 +47,26 @@ class Agreement:
         self._thread: threading.Thread | None = None
 
     def connect(self) -> None:
-        """Start to watch, once the process group is there; alone, or a second time, do nothing."""
+        """Start to watch, once the process group exists. Does nothing on a single rank, or when
+        called again."""
         if self._thread is not None or not (dist.is_available() and dist.is_initialized()):
             return
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         if self._world_size == 1:
             return
-        # A connection of its own: others wait on theirs while they hold it. All ranks count alike.
-        store = dist.distributed_c10d._get_default_store().clone()
+        # A connection of our own, because other users hold theirs while they wait on it. The number
+        # of the run is the same on all ranks.
+        store = internals.process_group_store()
         self._store = dist.PrefixStore(f"clf/preempt/{next(_RUNS)}", store)
         self._thread = threading.Thread(target=self._watch, name="clf-preempt", daemon=True)
         self._thread.start()
 
     def reached(self) -> bool:
-        """Say that this rank is at a boundary. True: all ranks stop here, or have passed the
-        agreed one.
+        """Report that this rank is at a boundary, and return whether it must stop here: it is the
+        agreed boundary or a later one.
 
         Raises:
-            RuntimeError: a rank did not answer; it has died
+            RuntimeError: a rank did not answer, which means that it has died
         """
         if self._thread is None:
             return self.request.signal is not None
@@ -77,7 +82,8 @@ class Agreement:
         return here >= self._stop_at
 
     def leave_together(self) -> None:
-        """Wait until rank 0 is done with its files: the first rank that ends may end the others."""
+        """Wait until rank 0 has closed its files, since the first rank that exits may cause the
+        others to be killed."""
         if self._thread is None:
             return
         try:
@@ -85,7 +91,7 @@ class Agreement:
                 self._store.set("left", "1")
             else:
                 self._until(lambda: self._store.check(["left"]), LEAVE_S)
-        except RuntimeError:  # the store went with rank 0: it has left
+        except RuntimeError:  # rank 0 has exited, and the store with it
             return
 
     def close(self) -> None:
@@ -107,16 +113,16 @@ class Agreement:
             if self._until(lambda: self._store.check(keys)):
                 self._stop_at = max(int(self._store.get(key)) for key in keys)
                 self._agreed.set()
-        except RuntimeError:  # rank 0 is gone and the store with it: the job is at its end
+        except RuntimeError:  # rank 0 has exited, and the store with it: the job is ending
             return
 
     def _asked(self) -> bool:
         return self.request.signal is not None or self._store.check(["stop"])
 
-    def _until(self, true: Any, seconds: float = float("inf")) -> bool:
-        """Whether it came true before the closing, or before so many seconds were over."""
+    def _until(self, condition: Callable[[], bool], seconds: float = float("inf")) -> bool:
+        """Wait for the condition; False if `close` was called or the time ran out first."""
         waited = 0.0
-        while not true():
+        while not condition():
             if waited >= seconds or self._closing.wait(POLL_S):
                 return False
             waited += POLL_S
@@ -124,19 +130,18 @@ class Agreement:
 
 
 class LoaderPosition(Callback):
-    """Gives the loader its place in the epoch back when a run goes on."""
+    """Restores the loader's position in the epoch when a run goes on."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning forgets it where the optimizer has asked for the run's length.
-        trainer.fit_loop._load_combined_loader_states()
+        internals.restore_loader_position(trainer)
 
 
 class Preemption(Callback):
-    """Stops the run at a boundary when it is asked to, and saves where there is something new.
+    """Stops the run at a boundary when it is asked to, and saves if there is something new.
 
     Args:
-        agreement: of the ranks of this run
-        checkpoint: file that the next start goes on from
+        agreement: tells where the ranks of this run stop
+        checkpoint: the file that the next start goes on from
     """
 
     def __init__(self, agreement: Agreement, checkpoint: Path) -> None:
@@ -145,17 +150,14 @@ class Preemption(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.agreement.connect()
-        # Lightning's SIGTERM handler runs a collective wherever the signal finds the rank: of 15
-        # runs of two ranks 9 hung. The flag of `clf.resilience.signals` stays the only handler.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        internals.keep_own_signal_handlers(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        # Not while gradients accumulate. After an epoch's last step the validation is next, and its
-        # first batch is a boundary too: Lightning would resume behind the validation.
-        whole = not loop._should_accumulate() and not loop._num_ready_batches_reached()
-        if self.agreement.reached() and whole:
-            trainer._logger_connector.update_train_step_metrics()  # would come after this hook
+        # Not while gradients are accumulated, and not after the last step of an epoch: Lightning
+        # would skip the validation that follows, whose first batch is a boundary too.
+        may_leave = internals.ends_a_step(trainer) and not internals.ends_an_epoch(trainer)
+        if self.agreement.reached() and may_leave:
+            internals.log_step_now(trainer)
             self._leave(trainer, pl_module, save=True)
 
     def on_validation_batch_start(
@@ -172,7 +174,7 @@ class Preemption(Callback):
     def _leave(self, trainer: Trainer, pl_module: LightningModule, save: bool) -> None:
         if save:
             self._leaving = True
-            trainer.save_checkpoint(self.checkpoint)  # all ranks take part, and wait for its end
+            trainer.save_checkpoint(self.checkpoint)  # all ranks take part and wait for its end
         for logger in trainer.loggers:
             if hasattr(logger, "mark_preempting"):
                 logger.mark_preempting()
@@ -186,14 +188,7 @@ class Preemption(Callback):
             return
         checkpoint[STATE] = pl_module.metrics("train").state_over_ranks()
         if trainer.validating:
-            # Lightning's words for "the validation has begun and has seen no batch": it is done
-            # again from its start, and nothing before it.
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
-                "total": begun,
-                "current": dict(begun),
-                "is_last_batch": False,
-            }
+            internals.let_validation_start_over(checkpoint)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]

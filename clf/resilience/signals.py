@@ -1,8 +1,8 @@
-"""A signal sets a flag, and nothing more: who reads the flag decides, at a moment that suits.
+"""A signal sets a flag and does nothing else; the training loop reads the flag when it can stop.
 
-Saving inside a handler hangs or tears a file (a rank inside a collective runs no handler until it
-returns). SLURM sends SIGTERM at a preemption or scancel, and the signal that a job asks for
-(SIGUSR2 here) before its time limit. Imports no torch.
+Saving inside a handler would hang, or leave half a file: a rank inside a collective runs no handler
+until the collective returns. SLURM sends SIGTERM at a preemption or scancel, and before the time
+limit the signal that the job asked for, here SIGUSR2. Imports no torch.
 """
 
 import signal
@@ -14,7 +14,7 @@ STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Preempted(Exception):
-    """All ranks left at the same step; the run goes on from there when it is started again."""
+    """All ranks have left at the same step; the run goes on from there when it is started again."""
 
     def __init__(self, signal: str, epoch: int, step: int) -> None:
         super().__init__(
@@ -24,18 +24,18 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """Whether this process was asked to leave, and by which signal."""
+    """Whether this process has been asked to leave, and by which signal."""
 
     def __init__(self) -> None:
-        self.signal: str | None = None  # the first one that came, such as "SIGUSR2"
+        self.signal: str | None = None  # the first one received, such as "SIGUSR2"
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler of `STOP`."""
+        """Handle a signal of `STOP`."""
         self.signal = self.signal or signal.Signals(number).name
 
     def listen(self) -> None:
-        """Take `STOP` over from whoever had it, and let in what waited since `hold`. In the main
-        thread only."""
+        """Become the handler of `STOP`, and unblock these signals, which may have been pending
+        since the start of the task. Only the main thread may call this."""
         for number in STOP:
             signal.signal(number, self)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
@@ -43,11 +43,11 @@ class StopRequest:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """`STOP` waits until the end of the block; processes and threads that start inside never get
-    it.
+    """Block `STOP` until the end of the block. Processes and threads that start inside never
+    receive these signals.
 
-    SLURM signals every process of a job's step. A helper, such as the one that W&B starts, would
-    die of it while this process still needs it.
+    SLURM signals every process of a job's step. A helper process, such as W&B's, would be killed
+    while this process still needs it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clf.batch import PADDING
 from clf.config import DataConfig, RunConfig
-from clf.config.device_rules import batches
+from clf.config.batch_rules import batches
 from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler, accumulation, micro_batch_size
 

@@ -53,8 +53,12 @@ def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node(
     cfg.data.root, cfg.data.origin = "/node/disk/images-0f", "/shared/images"
     checkpoint: dict = {}
     RunRecord(cfg, {}).on_save_checkpoint(
-        SimpleNamespace(accumulate_grad_batches=1), None, checkpoint
+        SimpleNamespace(accumulate_grad_batches=1, max_epochs=3, estimated_stepping_batches=60),
+        None,
+        checkpoint,
     )
     recorded = checkpoint["clf"]["config"]["data"]
     assert (recorded["root"], recorded["origin"]) == ("/shared/images", None)
     assert cfg.data.root == "/node/disk/images-0f"
+    written_with = {"epochs": 3, "steps_per_epoch": 20, "accumulation": 1}
+    assert written_with.items() <= checkpoint["clf"].items()

@@ -68,9 +68,9 @@ def one_rank(rank: int, folder: str, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(WORLD)}
     import clf.run
-    from clf import checkpoint
     from clf.models.base import BaseClassificationModel
     from clf.plan import compose
+    from clf.resilience import checkpoint
 
     signaller = Signaller(rank)
 
