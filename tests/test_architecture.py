@@ -186,3 +186,12 @@ def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_the_settings_and_the_data_are_known_to_a_command_before_it_loads_what_reads_them() -> None:
+    heavy = "{'numpy', 'PIL', 'yaml', 'omegaconf', 'hydra', 'sklearn'} & set(sys.modules)"
+    program = f"import sys, clf.plan, clf.data.digits\nprint({heavy})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

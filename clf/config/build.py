@@ -1,4 +1,4 @@
-"""Builds what a setting describes as `{_target_: package.module.Name, argument: value}`."""
+"""Builds the objects that a setting describes as `{_target_: package.module.Name, argument: 1}`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass

@@ -5,24 +5,21 @@ at all, however many processes ask for them at the same time.
     @writes_images(classes=("cat", "dog"))
     def write_mine(folder: Path, *, images: int = 100) -> None:
 
-Such a function takes the place of a reader. It fills `folder`, which does not exist yet, with
-train/, val/ and test/, each with a folder of images per class; they are then read as by
-data=imagefolder. The folder is `data.root`, or `data/<name>-<hash of all settings that it takes>`
-in the repository.
+Such a function takes the place of a reader. It fills the empty `folder` with train/, val/ and
+test/, each with a folder of images per class; they are then read as by data=imagefolder. The folder
+is `data.root`, or `data/<name>-<hash of all settings that it takes>` in the repository.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from clf.atomic import write_folder
 from clf.config import DataConfig
 from clf.config.registry import entries, load
 from clf.data.reader import DataError, Reader, arguments
@@ -135,20 +132,19 @@ def faults(cfg: DataConfig) -> list[str]:
 
 
 def _write(cfg: DataConfig, target: Path) -> None:
-    """Write beside the target and rename, so that a kill leaves nothing that looks complete."""
     function, _ = _writer(cfg)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+    def fill(temporary: Path) -> None:
+        function(temporary, **arguments(function, cfg))
+        (temporary / RECORD).write_text(json.dumps(_content(cfg)))
+        temporary.chmod(target.parent.stat().st_mode & 0o777)  # whoever can read that folder
+
     try:
-        function(aside, **arguments(function, cfg))
-        (aside / RECORD).write_text(json.dumps(_content(cfg)))
-        try:
-            os.rename(aside, target)
-        except OSError:
-            # Another machine may have been faster, where the lock does not reach over the network.
-            if faults(cfg) or _is_empty(target):
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_folder(target, fill)
+    except OSError:
+        # Another machine may have been faster, where the lock does not reach over the network.
+        if faults(cfg) or _is_empty(target):
+            raise
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from clf.data.reader import first_and_count
 
 def tar_classes(path: Path, has_class_folders: bool) -> tuple[list[str] | None, list[str]]:
     """Class names and faults, without unpacking. The names are None where they cannot be known
-    so: without class folders, and in a compressed file, all of which would have to be read."""
+    so: without class folders, and in a compressed file, which would have to be read to its end."""
     try:
         with tarfile.open(path) as file:
             if file.next() is None:

@@ -121,7 +121,7 @@ class EvalTransform:
 
 def as_CHW(image_HWC: np.ndarray) -> Tensor:
     """A view of the same memory, channels last, which torchvision resizes fastest."""
-    if not image_HWC.flags.writeable:  # an array of PIL's, of which torch would warn
+    if not image_HWC.flags.writeable:  # an array of PIL's, which torch would warn of
         image_HWC = image_HWC.copy()
     return torch.from_numpy(image_HWC).permute(2, 0, 1)
 

@@ -327,7 +327,7 @@ def test_a_run_resumed_in_mid_epoch_sees_the_batches_that_were_left(
     whole = fit(data()).seen
     assert {epoch: len(batches) for epoch, batches in whole.items()} == {0: 7, 1: 7, 2: 7}
     orders = [[b["indices"].tolist() for b in batches] for batches in whole.values()]
-    assert orders[0] != orders[1] != orders[2]  # Lightning told the loader the epoch
+    assert orders[0] != orders[1] != orders[2]  # Lightning set the epoch of the loader
 
     path = tmp_path / "mid.ckpt"
     first = fit(data(), SaveAt(path, epoch=1, batch=2)).seen

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clf.config import ConfigError, DataConfig, RunConfig
+from clf.config import ConfigError, DataConfig, RunConfig, registry
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.index import load_splits
 from clf.data.reader import DataError, Row, checked_rows
@@ -80,9 +80,13 @@ def package(tmp_path_factory) -> Iterator[None]:
     place = tmp_path_factory.mktemp("outside")
     (place / "my_readers").mkdir()
     (place / "my_readers" / "__init__.py").write_text(READERS)
+    before = dict(registry._entries)
     sys.path.insert(0, str(place))
     yield
     sys.path.remove(str(place))
+    del sys.modules["my_readers"]
+    registry._entries.clear()
+    registry._entries.update(before)
 
 
 def run(*settings: str) -> RunConfig:

@@ -271,7 +271,7 @@ def test_evaluation_resizes_and_takes_the_middle_as_torchvision_does(shape):
     assert torch.equal(transform(image_HWC), reference(tensor(image_HWC)))
 
 
-def test_evaluation_shows_what_imagenet_evaluation_shows_unless_told_otherwise():
+def test_evaluation_shows_what_imagenet_evaluation_shows_unless_the_config_says_otherwise():
     assert EvalTransform(DataConfig(image_size=224)).short_side == 256
     assert EvalTransform(DataConfig(image_size=32, eval_resize=32)).short_side == 32
 
