@@ -47,8 +47,8 @@ $(READY): requirements.lock
 	@echo "== building .venv from requirements.lock (once; a few minutes at most)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	    echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
-	@if command -v uv >/dev/null; then uv pip install --python $(BIN)/python -r requirements.lock; \
-	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv pip install --python $(BIN)/python -r requirements.lock; \
+	@if command -v uv >/dev/null; then uv pip install --compile-bytecode --python $(BIN)/python -r requirements.lock; \
+	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r requirements.lock; \
 	else $(BIN)/python -m pip install -r requirements.lock; fi
 	@touch $(READY)
 	@echo "== .venv is ready; to use it by hand: . .venv/bin/activate"
@@ -61,7 +61,7 @@ $(OLDEST)/.installed: pyproject.toml | $(READY)
 	@rm -rf $(OLDEST)
 	@$(OLDEST_PYTHON) -m venv $(OLDEST)
 	@if command -v uv >/dev/null; then uv=uv; else uv=$(BIN)/uv; fi; \
-	$$uv pip install --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra test
+	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra test
 	@touch $@
 
 # torch and torchvision are named because a later torch has no torchvision to go with it.

@@ -1,8 +1,9 @@
-"""CPU cores: those of this process, and the share of one rank. Imports no torch."""
+"""CPU cores that this process may use, and the share of one rank. Imports no torch."""
 
 import os
 
-# Of one rank, set by a job that knows; without it the ranks of a machine share its cores.
+# The cores of one rank, set by a job that knows them; without it the ranks of a machine share its
+# cores.
 CORES_PER_RANK = "CLF_CORES_PER_RANK"
 
 
@@ -17,7 +18,7 @@ def cores_per_rank(ranks_here: int) -> int:
     """Cores of this rank, at least 1.
 
     Args:
-        ranks_here: ranks of this machine
+        ranks_here: how many ranks run on this machine
     """
-    told = os.environ.get(CORES_PER_RANK)
-    return int(told) if told else max(1, usable_cores() // ranks_here)
+    share = os.environ.get(CORES_PER_RANK)
+    return int(share) if share else max(1, usable_cores() // ranks_here)

@@ -14,10 +14,12 @@ from pathlib import Path
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import one_a_key, show
-from clf.config.rules import check
+from clf.config.rules import check, monitor_faults
 from clf.config.values import limit_faults
-from clf.data import generated
+from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
+from clf.data.reader import DataError
+from clf.data.recognise import data_settings_of
 
 
 def compose(
@@ -51,6 +53,9 @@ def examine(
     composed = read(overrides, config_name, config_dir)
     cfg = composed.cfg
     if cfg is not None:
+        if cfg.data.name == "auto" and (unknown := _recognise(cfg)):
+            composed.faults += unknown
+            composed.files_are_right = False
         if not any(limit_faults(cfg)):
             fill(cfg)
         faults = check(cfg)
@@ -61,15 +66,27 @@ def examine(
     return composed
 
 
+def _recognise(cfg: RunConfig) -> list[str]:
+    """Replace (in place) data.name=auto by the reader of what `data.root` holds; the faults."""
+    root, cfg.data.name = cfg.data.root, "imagefolder"
+    if root is None:
+        return ["data.root: null, but data.name=auto looks at what is there; set data.root=FOLDER"]
+    try:
+        vars(cfg.data).update(data_settings_of(Path(root)))
+    except DataError as error:
+        return error.faults
+    return []
+
+
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
     """Fill in (in place) what follows from the rest: name, absolute paths, number of classes."""
     if cfg.name is None:
         model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
         cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
     cfg.runs_dir = _absolute(cfg.runs_dir)
-    if cfg.data.name in generated.DATASETS:
-        # Here, not beside the snapshot that a job runs.
-        cfg.data.root = str(generated.folder(cfg.data))
+    if is_generated(cfg.data):
+        # In this checkout, not beside the snapshot that a job runs.
+        cfg.data.root = str(folder(cfg.data))
     if cfg.data.root is not None:
         cfg.data.root = _absolute(cfg.data.root)
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
@@ -122,6 +139,7 @@ def class_faults(cfg: RunConfig) -> Iterator[str]:
         count = len(names)
     if count is None:
         return
+    yield from monitor_faults(cfg, count)
     if model.top_k is not None and model.top_k > count:
         yield (
             f"model.top_k={model.top_k}: there are only {count} classes; set "

@@ -15,9 +15,10 @@ import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
+from clf.config.build import build
 from clf.config.compose import from_dict
 from clf.config.targets import check_trusted
 from clf.data.datamodule import ClassificationDataModule
@@ -38,8 +39,10 @@ from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.run_folder import RunFolder
-from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
+from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
+from clf.tracking.early_stopping import StopEarly
+from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.predictions import PredictionFile
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
@@ -63,7 +66,7 @@ def fit(
         cfg: a checked config, as `clf.config.compose.compose` gives it
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
-        request: tells when to leave early; None: never
+        request: whether the run was asked to leave early; None: it never is
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
@@ -85,14 +88,13 @@ def fit(
 def _fit(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
 ) -> dict[str, float]:
-    with held():  # helpers that start here must not get the signals that this process waits for
+    with held():  # processes that start here must not get the signals that this one waits for
         model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     scalars = _scalars(trainer)
-    # The split that nobody looked at if there is one, else the validation images once more, with
-    # the best weights.
-    if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this one's weights
+    if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
+    # The test split, or without one the validation images once more, with the best weights.
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
     final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
     close(trainer.loggers)
@@ -102,12 +104,12 @@ def _fit(
 def _prepare(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
-    """All that a run needs, and the checkpoint that it goes on from."""
+    """Everything that a run needs, and the checkpoint that it goes on from."""
     resume = folder.last if folder.last.exists() else None
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
@@ -118,10 +120,10 @@ def _prepare(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
         logger=_loggers(cfg, folder),
-        callbacks=[
+        callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
-            Preemption(agreement, folder.last),  # the last one: the others see the step as done
+            Preemption(agreement, folder.last),
         ],
         log_every_n_steps=cfg.tracking.log_every,
         **_common(cfg, progress),
@@ -155,12 +157,12 @@ def evaluate(
     path = find_checkpoint(run_or_checkpoint)
     record = read_checkpoint(path)[RECORD]
     cfg = from_dict(record["config"])
-    # The batches of the run's own evaluation: not even sums of floats are ordered otherwise.
+    # The batches of the run's own evaluation, so that floats are added in the same order.
     batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
     one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
     cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed)
+    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
     if datamodule.class_to_idx != record["class_to_idx"]:
@@ -180,7 +182,7 @@ def evaluate(
     trainer = Trainer(
         logger=False,
         enable_checkpointing=False,
-        callbacks=[*writers, *([RichProgressBar()] if progress else [])],
+        callbacks=[*writers, *([ProgressBar()] if progress else [])],
         **_common(replace(cfg, limit_batches=None), progress),
         **trainer_arguments(cfg),
     )
@@ -197,7 +199,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
 
     Args:
         num_classes: of the data; must be the config's own, if that gives one
-        pretrained: False where a checkpoint fills the weights anyway, so that nothing is downloaded
+        pretrained: False if a checkpoint fills the weights anyway, so that nothing is downloaded
 
     Raises:
         ValueError: a class outside the trusted packages, or arguments that it does not take
@@ -233,22 +235,23 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Our numbers are sums over all ranks before they are logged: syncing them again would be wrong.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    # A run that goes on writes where it wrote before.
+    # A run that goes on writes into the folder that it wrote into before.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Few steps an epoch: the last one is logged all the same.
+    # With few steps in an epoch, the last one is still logged.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # An evaluation needs the weights alone.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-    # Ours are the ranks and addresses, under SLURM too.
+    # Under SLURM too, the ranks and addresses are those that the job has set.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # What torch has renamed since the oldest version that we run with.
+    # Names that torch has changed since the oldest version that we support.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
 def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[Callback]]:
-    """For data.micro_batch_size=auto: the config without it, and what finds the number; a run that
-    goes on begins the search with its own, so that it stays the same run."""
+    """For data.micro_batch_size=auto: the config without it, and the callback that finds the
+    number. A run that goes on begins the search with the number that it had, so that it stays the
+    same run."""
     if cfg.data.micro_batch_size != "auto":
         return cfg, []
     found = read_checkpoint(resume)[RECORD]["config"]["data"] if resume else {}
@@ -268,8 +271,8 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "enable_progress_bar": progress,
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # ours are exact
-        # Ranks and addresses come from the environment, whoever set it; Lightning's SLURM plugin
-        # would also requeue.
+        # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
+        # also requeue.
         "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
         "detect_anomaly": cfg.debug,
         **limit,
@@ -284,7 +287,25 @@ def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
 def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
-    callbacks = [
+    """What watches the run, in this order. Lightning calls each hook of all callbacks in the order
+    of the list, except that it moves ModelCheckpoint to the end.
+
+    - The search for the micro-batch (before this list) sets the accumulation, which others count.
+    - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
+    - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
+    - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
+    - Throughput and PerClassTables come before StatusFile, which writes the newest speed and, with
+      the numbers of an evaluation, promises that its table is on disk.
+    - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
+    - The user's own come last, so that they see what ours have done.
+    - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
+      all others have seen the step as done.
+    """
+    stop = cfg.early_stopping
+    stops = []
+    if stop.patience is not None:
+        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience)]
+    return [
         LoaderPosition(),
         SeedEachMicroBatch(cfg.seed),
         AgreeOnBatchNorm(),
@@ -293,21 +314,18 @@ def _callbacks(
         Throughput(cfg.data.batch_size),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         StatusFile(folder),
+        *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints),
+        ProgressBar() if progress else EpochLines(),
+        *_own_callbacks(cfg),
     ]
-    stop = cfg.early_stopping
-    if stop.patience is not None:
-        monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-        callbacks.append(EarlyStopping(monitor, stop.min_delta, stop.patience, mode=mode))
-    return [*callbacks, RichProgressBar() if progress else EpochLines(), *_own_callbacks(cfg)]
 
 
 def _own_callbacks(cfg: RunConfig) -> list[Callback]:
     """The user's, built from the config. ValueError: something else than a Lightning callback."""
     built = []
     for place, asked in enumerate(cfg.callbacks):
-        check_trusted(asked["_target_"], cfg.trusted_packages)
-        callback = instantiate(asked, _convert_="all")
+        callback = build(asked, cfg.trusted_packages, f"callbacks.{place}")
         if not isinstance(callback, Callback):
             raise ValueError(
                 f"callbacks.{place}._target_={asked['_target_']}: gave a "

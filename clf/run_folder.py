@@ -1,26 +1,25 @@
-"""The run folder: where everything a run leaves is, in open formats. Imports no torch.
+"""The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
-runs/<name>/  config.yaml  labels_mapping.json  status.json  metrics.csv  per_class/*.csv
-              checkpoints/{best,last}.ckpt  wandb/  logs/  code/
+runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv
+              per_class/*.csv  checkpoints/{best,last}.ckpt  wandb/  code/
+              logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
 import csv
 import json
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CODE = ("launch", "clf", "configs", "slurm", "pyproject.toml")  # what a job needs to run
+from clf.atomic import write_text
+
 SILENT_S = 60  # a running job rewrites status.json far more often
-IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of the files of a run."""
+    """The names of a run's files."""
 
     path: Path
 
@@ -29,13 +28,13 @@ class RunFolder:
         """Make the folder, readable by its owner alone: configs and logs show private paths."""
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = cls(path)
-        for made in (folder.checkpoints, folder.per_class, folder.logs, folder.wandb):
-            made.mkdir(exist_ok=True, mode=0o700)
+        for inner in (folder.checkpoints, folder.per_class, folder.logs, folder.wandb):
+            inner.mkdir(exist_ok=True, mode=0o700)
         return folder
 
     @staticmethod
     def write_json(path: Path, content: Any) -> None:
-        """`write_text` of indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
+        """Replace a file by indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
         text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
         write_text(path, text + "\n")
 
@@ -80,38 +79,28 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def events(self) -> Path:
+        return self.logs / "events.jsonl"
+
+    def error(self, rank: int) -> Path:
+        return self.logs / f"error_rank{rank}.json"
+
+    @property
+    def errors(self) -> list[Path]:
+        """The error files of all ranks that failed."""
+        return sorted(self.logs.glob("error_rank*.json"))
+
+    def log(self, job_id: str, rank: int | str) -> Path:
+        """The log of a rank; all starts of a job append to it. submitit writes the same name."""
+        return self.logs / f"{job_id}_{rank}_log.out"
+
+    @property
     def labels_mapping(self) -> Path:
         return self.path / "labels_mapping.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, bring to disk and rename: a reader, or a kill, never meets half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def snapshot_code(source: Path, target: Path) -> None:
-    """Copy what a job runs, so that editing the checkout never changes a queued job.
-
-    A snapshot that is there already stays: the run goes on with the code it began with.
-    """
-    if target.exists():
-        return
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    aside.mkdir(parents=True)
-    for name in CODE:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, aside / name, ignore=IGNORED)
-        elif (source / name).is_file():
-            shutil.copy2(source / name, aside / name)
-    aside.replace(target)
 
 
 def _finite(value: Any) -> Any:
@@ -123,9 +112,9 @@ def _finite(value: Any) -> Any:
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
-    """What the run last said of itself (fields: `clf.tracking.callbacks.StatusFile`).
+    """What the run last wrote about itself (fields: `clf.tracking.callbacks.StatusFile`).
 
-    None if it has said nothing yet, or if a power cut left the file unreadable.
+    None if it has written nothing yet, or if a power cut left the file unreadable.
     """
     try:
         return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
@@ -134,7 +123,7 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_scalars(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`, cells as text; [] before the first."""
+    """The rows of `metrics.csv`, with cells as text; [] before the first row."""
     try:
         with RunFolder(run_dir).metrics_csv.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # this file's own clf, not an installed one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
 
 from launch.arguments import parse, parser
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
+from launch.command import run_command
 
 EXAMPLES = """\
   python launch/benchmark.py loader                  JPEGs to batches, beside torchvision's
@@ -35,15 +34,15 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simp
 
 
 def main(argv: list[str] | None = None) -> int:
-    made = parser(__doc__.split("\n")[0], EXAMPLES)
+    command = parser(__doc__.split("\n")[0], EXAMPLES)
     choices = [*SECTIONS, "all"]
-    made.add_argument("sections", nargs="+", choices=choices, help="what to measure")
-    made.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (7)")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    made.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
-    arguments = parse(made, argv)
+    command.add_argument("sections", nargs="+", choices=choices, help="what to measure")
+    command.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (7)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    command.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+    arguments = parse(command, argv)
     if arguments.rounds is not None and arguments.rounds < 1:
-        made.error(f"--rounds {arguments.rounds}: expected at least 1")
+        command.error(f"--rounds {arguments.rounds}: expected at least 1")
     sizes = SMOKE if arguments.smoke else Sizes()
     if arguments.rounds:
         sizes = replace(sizes, rounds=arguments.rounds)
@@ -55,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         results[name] = list(SECTIONS[name](sizes))
     print_results(setting, results)
     if arguments.json:
-        rows = {name: [row.summary() for row in found] for name, found in results.items()}
-        whole = {**setting, "sizes": asdict(sizes), "results": rows}
+        numbers = {name: [row.summary() for row in rows] for name, rows in results.items()}
+        whole = {**setting, "sizes": asdict(sizes), "results": numbers}
         arguments.json.write_text(json.dumps(whole, indent=1))
     return 0
 
@@ -70,7 +69,7 @@ def describe() -> dict[str, Any]:
 
 
 def print_results(setting: dict[str, Any], results: dict[str, list[Comparison]]) -> None:
-    """A block a comparison: medians, least to most, how many times as fast."""
+    """A block for each comparison: medians, least to most, and how many times as fast ours is."""
     names = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
     print(
         f"{setting['date']}, {setting['cores']} cores (load {setting['load']:.1f} before), {names}"
@@ -87,4 +86,4 @@ def _short(value: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

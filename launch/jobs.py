@@ -1,169 +1,135 @@
-"""Look after submitted runs: list, status, logs, cancel, resume, sync.
+"""Look after submitted runs: list, status, logs, cancel, resume, drill, sync.
 
 python launch/jobs.py status runs/digits-resnet18-20260102-030405
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # this file's own clf, not an installed one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
+    from launch.arguments import jobs_parser
+    from launch.command import answer_help
 
-from launch.arguments import Parser, fail
+    answer_help(jobs_parser())
 
-EXAMPLES = """\
-examples:
-  python launch/jobs.py list                        every run, newest last
-  python launch/jobs.py status NAME                 where it is, and what is wrong
-  python launch/jobs.py logs NAME -f                as it grows; what failed comes first
-  python launch/jobs.py list --sweep NAME           a sweep's results
-  python launch/jobs.py resume --sweep NAME         start again what failed
-  python launch/jobs.py drill NAME                  does it survive? tried on a running job
-  python launch/jobs.py sync                        upload what W&B has not got yet
-"""
+from clf.config import ConfigError
+from launch.arguments import parse_jobs
+from launch.command import run_command
+from launch.runs import lifecycle, sweep
+from launch.runs.drill import drill
+from launch.runs.folders import all_runs, named, shown
+from launch.runs.sync import unsynced_runs, upload
+from launch.submit import start_sweep
+from launch.terminal.follow import follow_job
+from launch.terminal.logs import show_logs
+from launch.terminal.screen import announce, console, exit_code, fail, print_notes
+from launch.terminal.summary import print_changes, print_complete, print_submitted
+from launch.terminal.tables import print_drill, print_list, print_results, print_status
+from slurm.devices import has_slurm
+from slurm.state import read_state, read_states
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: no such run, or nothing to do for it; 1: it was tried and failed."""
-    made = Parser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument(
-        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
-    )
-    commands = made.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.set_defaults(run=run)
-        return command
-
-    listing = add("list", _list, "runs with their state, epoch, best top-1 and time left")
-    listing.add_argument("--sweep", metavar="NAME", help="only its runs, as a table of results")
-    status = add("status", _status, "one run: state, reason, epoch, restarts, what is wrong")
-    status.add_argument("name", metavar="RUN")
-    logs = add("logs", _logs, "the log of a rank; of a failed run the first error first")
-    logs.add_argument("name", metavar="RUN")
-    logs.add_argument("-f", "--follow", action="store_true", help="as it grows, until the job ends")
-    logs.add_argument("--rank", type=int, metavar="R", help="default: that failed first, else 0")
-    logs.add_argument("--lines", type=int, default=100, metavar="N", help="default: the last 100")
-    ended = add("cancel", _cancel, "end a job, or take it out of the queue")
-    ended.add_argument("name", metavar="RUN")
-    resume = add("resume", _resume, "start a run again where it stopped")
-    resume.add_argument("name", metavar="RUN", nargs="?")
-    resume.add_argument("--sweep", metavar="NAME", help="those of its runs that are not done")
-    resume.add_argument(
-        "--new-code", action="store_true", help="with the code as it is now, not its snapshot"
-    )
-    drill = add("drill", _drill, "preempt a running job for real, and see that all comes back")
-    drill.add_argument("name", metavar="RUN")
-    sync = add("sync", _sync, "upload what runs recorded offline, also while they write")
-    sync.add_argument("name", metavar="RUN", nargs="*", help="default: all")
-    arguments = made.parse_args(argv)
-
-    from clf.config import ConfigError
-    from slurm.queue import QueueError
-
-    try:
-        return arguments.run(arguments)
-    except ConfigError as error:
-        return fail("\n".join(error.faults))
-    except QueueError as error:
-        return fail(error, 1)
+    arguments = parse_jobs(argv)
+    return exit_code(COMMANDS[arguments.command], arguments, heading=False)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from launch.runs.folders import all_runs, shown
-    from launch.terminal.summary import console
-    from launch.terminal.views import print_list, print_results
-    from slurm.state import read_states
-
     if arguments.sweep:
-        sweep = _sweep(arguments)
-        print_results(console(), sweep, read_states(sweep.run_dirs))
+        chosen = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
+        print_results(console(), chosen, read_states(chosen.run_dirs))
         return 0
-    found = all_runs(arguments.runs_dir)
-    if not found:
+    run_dirs = all_runs(arguments.runs_dir)
+    if not run_dirs:
         return fail(f"no runs in {shown(arguments.runs_dir)}; --runs-dir names another folder", 0)
-    print_list(console(), read_states(found), arguments.runs_dir)
+    print_list(console(), read_states(run_dirs), arguments.runs_dir)
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from launch.terminal.summary import console
-    from launch.terminal.views import print_status
-    from slurm.state import read_state
-
-    print_status(console(), read_state(_named(arguments)))
+    print_status(console(), read_state(_run_dir(arguments)))
     return 0
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from launch.terminal.logs import show_logs
-    from launch.terminal.summary import console
-
-    return show_logs(
-        console(), _named(arguments), arguments.rank, arguments.lines, arguments.follow
-    )
+    run_dir = _run_dir(arguments)
+    return show_logs(console(), run_dir, arguments.rank, arguments.lines, arguments.follow)
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    from launch.runs.lifecycle import cancel
-
-    print(cancel(_named(arguments)))
+    print(lifecycle.cancel(_run_dir(arguments)))
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from clf.config import ConfigError
-    from launch.runs.lifecycle import resume, resume_sweep
-    from launch.terminal.summary import console
-
-    if (arguments.name is None) == (arguments.sweep is None):
-        raise ConfigError(["resume: name a run, or a sweep with --sweep NAME"])
     if arguments.sweep:
-        return resume_sweep(console(), _sweep(arguments), arguments.new_code)
-    return resume(console(), _named(arguments), arguments.new_code)
+        return _resume_sweep(arguments)
+    if not arguments.words or "=" in arguments.words[0]:
+        raise ConfigError(["resume: name a run, or a sweep with --sweep NAME"])
+    name, *settings = arguments.words
+    run_dir, out = named(name, arguments.runs_dir), console()
+    request, run = lifecycle.resume(run_dir, settings, arguments.allow_change, announce)
+    if run.state == "finished":
+        print_complete(out, run)
+        return 0
+    print_changes(out, run.changes)
+    print_notes(request.notes)
+    job = lifecycle.start(request.cfg, run, arguments.new_code)
+    if has_slurm():
+        print_submitted(out, job.job_id, run_dir)
+        return 0
+    again = f"python launch/jobs.py resume {shlex.quote(shown(run_dir))}"
+    return follow_job(out, job, run_dir, again)
+
+
+def _resume_sweep(arguments: argparse.Namespace) -> int:
+    chosen = sweep.find_sweep(arguments.sweep, arguments.runs_dir)
+    planned = sweep.plan_resume(chosen, arguments.words, announce)
+    if not planned.configs:
+        name = chosen.folder.name
+        print(f"Nothing to start: all runs of {name} are done, or still active.")
+        return 0
+    return start_sweep(console(), planned, arguments.allow_change, arguments.new_code)
 
 
 def _drill(arguments: argparse.Namespace) -> int:
-    from launch.runs.drill import drill
-    from launch.terminal.summary import console
-
-    return drill(console(), _named(arguments))
+    return print_drill(console(), drill(_run_dir(arguments)))
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from launch.runs.folders import all_runs, named
-    from launch.runs.sync import sync
+    """Exit code 1: a recording could not be uploaded."""
+    run_dirs = [named(name, arguments.runs_dir) for name in arguments.name]
+    waiting = unsynced_runs(run_dirs or all_runs(arguments.runs_dir))
+    failed = 0
+    for run in waiting:
+        part = " (as far as it is written)" if run.lives else ""
+        print(f"{shown(run.run_dir)}{part} ...", flush=True)
+        failed += not upload(run)
+    if failed:
+        print(f"{failed} of {len(waiting)} runs were not uploaded; nothing of them is lost")
+        return 1
+    print(f"{len(waiting)} runs uploaded" if waiting else "nothing to upload")
+    return 0
 
-    paths = [named(name, arguments.runs_dir) for name in arguments.name]
-    return sync(paths or all_runs(arguments.runs_dir))
 
-
-def _named(arguments: argparse.Namespace) -> Path:
-    from launch.runs.folders import named
-
+def _run_dir(arguments: argparse.Namespace) -> Path:
     return named(arguments.name, arguments.runs_dir)
 
 
-def _sweep(arguments: argparse.Namespace) -> Any:
-    from clf.config import ConfigError
-    from launch.runs.sweep import read_sweep
-
-    for folder in (arguments.runs_dir / arguments.sweep, Path(arguments.sweep)):
-        if (found := read_sweep(folder.absolute())) is not None:
-            return found
-    raise ConfigError([f"--sweep {arguments.sweep}: no such sweep in {arguments.runs_dir}"])
-
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": _list,
+    "status": _status,
+    "logs": _logs,
+    "cancel": _cancel,
+    "resume": _resume,
+    "drill": _drill,
+    "sync": _sync,
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

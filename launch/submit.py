@@ -6,170 +6,177 @@ python launch/submit.py --nodes 2 --model resnet50 --data imagefolder data.root=
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # this file's own clf, not an installed one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
+    from launch.arguments import submit_parser
+    from launch.command import answer_help
 
-from clf.config import RunConfig
-from launch.arguments import add_run_flags, fail, overrides, parse, parser
+    answer_help(submit_parser())
 
-EXAMPLES = """\
-  python launch/submit.py --model resnet18                    real handwritten digits, no download
-  python launch/submit.py --model resnet50 --data imagefolder data.root=/my/images epochs=30
-  python launch/submit.py --nodes 2 --gpus 8 --model resnet50 data.batch_size=1024
-  python launch/submit.py --gpus 2 strategy.accelerator=cpu   two CPU processes
-  python launch/submit.py --sweep model.learning_rate=1e-4,3e-4 --sweep seed=0,1,2 --parallel 4
-  python launch/submit.py recipe=jersey_finetune data.root=/my/jerseys --dry-run
-"""
+from clf.config import ConfigError, RunConfig
+from clf.config.compose import read, to_yaml
+from clf.config.describe import settings_table
+from launch.arguments import overrides, parse, settings_group, submit_parser
+from launch.command import again, debug_command, run_command
+from launch.runs import sweep
+from launch.runs.folders import Run, create, find_run, shown
+from launch.runs.lifecycle import start
+from launch.runs.requests import to_submit
+from launch.terminal.follow import follow_each, follow_job
+from launch.terminal.screen import announce, console, exit_code, print_commands, print_notes
+from launch.terminal.summary import (
+    print_changes,
+    print_complete,
+    print_run,
+    print_submitted,
+    resources,
+)
+from launch.terminal.tables import print_results, print_settings
+from slurm.devices import has_slurm
+from slurm.environment import allocated, allocation_faults, job_id
+from slurm.executor import inside
+from slurm.records import clear_errors, read_job
+from slurm.script import script
+from slurm.state import read_states
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, submit, follow. Exit code 2: something to mend in the command; 1: the job failed."""
-    made = parser(__doc__.split("\n")[0], EXAMPLES)
-    add_run_flags(made)
-    made.add_argument(
-        "--dry-run", action="store_true", help="print the config and the job; submit nothing"
-    )
-    made.add_argument(
-        "--follow", action="store_true", help="show a SLURM job's epochs; Ctrl-C leaves it running"
-    )
-    made.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        metavar="key=a,b",
-        help="a run for each value; several: for each combination",
-    )
-    made.add_argument(
-        "--inside-job", action="store_true", help="start in the allocation that this shell is in"
-    )
-    arguments = parse(made, argv)
-
-    from clf.config import ConfigError
-
-    try:
-        return _submit(arguments, sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        return fail(error)
+    """Check, submit, follow. Exit code 2: something to correct in the command; 1: the job
+    failed."""
+    arguments = parse(submit_parser(), argv)
+    return exit_code(_submit, arguments, sys.argv[1:] if argv is None else argv)
 
 
 def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from clf.config import ConfigError
-    from slurm.queue import QueueError
-
     settings = overrides(arguments)
-    try:
-        if arguments.sweep:
-            from launch.runs.sweep import submit_sweep
-
-            if arguments.inside_job:
-                raise ConfigError(["--sweep: takes jobs of its own; leave out --inside-job"])
-            return submit_sweep(settings, arguments.sweep, arguments.dry_run)
-        if arguments.inside_job:
-            return _inside(settings)
-        return _submit_one(settings, arguments.dry_run, arguments.follow, argv)
-    except QueueError as error:
-        return fail(error, 1)
+    if arguments.list_settings is not None:
+        group, settings = settings_group(arguments.list_settings, settings)
+        print_settings(console(), settings_table(read(settings), group))
+        return 0
+    if arguments.sweep:
+        return _submit_sweep(arguments, settings)
+    if arguments.inside_job:
+        return _submit_inside(settings, arguments.allow_change)
+    return _submit_one(arguments, settings, argv)
 
 
-def _submit_one(settings: list[str], dry_run: bool, follow: bool, argv: list[str]) -> int:
-    from launch.runs.checking import print_notes, to_submit
-    from launch.runs.folders import create, find_run
-    from launch.terminal.following import follow_job, print_submitted
-    from launch.terminal.summary import again, console, debug_command, print_complete, print_run
-    from slurm.devices import has_slurm
-    from slurm.executor import submit
-    from slurm.job import clear_errors
-
-    cfg, notes = to_submit(settings, fetch=not dry_run)
-    run = find_run(cfg)
+def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[str]) -> int:
+    request = to_submit(settings, fetch=not arguments.dry_run, announce=announce)
+    cfg = request.cfg
+    run = find_run(cfg, arguments.allow_change)
     out = console()
-    if dry_run:
-        print_notes(notes, sys.stderr)
-        _print_dry(cfg, run.path)
+    if arguments.dry_run:
+        print_notes(request.notes, sys.stderr)
+        _print_dry(cfg, run)
         return 0
     if run.state == "finished":
         print_complete(out, run)
         return 0
-    print_run(out, cfg, run, where(cfg))
-    print_notes(notes)
-    create(cfg, run)
-    clear_errors(run.path)
-    job = submit(cfg, run.path)
+    print_run(out, cfg, run, resources(cfg))
+    print_changes(out, run.changes)
+    print_notes(request.notes)
+    job = start(cfg, run)
     if has_slurm():
         print_submitted(out, job.job_id, run.path)
-        if not follow:
+        if not arguments.follow:
             return 0
     return follow_job(out, job, run.path, again(run.path.name, argv), debug_command(argv))
 
 
-def _print_dry(cfg: RunConfig, run_dir: Path) -> None:
-    """The config and, under SLURM, the script to the letter."""
-    from clf.config.compose import to_yaml
-    from slurm.devices import has_slurm
-    from slurm.script import script
-
-    print(f"# {run_dir}/config.yaml\n{to_yaml(cfg)}")
+def _print_dry(cfg: RunConfig, run: Run) -> None:
+    """The config and, under SLURM, the batch script as it would be submitted."""
+    print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
     if has_slurm():
-        print(f"# sbatch would get:\n{script(cfg, [run_dir])}")
-    print(f"# resources: {where(cfg)}\n# nothing was submitted")
+        print(f"# sbatch would get:\n{script(cfg, [run.path])}")
+    for line in run.changes:
+        print(f"# change: {line}")
+    print(f"# resources: {resources(cfg)}\n# nothing was submitted")
 
 
-def _inside(settings: list[str]) -> int:
+def _submit_sweep(arguments: argparse.Namespace, settings: list[str]) -> int:
+    if arguments.inside_job:
+        raise ConfigError(["--sweep: takes jobs of its own; leave out --inside-job"])
+    planned = sweep.plan(settings, arguments.sweep, fetch=not arguments.dry_run, announce=announce)
+    if arguments.dry_run:
+        runs, folder = planned.sweep.runs, planned.sweep.folder
+        print(f"# {folder}: {len(runs)} runs\n" + "\n".join(runs))
+        if has_slurm():
+            text = script(planned.configs[0], planned.sweep.run_dirs, folder)
+            print(f"\n# sbatch would get:\n{text}")
+        print("# nothing was submitted")
+        return 0
+    return start_sweep(console(), planned, arguments.allow_change)
+
+
+def start_sweep(
+    out: Any, planned: sweep.Plan, allow_change: bool = False, new_code: bool = True
+) -> int:
+    """Start those runs of a sweep that are not done, and show them; `jobs.py resume` does the
+    same. Exit code 1: a run of this machine failed."""
+    print_notes(planned.notes)
+    waiting = sweep.waiting_runs(planned, allow_change)
+    folder = planned.sweep.folder
+    if not waiting:
+        out.print(f"All {len(planned.configs)} runs of {folder.name} are done already.")
+        return 0
+    print_changes(out, waiting[0][1].changes)
+    sweep.prepare(planned.sweep, waiting, new_code)
+    if not has_slurm():
+        failed = follow_each(out, sweep.start_one_by_one(waiting), len(waiting))
+        out.print()
+        print_results(out, planned.sweep, read_states(planned.sweep.run_dirs))
+        return 1 if failed else 0
+    array = sweep.start_array(planned.sweep, waiting)
+    _print_array(out, array, len(waiting), waiting[0][0].slurm.parallel, folder)
+    return 0
+
+
+def _print_array(out: Any, array: str, count: int, parallel: int | None, folder: Path) -> None:
+    at_a_time = f", {parallel} at a time" if parallel else ""
+    out.print(f"submitted {count} runs as SLURM job array {array}{at_a_time}")
+    out.print(f"folder  {shown(folder)}", markup=False)
+    commands: Sequence[tuple[str, str]] = [
+        (f"python launch/jobs.py list --sweep {folder.name}", "a table of its runs"),
+        (f"python launch/jobs.py resume --sweep {folder.name}", "submit again what failed"),
+    ]
+    print_commands(out, commands)
+
+
+def _submit_inside(settings: list[str], allow_change: bool) -> int:
     """The run on the nodes that this shell's job has; `slurm/train.sbatch` does this.
 
-    A requeued job finds its run folder by the job's number, and goes on.
+    A job that SLURM starts again finds its run folder by the job's number, and goes on.
     """
-    from clf.config import ConfigError
-    from launch.runs.checking import to_submit
-    from launch.runs.folders import create, find_run
-    from launch.terminal.summary import console, print_complete, print_run
-    from slurm import events
-    from slurm.allocation import allocated, allocation_faults
-    from slurm.executor import inside, read_record
-    from slurm.job import clear_errors
-
-    job_id = events.job_id()
-    if job_id is None:
+    this_job = job_id()
+    if this_job is None:
         raise ConfigError(
             ["--inside-job: this shell is in no job (SLURM_JOB_ID is not set); use it after salloc "
              "or in a batch script, or leave it out"]
         )  # fmt: skip
-    cfg, _ = to_submit([*settings, *allocated(settings)], fetch=True, queued=False)
+    cfg = to_submit([*settings, *allocated(settings)], True, queued=False, announce=announce).cfg
     if faults := allocation_faults(cfg.gpus or 1):
         raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
-        cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{job_id}"
-    run = find_run(cfg)
+        cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{this_job}"
+    run = find_run(cfg, allow_change)
     out = console()
     if run.state == "finished":
         print_complete(out, run)
         return 0
-    print_run(out, cfg, run, f"SLURM job {job_id}, {cfg.nodes} nodes x {cfg.gpus} tasks")
-    if run.state == "new" or (read_record(run.path) or {}).get("job_id") != job_id:
+    print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    print_changes(out, run.changes)
+    if run.state == "new" or read_job(run.path).get("job_id") != this_job:
         create(cfg, run)
     clear_errors(run.path)
     path = inside(cfg, run.path)
-    print(f"logs: {run.path}/logs/{job_id}_RANK_log.out", flush=True)
+    print(f"logs: {run.path}/logs/{this_job}_RANK_log.out", flush=True)
     return os.execvp("bash", ["bash", str(path)])
 
 
-def where(cfg: RunConfig) -> str:
-    """What the run will take, in words."""
-    from slurm.devices import has_slurm, uses_gpus
-
-    if has_slurm():
-        nodes = "1 node" if cfg.nodes == 1 else f"{cfg.nodes} nodes"
-        tasks = "1 task" if cfg.gpus == 1 else f"{cfg.gpus} tasks"
-        return f"SLURM, {nodes} x {tasks}"
-    kind = "GPU" if uses_gpus(cfg) else "CPU process"
-    plural = "" if cfg.gpus == 1 else "es" if kind.endswith("s") else "s"
-    return f"this machine (it has no SLURM), {cfg.gpus} {kind}{plural}"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

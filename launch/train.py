@@ -4,98 +4,91 @@ traceback.
 python launch/train.py --model resnet18 --debug
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # this file's own clf, not an installed one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
+    from launch.arguments import train_parser
+    from launch.command import answer_help
 
-from launch.arguments import CLUSTER_FLAGS, add_run_flags, fail, overrides, parse, parser
+    answer_help(train_parser())
 
-EXAMPLES = """\
-  python launch/train.py --model resnet18           real handwritten digits, no download
-  python launch/train.py --model resnet18 --smoke   one batch of each loop: does it run at all?
-  python launch/train.py --model resnet18 --debug   breakpoint() stops anywhere, in the data too
-  python launch/train.py --data imagefolder data.root=/my/images data.image_size=128
-"""
+from clf.config.compose import read, to_yaml
+from clf.config.describe import settings_table
+from launch.arguments import overrides, parse, settings_group, train_parser
+from launch.command import again, run_command
+from launch.runs.folders import find_run
+from launch.runs.lifecycle import make_ready
+from launch.runs.requests import to_train
+from launch.terminal.screen import console, exit_code, is_live, print_commands, print_notes
+from launch.terminal.summary import (
+    print_changes,
+    print_complete,
+    print_next,
+    print_result,
+    print_run,
+)
+from launch.terminal.tables import print_settings
+from slurm.devices import uses_gpus
+from slurm.stage import stage
+
 SMOKE = {"limit_batches": "1", "epochs": "1", "model.warmup_epochs": "0"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 2: something to mend in the command or the data; 1: the run failed."""
-    made = parser("Train in this process, on one GPU if there is one, else on the CPU.", EXAMPLES)
-    add_run_flags(made, leave_out=CLUSTER_FLAGS)
-    made.add_argument(
-        "--debug", action="store_true", help="read data in this thread, no live display, no W&B"
-    )
-    made.add_argument("--smoke", action="store_true", help="one epoch of one batch of each loop")
-    arguments = parse(made, argv)
-    settings = overrides(arguments)
-    if arguments.smoke:
-        given = {setting.partition("=")[0] for setting in settings}
-        settings += [f"{key}={value}" for key, value in SMOKE.items() if key not in given]
-
-    from clf.config.faults import is_for_the_user
-
-    try:
-        return _train(settings, arguments.debug, sys.argv[1:] if argv is None else argv)
-    except ValueError as error:
-        if not is_for_the_user(error):
-            raise
-        return fail(error)
+    """Exit code 2: something to correct in the command or the data; 1: the run failed."""
+    arguments = parse(train_parser(), argv)
+    return exit_code(_train, arguments, sys.argv[1:] if argv is None else argv)
 
 
-def _train(settings: list[str], debug: bool, argv: list[str]) -> int:
-    from clf.config import ConfigError
-    from clf.plan import compose, resolve
-    from launch.runs.folders import create, find_run
-    from launch.terminal.summary import (
-        again,
-        console,
-        print_commands,
-        print_complete,
-        print_next,
-        print_result,
-        print_run,
-    )
-    from slurm.devices import resource_faults, uses_gpus
-    from slurm.stage import stage
-
-    cfg = compose(settings, "debug" if debug else "train")
-    if cfg.nodes > 1 or (cfg.gpus or 1) > 1:
-        key = "nodes" if cfg.nodes > 1 else "gpus"
-        raise ConfigError(
-            [
-                f"{key}={getattr(cfg, key)}: this command runs in one process on one device; "
-                "leave it out, or use launch/submit.py"
-            ]
-        )
-    cfg.gpus = 1
-    if faults := resource_faults(cfg):
-        raise ConfigError(faults)
-    run = find_run(resolve(cfg))
+def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
+    settings = _settings(arguments)
+    if arguments.list_settings is not None:
+        group, settings = settings_group(arguments.list_settings, settings)
+        print_settings(console(), settings_table(read(settings), group))
+        return 0
+    request = to_train(settings, "debug" if arguments.debug else "train")
+    cfg = request.cfg
+    run = find_run(cfg, arguments.allow_change)
+    device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
+    if arguments.dry_run:
+        print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
+        for line in run.changes:
+            print(f"# change: {line}")
+        print(f"# resources: {device}\n# nothing was trained")
+        return 0
     out = console()
     if run.state == "finished":
         print_complete(out, run)
         return 0
-    device = "one GPU" if uses_gpus(cfg) else "the CPU (no GPU is used)"
-    print_run(out, cfg, run, f"this process, {device}")
-    create(cfg, run)
+    print_run(out, cfg, run, device)
+    print_notes(request.notes)
+    print_changes(out, run.changes)
+    make_ready(cfg, run)
     out.print("[dim]importing torch and lightning ...[/dim]")
-    from clf.run import fit
+    from clf.run import fit  # imports torch
 
     try:
-        scalars = fit(stage(cfg), run.path, progress=out.is_terminal and not debug)
+        scalars = fit(stage(cfg), run.path, progress=is_live(out) and not arguments.debug)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         out.print("\nStopped. What the last checkpoint holds is kept.")
-        print_commands(out, [(again(run.path.name, argv), "go on where it stopped")])
+        print_commands(out, [(again(run.path.name, argv), "continue where it stopped")])
         return 130
     print_result(out, run.path, scalars)
     print_next(out, run.path)
     return 0
 
 
+def _settings(arguments: argparse.Namespace) -> list[str]:
+    """The settings that were typed, and those of `--smoke` that were not."""
+    settings = overrides(arguments)
+    if not arguments.smoke:
+        return settings
+    given = {setting.partition("=")[0] for setting in settings}
+    return settings + [f"{key}={value}" for key, value in SMOKE.items() if key not in given]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,28 +1,30 @@
-"""The end of a job's batch script: does the job go into the queue again? The one owner of requeue.
+"""The end of a job's batch script: decides whether the job goes into the queue again.
 
     python -m slurm.after RUN CODE     # CODE: srun's exit code; exit code 75: requeue
 
-It runs when all ranks are gone, on the node of the batch script, and imports no torch. Nobody else
-requeues but SLURM itself, which does so when a node fails or a preempted job outstays its grace.
+It runs after all ranks have ended, on the node of the batch script, and imports no torch. Nothing
+else requeues except SLURM itself, which does so when a node fails or when a preempted job is still
+running at the end of its grace time.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from clf.run_folder import read_status
-from slurm import events, queue
+from clf.run_folder import RunFolder, read_status
+from slurm import environment, queue
 from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE
+from slurm.records import events_of_last_start, read_events, record_event
 
-IDLE_STARTS = 5  # in a row without a step that was saved: the queue would never see the end of it
-# bash: without a trap the script would die of SIGTERM while the ranks still save; with -e, which a
-# line of slurm.setup may have set, of srun's exit code.
+IDLE_STARTS = 5  # in a row without a saved step, after which the job is not requeued any more
+# For bash: without a trap SIGTERM would end the script while the ranks still save, and with -e,
+# which a line of slurm.setup may have set, srun's exit code would.
 TRAP = "trap : TERM USR1 USR2; set +e"
 
 
 def requeue_lines(python: str) -> list[str]:
-    """Lines of the batch script behind its srun, where `$run` is the run folder.
+    """Lines of the batch script after its srun, where `$run` is the run folder.
 
     Args:
         python: shell command that starts Python in the run's snapshot
@@ -42,41 +44,43 @@ def main(argv: list[str]) -> int:
     run_dir, code = Path(argv[0]), int(argv[1])
     verdict, reason = decide(run_dir, code)
     print(f"clf: {verdict}: {reason}", flush=True)
-    if verdict != "finished":  # which rank 0 has noted
-        events.record(run_dir, verdict, reason=reason, step=_began(run_dir))
+    if verdict != "finished":  # which rank 0 has recorded
+        record_event(run_dir, verdict, reason=reason, step=_began(run_dir))
     return EXIT_REQUEUE if verdict == "requeued" else 0
 
 
 def decide(run_dir: Path, code: int) -> tuple[str, str]:
-    """("finished", "requeued", "ended" or "failed", and why)."""
+    """("finished", "requeued", "ended" or "failed", and the reason)."""
     import yaml
 
-    asked = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["slurm"]
+    settings = yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8"))["slurm"]
     if code == 0:
         return "finished", "all epochs are done"
     job = _job()
-    late = job is not None and job.out_of_time
-    if job is not None and job.state != "RUNNING" and not late:
-        # scancel, which is final, or a lost node, after which SLURM requeues by itself.
+    out_of_time = job is not None and job.out_of_time
+    if job is not None and job.state != "RUNNING" and not out_of_time:
+        # After scancel, which is final, or after a lost node, when SLURM requeues by itself.
         return "ended", f"by SLURM ({job.state})"
-    left = [one for one in events.last_start(run_dir) if one["event"] == "preempted"]
+    preempted = [one for one in events_of_last_start(run_dir) if one["event"] == "preempted"]
     diagnosis = diagnose(run_dir)
     lost = diagnosis is not None and diagnosis.kind == "node failure"
-    if not (left or late or lost):
-        return _retry(run_dir, asked["retries"], diagnosis.line() if diagnosis else f"code {code}")
-    reason = left[0]["reason"] if left else "time limit"
+    if not (preempted or out_of_time or lost):
+        return _retry(
+            run_dir, settings["retries"], diagnosis.line() if diagnosis else f"code {code}"
+        )
+    reason = preempted[0]["reason"] if preempted else "time limit"
     if lost and diagnosis is not None:
         reason = diagnosis.line()
-    if events.restart() >= asked["max_requeues"]:
-        return "failed", f"{reason} (slurm.max_requeues={asked['max_requeues']} reached)"
+    if environment.restarts() >= settings["max_requeues"]:
+        return "failed", f"{reason} (slurm.max_requeues={settings['max_requeues']} reached)"
     if _idle_starts(run_dir) >= IDLE_STARTS:
-        return "failed", f"{reason} ({IDLE_STARTS} starts saved not one step: give it longer)"
+        return "failed", f"{reason} ({IDLE_STARTS} starts saved no step; set a longer slurm.time)"
     return "requeued", reason
 
 
 def _retry(run_dir: Path, retries: int, reason: str) -> tuple[str, str]:
-    """An error in code is not tried again, unless somebody asked for it."""
-    again = [one for one in events.read(run_dir) if one["event"] == "requeued"]
+    """Decide about an error in code, which is retried only as often as slurm.retries says."""
+    again = [one for one in read_events(run_dir) if one["event"] == "requeued"]
     used = sum(one["reason"].startswith("retry") for one in again)
     if used < retries:
         return "requeued", f"retry {used + 1}: {reason}"
@@ -84,13 +88,13 @@ def _retry(run_dir: Path, retries: int, reason: str) -> tuple[str, str]:
 
 
 def _idle_starts(run_dir: Path) -> int:
-    """How many of the latest starts got no further than those before them.
+    """How many of the latest starts made no progress.
 
-    Steps are known from where a start left and, where its ranks were killed, from where the next
-    one began: at a checkpoint that it had written before.
+    A start's progress is known from the step at which it was preempted or, if its ranks were
+    killed, from the step at which the next start began: that of the last checkpoint.
     """
     furthest, idle = 0, 0
-    for event in [*events.read(run_dir), {"event": "requeued", "step": _began(run_dir)}]:
+    for event in [*read_events(run_dir), {"event": "requeued", "step": _began(run_dir)}]:
         step = event["step"] or 0
         if event["event"] == "start":
             idle += 1
@@ -102,13 +106,13 @@ def _idle_starts(run_dir: Path) -> int:
 
 
 def _began(run_dir: Path) -> int | None:
-    """Optimizer steps that were done when this start took the training up, if it got that far."""
+    """Optimizer steps that were done when this start began to train; None if it did not."""
     began = (read_status(run_dir) or {}).get("began") or {}
     return began.get("step")
 
 
 def _job() -> queue.QueuedJob | None:
-    """What SLURM says of this job; None without an answer."""
+    """What SLURM says about this job; None without an answer."""
     try:
         return queue.job(os.environ.get("SLURM_JOB_ID", ""))
     except queue.QueueError:

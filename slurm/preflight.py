@@ -1,4 +1,4 @@
-"""What would end a job hours later in the queue, looked for before it is queued: all of it at once.
+"""Finds what would end a job hours after it was queued, before it is: all faults at once.
 
 findings = look(cfg, [run_dir])  # asks SLURM, reads the disk, fetches the weights
 """
@@ -9,18 +9,21 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clf.config import RunConfig
-from clf.config.faults import nearest
-from slurm.queue import ANSWER_S, QueueError, ask
+from clf.config.faults import Findings, nearest
+from clf.data.generated import is_generated
+from clf.tracking.wandb_key import NO_KEY, has_key
+from slurm.partitions import Partition, partitions
+from slurm.queue import ANSWER_S, QueueError
 from slurm.script import script
 
 FREE_GIB = 1.0  # two checkpoints, W&B's files and the logs of a small model
-# sbatch's message -> the setting that it is about
+# Words of sbatch's message -> the setting that it is about
 REFUSALS = {
+    "generic resource": "slurm.options.gres",
     "account": "slurm.account",
     "qos": "slurm.qos",
     "feature": "slurm.constraint",
@@ -33,35 +36,14 @@ REFUSALS = {
 }
 
 
-@dataclass
-class Findings:
-    """`faults` as in `clf.config.rules`; `notes` may be as they are meant."""
-
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What a job can have; None: no limit."""
-
-    name: str
-    state: str
-    minutes: int | None
-    nodes: int  # of a job
-    gpus: int  # of the largest node, as cpus and mem_mb
-    cpus: int
-    mem_mb: int
-
-
 def look(
     cfg: RunConfig, runs: Sequence[Path], array: Path | None = None, fetch: bool = True
 ) -> Findings:
-    """Everything wrong with a resolved config, as far as it can be seen from here.
+    """Everything that is wrong with a resolved config, as far as this machine can see.
 
     Args:
         runs, array: as for `slurm.script.script`
-        fetch: download weights that are not there
+        fetch: download weights that are not in torch's cache
     """
     found = Findings()
     try:
@@ -75,7 +57,7 @@ def look(
     if fetch:
         found.faults += weights_faults(cfg)
     for key, path in (("data.root", cfg.data.root), ("runs_dir", cfg.runs_dir)):
-        if path and _is_local(Path(path)) and cfg.data.name not in ("digits", "jersey"):
+        if path and _is_local(Path(path)) and not is_generated(cfg.data):
             found.notes.append(
                 f"{key}={path} lies among temporary files, which the nodes of most clusters do not "
                 "share with this machine"
@@ -83,47 +65,29 @@ def look(
     return found
 
 
-def partitions() -> dict[str, Partition]:
-    """All partitions by name; the default one under "" too. Raises QueueError."""
-    found: dict[str, Partition] = {}
-    nodes = ask(["sinfo", "-h", "-N", "-a", "-o", "%R|%N|%c|%m|%G"])
-    for line in ask(["scontrol", "-o", "-a", "show", "partition"]).splitlines():
-        fields = dict(re.findall(r"(\w+)=(\S*)", line))
-        name = fields.get("PartitionName", "")
-        rows = [row.split("|") for row in nodes.splitlines() if row.startswith(f"{name}|")]
-        most = fields.get("MaxNodes", "")
-        made = Partition(
-            name,
-            fields.get("State", "UP"),
-            _minutes(fields.get("MaxTime", "")),
-            min(int(most), len(rows)) if most.isdigit() else len(rows),
-            max((_gpus(row[4]) for row in rows), default=0),
-            max((int(row[2].rstrip("+")) for row in rows), default=0),
-            max((int(row[3].rstrip("+")) for row in rows), default=0),
-        )
-        found[name] = made
-        if fields.get("Default") == "YES":
-            found[""] = made
-    return found
-
-
-def partition_faults(cfg: RunConfig, known: dict[str, Partition]) -> Iterator[str]:
-    """What a partition cannot give. Of several (a,b) nothing is told here: sbatch knows."""
-    asked = cfg.slurm
-    name = asked.partition or ""
+def partition_faults(cfg: RunConfig, known: Mapping[str, Partition]) -> Iterator[str]:
+    """What a partition cannot give. A list of several (a,b) is left to sbatch."""
+    name = cfg.slurm.partition or ""
     if "," in name:
         return
-    if name not in known:
-        names = [key for key in known if key]
-        if not name:
-            yield f"slurm.partition=null: there is no default; give one of {', '.join(names)}"
-            return
-        guess = nearest(name, names)
-        hint = f"; did you mean {guess[0]}?" if guess else ""
-        yield f"slurm.partition={name}: expected one of {', '.join(names)}{hint}"
+    if name in known:
+        part = known[name]
+        yield from _limit_faults(cfg, part)
+        yield from _gpu_faults(cfg, part)
+        yield from _core_faults(cfg, part)
         return
-    part = known[name]
-    where, gpus = f"partition {part.name}", cfg.gpus or 1
+    names = [key for key in known if key]
+    if not name:
+        yield f"slurm.partition=null: there is no default; give one of {', '.join(names)}"
+        return
+    guess = nearest(name, names)
+    hint = f"; did you mean {guess[0]}?" if guess else ""
+    yield f"slurm.partition={name}: expected one of {', '.join(names)}{hint}"
+
+
+def _limit_faults(cfg: RunConfig, part: Partition) -> Iterator[str]:
+    """State, time, nodes and memory."""
+    asked, where = cfg.slurm, f"partition {part.name}"
     if part.state != "UP":
         yield f"slurm.partition={part.name}: it is {part.state} and takes no jobs; choose another"
     if asked.time is not None and part.minutes is not None and asked.time > part.minutes:
@@ -133,26 +97,6 @@ def partition_faults(cfg: RunConfig, known: dict[str, Partition]) -> Iterator[st
         )
     if cfg.nodes > part.nodes:
         yield f"nodes={cfg.nodes}: {where} gives at most {part.nodes}; set nodes={part.nodes}"
-    if cfg.strategy.accelerator != "cpu":
-        if part.gpus == 0:
-            yield (
-                f"strategy.accelerator={cfg.strategy.accelerator}: {where} has no GPUs; set "
-                "strategy.accelerator=cpu to train on its CPUs, or another slurm.partition"
-            )
-        elif gpus > part.gpus:
-            yield (
-                f"gpus={gpus}: a task a GPU is started, and the nodes of {where} have {part.gpus}; "
-                f"set gpus={part.gpus} and more nodes"
-            )
-    cores = gpus * (asked.cpus_per_gpu or 1)
-    if part.cpus and cores > part.cpus:
-        key = "gpus" if asked.cpus_per_gpu is None else "slurm.cpus_per_gpu"
-        value = gpus if asked.cpus_per_gpu is None else asked.cpus_per_gpu
-        most = part.cpus if asked.cpus_per_gpu is None else part.cpus // gpus
-        yield (
-            f"{key}={value}: {cores} cores on a node, and those of {where} have {part.cpus}; "
-            f"set {key}={most} or less"
-        )
     if asked.mem_gb is not None and part.mem_mb and asked.mem_gb * 1024 > part.mem_mb:
         most = part.mem_mb // 1024
         yield (
@@ -161,8 +105,38 @@ def partition_faults(cfg: RunConfig, known: dict[str, Partition]) -> Iterator[st
         )
 
 
+def _gpu_faults(cfg: RunConfig, part: Partition) -> Iterator[str]:
+    where, gpus = f"partition {part.name}", cfg.gpus or 1
+    if cfg.strategy.accelerator == "cpu":
+        return
+    if part.gpus == 0:
+        yield (
+            f"strategy.accelerator={cfg.strategy.accelerator}: {where} has no GPUs; set "
+            "strategy.accelerator=cpu to train on its CPUs, or another slurm.partition"
+        )
+    elif gpus > part.gpus:
+        yield (
+            f"gpus={gpus}: one task is started for each GPU, and the nodes of {where} have "
+            f"{part.gpus}; set gpus={part.gpus} and more nodes"
+        )
+
+
+def _core_faults(cfg: RunConfig, part: Partition) -> Iterator[str]:
+    gpus, per_gpu = cfg.gpus or 1, cfg.slurm.cpus_per_gpu
+    cores = gpus * (per_gpu or 1)
+    if not part.cpus or cores <= part.cpus:
+        return
+    key, value, most = ("gpus", gpus, part.cpus)
+    if per_gpu is not None:
+        key, value, most = "slurm.cpus_per_gpu", per_gpu, part.cpus // gpus
+    yield (
+        f"{key}={value}: {cores} cores on a node, and those of partition {part.name} have "
+        f"{part.cpus}; set {key}={most} or less"
+    )
+
+
 def refused(text: str) -> str | None:
-    """What SLURM has against a batch script, or None; nothing is queued."""
+    """Why SLURM would refuse a batch script, or None; nothing is queued."""
     command = ["sbatch", "--test-only"]
     try:
         done = subprocess.run(
@@ -172,29 +146,31 @@ def refused(text: str) -> str | None:
         raise QueueError(f"{' '.join(command)}: no answer in {ANSWER_S} s") from None
     if done.returncode == 0:
         return None
-    said = " ".join(done.stderr.split()) or f"sbatch ended with {done.returncode}"
-    key = next((key for word, key in REFUSALS.items() if word in said.lower()), "slurm")
-    return f"{key}: SLURM refuses the job: {said}; `sinfo` shows what there is"
+    message = " ".join(done.stderr.split()) or f"sbatch ended with {done.returncode}"
+    key = next((key for word, key in REFUSALS.items() if word in message.lower()), "slurm")
+    if option := re.search(r"option '--([\w-]+)", message):
+        key = f"slurm.options.{option[1]}"
+    return f"{key}: SLURM refuses the job: {message}; `sinfo` shows what there is"
 
 
 def disk_faults(runs_dir: Path) -> Iterator[str]:
-    """Whether the run folder can be made and has room."""
-    there = next(path for path in (runs_dir, *runs_dir.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield f"runs_dir={runs_dir}: {there} cannot be written to; set another runs_dir"
+    """Whether the run folder can be created and has room."""
+    existing = next(path for path in (runs_dir, *runs_dir.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield f"runs_dir={runs_dir}: {existing} cannot be written to; set another runs_dir"
         return
-    free = shutil.disk_usage(there).free / 2**30
+    free = shutil.disk_usage(existing).free / 2**30
     if free < FREE_GIB:
         yield (
             f"runs_dir={runs_dir}: {free:.2f} GiB are free there, and a run needs {FREE_GIB:g} for "
-            "its checkpoints and logs; free some, or set another runs_dir"
+            "its checkpoints and logs; make room, or set another runs_dir"
         )
 
 
 def weights_faults(cfg: RunConfig) -> Iterator[str]:
     """Fetches weights that torchvision names into torch's cache: nodes often have no internet.
 
-    This imports torch. A file of the user's is looked at by `clf.config.rules`.
+    This imports torch. `clf.config.rules` checks a file of the user's.
     """
     weights = cfg.model.weights
     if not (cfg.model.pretrained or weights) or (weights and Path(weights).is_file()):
@@ -202,17 +178,15 @@ def weights_faults(cfg: RunConfig) -> Iterator[str]:
     module, _, name = cfg.model._target_.rpartition(".")
     fetch = getattr(getattr(importlib.import_module(module), name), "fetch_weights", None)
     if fetch is None:
-        return  # a model of the user's own, which knows itself where its weights are
+        return  # a model of the user's own, which finds its weights itself
     try:
         fetch(weights)
     except ValueError as error:
-        said = str(error)
-        yield said if said.startswith("model.") else f"model.weights={weights}: {said}"
+        message = str(error)
+        yield message if message.startswith("model.") else f"model.weights={weights}: {message}"
 
 
 def _wandb(cfg: RunConfig, found: Findings) -> None:
-    from clf.tracking.wandb_key import NO_KEY, has_key
-
     mode = (
         os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
     )
@@ -234,16 +208,3 @@ def _wandb(cfg: RunConfig, found: Findings) -> None:
 def _is_local(path: Path) -> bool:
     temporary = {Path(tempfile.gettempdir()), Path("/tmp"), Path("/dev/shm")}
     return any(folder in path.parents for folder in temporary)
-
-
-def _gpus(resources: str) -> int:
-    return sum(int(count) for count in re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources))
-
-
-def _minutes(text: str) -> int | None:
-    """SLURM's [days-]hours:minutes:seconds; None for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if match is None:
-        return None
-    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
-    return (days * 24 + hours) * 60 + minutes

@@ -1,19 +1,21 @@
-"""What SLURM says of jobs, with and without accounting, and ending them. Knows nothing of runs."""
+"""What SLURM says about jobs, with and without accounting, and ending them. Knows no runs."""
 
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-ANSWER_S = 30  # a busy controller takes its time
+from clf.config.slurm_words import seconds
+
+ANSWER_S = 30  # a busy controller may need as long to answer
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESIZING")
 ACTIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED")
-FORGOTTEN = ("Invalid job id", "not found")  # the second: of one task of an array
+FORGOTTEN = ("Invalid job id", "not found")  # the second one for a task of an array
 FORMAT = "%i|%T|%r|%N|%S|%l|%M"  # id, state, reason, nodes, start, limit, time used
 
 
 class QueueError(RuntimeError):
-    """SLURM did not answer; the message has what it said."""
+    """SLURM did not answer or refused; the message holds its own words."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,12 @@ class QueuedJob:
 
     job_id: str
     state: str  # SLURM's own word: PENDING, RUNNING, TIMEOUT, ...
-    reason: str | None = None  # why it waits, or ended
+    reason: str | None = None  # why it waits, or why it ended
     nodes: str | None = None  # node[1-2]
-    starts: str | None = None  # expected or real, in SLURM's format of time
+    starts: str | None = None  # expected or actual, as SLURM writes a time
     restarts: int | None = None
     exit_code: str | None = None  # status:signal
-    out_of_time: bool = False  # it has run for as long as its time limit
+    out_of_time: bool = False  # it has run for its whole time limit
 
     @property
     def waits(self) -> bool:
@@ -35,12 +37,12 @@ class QueuedJob:
 
     @property
     def lives(self) -> bool:
-        """Queued or running: it may still do something."""
+        """Whether it is queued or running."""
         return self.state in WAITING or self.state in ACTIVE
 
 
 def jobs(job_ids: Iterable[str]) -> dict[str, QueuedJob]:
-    """Those of the jobs that are in the queue, in one call.
+    """Those of the given jobs that are in the queue, asked in one call.
 
     Raises:
         QueueError: no controller answers
@@ -48,15 +50,15 @@ def jobs(job_ids: Iterable[str]) -> dict[str, QueuedJob]:
     wanted = set(job_ids)
     if not wanted:
         return {}
-    # All of the user's: squeue fails for a list in which one is gone already.
+    # All jobs of the user: squeue fails for a list that names one which has left the queue.
     listing = ask(["squeue", "--me", "-h", "-r", "-a", "-o", FORMAT])
     found = [_from_squeue(line) for line in listing.splitlines()]
     return {job.job_id: job for job in found if job.job_id in wanted}
 
 
 def job(job_id: str) -> QueuedJob | None:
-    """A job in the queue, or how it ended: from the controller's memory (some minutes), else from
-    accounting. None if neither knows it.
+    """A job in the queue or after its end: from the controller, which remembers it for some
+    minutes, else from accounting. None if neither knows it.
 
     Raises:
         QueueError: no controller answers
@@ -102,7 +104,7 @@ def _from_squeue(line: str) -> QueuedJob:
 
 
 def _from_scontrol(job_id: str, text: str) -> QueuedJob | None:
-    """Of the first line, an array's own: `-o` writes a job a line."""
+    """Reads the first line, which is that of the array itself: `-o` writes one job per line."""
     fields = dict(re.findall(r"(\w+)=(\S*)", text.split("\n")[0]))
     if "JobState" not in fields:
         return None
@@ -114,7 +116,8 @@ def _from_scontrol(job_id: str, text: str) -> QueuedJob | None:
         _given(fields.get("StartTime", "")),
         int(fields.get("Restarts", 0)),
         fields.get("ExitCode"),
-        _seconds(fields.get("RunTime", "")) >= _seconds(fields.get("TimeLimit", "UNLIMITED")),
+        (seconds(fields.get("RunTime", "")) or 0)
+        >= _seconds_or_unlimited(fields.get("TimeLimit", "")),
     )
 
 
@@ -122,7 +125,7 @@ def _from_accounting(job_id: str) -> QueuedJob | None:
     command = ["sacct", "-n", "-P", "-X", "-j", job_id, "-o", "State,NodeList,Start,ExitCode"]
     try:
         lines = ask(command).splitlines()
-    except QueueError:  # a cluster without accounting says so by failing
+    except QueueError:  # sacct fails on a cluster without accounting
         return None
     if not lines:
         return None
@@ -131,13 +134,9 @@ def _from_accounting(job_id: str) -> QueuedJob | None:
     return QueuedJob(job_id, state.split()[0], None, _given(nodes), _given(starts), None, code)
 
 
-def _seconds(text: str) -> float:
-    """SLURM's 1-02:03:04 in seconds; infinite where it is no time."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
-        return float("inf") if text else 0.0
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+def _seconds_or_unlimited(text: str) -> float:
+    found = seconds(text)
+    return float("inf") if found is None else found
 
 
 def _given(text: str) -> str | None:

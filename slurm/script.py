@@ -1,8 +1,7 @@
-"""The batch script of a run, or of a sweep's runs as one job array: what `sbatch` gets, to the
-letter.
+"""The batch script of a run, or of a sweep's runs as one job array, exactly as `sbatch` gets it.
 
-Every value is quoted where a shell or SLURM reads it, and none may hold a line break: the lines of
-`slurm.setup` are the one place where shell is meant.
+Every value is quoted for the shell or for SLURM, whichever reads it, and none may hold a line
+break: only the lines of `slurm.setup` are meant as shell.
 """
 
 import functools
@@ -14,14 +13,18 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from clf.config import RunConfig
+from clf.config.slurm_words import gpus
+from clf.run_folder import RunFolder
 from slurm import after
+from slurm.submitit_adapter import ENTRY
 
 SIGNAL = "USR2"  # what SLURM sends before a time limit; submitit's own choice too
 BLOCKED = "USR1,USR2,TERM"  # until the job's own handlers are in place
 RESTART = "7919 * ${SLURM_RESTART_COUNT:-0}"
-PORTS = (10000, 22768)  # first, and how many: below those that the kernel hands out to clients
+PORTS = (10000, 22768)  # first, and how many: below those that the kernel gives to clients
 
 
 def script(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> str:
@@ -30,22 +33,22 @@ def script(cfg: RunConfig, runs: Sequence[Path], array: Path | None = None) -> s
     Args:
         cfg: what is asked of SLURM, and how many tasks; `cfg.gpus` must be set
         runs: run folders; one, or those of an array in the order of its indices
-        array: the sweep's folder, where the array keeps what is no run's own
+        array: the sweep's folder, for the files that belong to no single run
 
     Raises:
         ValueError: a value holds a line break
     """
-    lines = [f"#SBATCH --{name}={_value(text)}" for name, text in _asked(cfg, runs, array)]
+    lines = [_option(name, value) for name, value in _asked(cfg, runs, array)]
     return "\n".join(["#!/bin/bash", *lines, "#SBATCH --requeue", "", *body(cfg, runs, array)])
 
 
 def body(
     cfg: RunConfig, runs: Sequence[Path], array: Path | None = None, job_id: str | None = None
 ) -> list[str]:
-    """The script's lines after what is asked of SLURM.
+    """The script's lines after the options of sbatch.
 
     Args:
-        job_id: of an allocation that is there already
+        job_id: the job of an existing allocation; None: a job of the script's own
     """
     if array is None:
         which = [f"run={_shell(runs[0])}", f"id={job_id or '$SLURM_JOB_ID'}"]
@@ -53,10 +56,10 @@ def body(
         folders = " ".join(_shell(run) for run in runs)
         which = [f"runs=({folders})", "run=${runs[$SLURM_ARRAY_TASK_ID]}"]
         which += ["id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"]
-        # What srun says of a lost task belongs into the run's own log.
+        # What srun writes about a lost task belongs into the run's own log.
         which += ['exec >>"$run/logs/${id}_0_log.out" 2>&1']
     first, count = PORTS
-    # Jobs and restarts that follow each other are far apart, as are runs of two clusters.
+    # Successive jobs and restarts get ports far apart, and so do runs of two clusters.
     offset = zlib.crc32(os.fsencode(runs[0])) % count
     settings = {"SUBMITIT_EXECUTOR": "slurm", **cfg.slurm.env}
     return [
@@ -66,7 +69,7 @@ def body(
         *(["", "# setup", *map(_line, cfg.slurm.setup), ""] if cfg.slurm.setup else []),
         *(f"export {name}={_shell(text)}" for name, text in settings.items()),
         f"MASTER_PORT=$(({first} + ({offset} + SLURM_JOB_ID + {RESTART}) % {count}))",
-        # Rank 0 will listen on this machine, whose other ports may be taken.
+        # Rank 0 will listen on this machine, where the port may be taken.
         'while (: <"/dev/tcp/127.0.0.1/$MASTER_PORT") 2>/dev/null; do',
         f"  MASTER_PORT=$(({first} + (MASTER_PORT + 1 - {first}) % {count}))",
         "done",
@@ -80,25 +83,20 @@ def body(
     ]
 
 
-def log_file(run_dir: Path, job_id: str, rank: int) -> Path:
-    """The log of a rank; all starts of a job append to it."""
-    return run_dir / "logs" / f"{job_id}_{rank}_log.out"
-
-
-def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tuple[str, str | int]]:
-    """sbatch's options and their values; what is None is left to the partition."""
+def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tuple[str, Any]]:
+    """The options of sbatch and their values; those that are None are left to the partition."""
     asked = cfg.slurm
-    log = log_file(runs[0], "%j", 0) if array is None else array / "logs" / "%A_%a.out"
+    log = RunFolder(runs[0]).log("%j", 0) if array is None else array / "logs" / "%A_%a.out"
     folder = str(log.parent).replace("%", "%%")
     indices = None
     if array is not None:
         indices = f"0-{len(runs) - 1}" + (f"%{asked.parallel}" if asked.parallel else "")
-    options: dict[str, str | int | None] = {
+    options: dict[str, Any] = {
         "job-name": array.name if array else runs[0].name,
         "array": indices,
         "nodes": cfg.nodes,
         "ntasks-per-node": cfg.gpus,
-        "gpus-per-node": None if cfg.strategy.accelerator == "cpu" else cfg.gpus,
+        "gpus-per-node": _gpus_per_node(cfg),
         "cpus-per-task": asked.cpus_per_gpu,
         "mem": None if asked.mem_gb is None else f"{asked.mem_gb}G",
         "time": asked.time,
@@ -115,18 +113,25 @@ def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tup
         "signal": f"{SIGNAL}@{asked.signal_s}",
         "open-mode": "append",
         "output": f"{folder}/{log.name}",
+        **asked.options,
     }
     return [(name, value) for name, value in options.items() if value is not None]
 
 
+def _gpus_per_node(cfg: RunConfig) -> int | None:
+    """None on CPUs, and where slurm.options.gres asks for the GPUs."""
+    by_gres = gpus(str(cfg.slurm.options.get("gres") or ""))
+    return None if by_gres or cfg.strategy.accelerator == "cpu" else cfg.gpus
+
+
 def _srun(cfg: RunConfig) -> str:
-    """One task a device. Where one ends badly the others are ended too, instead of waiting for
-    it."""
+    """The command that starts one task per device. If one task fails, srun ends the others, which
+    would wait for it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
     container = cfg.slurm.container
     words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={cfg.nodes}"]
     words += [f"--ntasks={cfg.nodes * cfg.gpus}", f"--ntasks-per-node={cfg.gpus}"]
-    if cfg.slurm.cpus_per_gpu is not None:  # srun does not take it over from sbatch
+    if cfg.slurm.cpus_per_gpu is not None:  # srun does not inherit it from sbatch
         words.append(f"--cpus-per-task={cfg.slurm.cpus_per_gpu}")
     python = sys.executable if container.image is None else container.python
     inside: list[str] = []
@@ -136,7 +141,7 @@ def _srun(cfg: RunConfig) -> str:
             words += [f"--container-image={container.image}", f"--container-mounts={mounts}"]
         else:
             inside = ["apptainer", "exec", "--nv", "--bind", mounts, container.image]
-    # An image may have another `env`, which does not know how to block.
+    # The `env` of an image may be another one, which cannot block signals.
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
     return " ".join(
         [
@@ -144,17 +149,17 @@ def _srun(cfg: RunConfig) -> str:
             '--output="${log}_%t_log.out"',
             *map(_shell, inside),
             _python(blocking, python),
-            '-u -m submitit.core._submit "$run/logs"',
+            f'-u -m {ENTRY} "$run/logs"',
         ]
     )
 
 
 def _python(options: Sequence[str], python: str) -> str:
-    """The command that starts Python in the run's snapshot: first on the path, and not the working
-    directory (-P).
+    """The command that starts Python with the run's snapshot first on its path, and without the
+    working directory (-P).
 
     Args:
-        options: of `env`
+        options: options of `env`
     """
     path = [os.path.abspath(word) for word in os.environ.get("PYTHONPATH", "").split(":") if word]
     more = _shell("".join(f":{word}" for word in path)) if path else ""
@@ -163,7 +168,7 @@ def _python(options: Sequence[str], python: str) -> str:
 
 
 def _own_mounts(cfg: RunConfig) -> list[str]:
-    """What a run reads and writes, at the same place inside a container."""
+    """The folders and files of a run, mounted at the same place inside a container."""
     paths = [cfg.runs_dir, cfg.data.root, cfg.data.stage_dir]
     if cfg.model.weights and os.path.isabs(cfg.model.weights):
         paths.append(cfg.model.weights)
@@ -174,7 +179,7 @@ def _own_mounts(cfg: RunConfig) -> list[str]:
 def can_block() -> bool:
     """Whether this machine's `env` can start a program with signals blocked (coreutils 8.31).
 
-    A signal that comes while Python starts would end it; blocked, it waits for the job's handlers.
+    A signal during the start of Python would end it; blocked, it waits for the job's handlers.
     """
     try:
         done = subprocess.run(
@@ -185,9 +190,14 @@ def can_block() -> bool:
     return done.returncode == 0
 
 
-def _value(text: str | int) -> str:
-    """A value as SLURM reads it from an #SBATCH line, which no shell sees."""
-    line = _line(str(text))
+def _option(name: str, value: Any) -> str:
+    """A line of the script; `true` is an option without a value."""
+    return f"#SBATCH --{_line(name)}" + ("" if value is True else f"={_value(str(value))}")
+
+
+def _value(text: str) -> str:
+    """A value as SLURM reads it from an #SBATCH line, which the shell takes for a comment."""
+    line = _line(text)
     if re.fullmatch(r"[\w.,:/@%+-]+", line, re.ASCII):
         return line
     return '"' + line.replace("\\", "\\\\").replace('"', '\\"') + '"'

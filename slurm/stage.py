@@ -1,16 +1,15 @@
-"""data.stage=node: a data set is copied once to each node's own disk, and read from there.
+"""data.stage=node: copies a data set once to each node's own disk, and reads it from there.
 
 cfg = stage(cfg)  # in each task, before the run; data.root is the copy then
 
-The first task of a node copies, the others wait for it; a second start finds the copy. It is there
-whole or not at all: made aside and renamed.
+The first task of a node copies, and the others wait for it; a second start finds the copy. The
+copy is there whole or not at all.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import tarfile
 import tempfile
 import time
@@ -20,16 +19,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from clf.atomic import remove_leftovers, write_folder
 from clf.config import RunConfig
 from clf.data.tar import top_folder
+from slurm.environment import node_name
 
 THREADS = 8  # small files wait for a network file system, not for the disk
-TELL_S = 5.0  # between lines of progress
+PROGRESS_S = 5.0  # between lines of progress
 MIB = 2**20
 
 
 def stage(cfg: RunConfig) -> RunConfig:
-    """The config whose `data.root` is this node's copy; as it was, where nothing is to be copied.
+    """The config with this node's copy as `data.root`; unchanged where nothing is to be copied.
 
     Raises:
         ValueError: the data set is not there, or does not fit on the node's disk
@@ -39,7 +40,7 @@ def stage(cfg: RunConfig) -> RunConfig:
         return cfg
     source = Path(data.root)
     if not source.exists():
-        raise ValueError(f"data.root={source}: is not there on {_node()}; set data.root")
+        raise ValueError(f"data.root={source}: does not exist on {node_name()}; set data.root")
     place = _place(data.stage_dir)
     target = place / f"{source.name}-{_fingerprint(source)}"
     with _locked(place / f".{target.name}.lock"):
@@ -52,7 +53,7 @@ def stage(cfg: RunConfig) -> RunConfig:
 
 
 def _place(folder: str | None) -> Path:
-    """A folder of this user's on the node's disk."""
+    """A folder on the node's disk that belongs to this user."""
     base = folder or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
     place = Path(base).expanduser() / f"clf-{os.getuid()}"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,12 +63,12 @@ def _place(folder: str | None) -> Path:
 
 
 def _fingerprint(source: Path) -> str:
-    """Another one when images were added or removed, or a list of annotations or a tar file
-    changed. Two levels of folders are looked at: split and class."""
+    """A hash that differs after images were added or removed, or after a list of annotations or a
+    tar file changed. It covers two levels of folders: split and class."""
     parts = [str(source)]
     patterns = ("*.jsonl", "*/", "*/*/")
-    looked_at = [source, *(path for each in patterns for path in sorted(source.glob(each)))]
-    for path in looked_at:
+    covered = [source, *(path for each in patterns for path in sorted(source.glob(each)))]
+    for path in covered:
         facts = path.stat()
         parts.append(f"{path} {facts.st_mtime_ns} {0 if path.is_dir() else facts.st_size}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -75,31 +76,25 @@ def _fingerprint(source: Path) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process of the node at a time; the lock of one that dies is free."""
+    """Lets one process of the node in at a time; a process that dies frees the lock."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("staging: another process of this node copies; waiting for it", flush=True)
+            print("staging: waiting for another process of this node that is copying", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    for left in target.parent.glob(f".{target.name}.*.part"):  # of one that was killed
-        shutil.rmtree(left)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    aside.mkdir(mode=0o700)
+    remove_leftovers(target)
+    copy = _unpack if source.is_file() else _copy_folder
     try:
-        copy = _unpack if source.is_file() else _copy_folder
-        copy(source, aside)
-        aside.replace(target)
+        write_folder(target, lambda folder: copy(source, folder))
     except (OSError, tarfile.TarError) as error:
         raise ValueError(
             f"data.stage=node: {source} was not copied to {target}: {error}"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -123,7 +118,7 @@ def _copy_file(file: tuple[Path, Path, int]) -> int:
 
 
 def _unpack(source: Path, target: Path) -> None:
-    """A tar file, compressed or not; members that would leave the folder are refused."""
+    """Unpacks a tar file, compressed or not; refuses members that would leave the folder."""
     progress = Progress(source.stat().st_size, source, target)
     count = 0
     with source.open("rb") as raw, tarfile.open(fileobj=raw) as file:
@@ -134,15 +129,14 @@ def _unpack(source: Path, target: Path) -> None:
     progress.done(count)
 
 
-def _node() -> str:
-    return os.environ.get("SLURMD_NODENAME", socket.gethostname())
-
-
 class Progress:
-    """Lines in the log while a copy is made.
+    """Writes lines to the log while data are copied.
 
     Args:
-        total: bytes; ValueError if the target's disk has no room for them
+        total: bytes to copy
+
+    Raises:
+        ValueError: the target's disk has no room for them
     """
 
     def __init__(self, total: int, source: Path, target: Path) -> None:
@@ -153,17 +147,17 @@ class Progress:
                 f"{free / MIB:,.0f} MiB free; set data.stage_dir to a larger disk"
             )
         self.total, self.copied = total, 0
-        self.begun = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
         size = f"{total / MIB:,.0f} MiB"
-        print(f"staging: {source} ({size}) to {target.parent} on {_node()}", flush=True)
+        print(f"staging: {source} ({size}) to {target.parent} on {node_name()}", flush=True)
 
     def at(self, copied: int) -> None:
         self.copied, now = copied, time.monotonic()
-        if now - self.told >= TELL_S:
-            self.told = now
-            share, speed = copied / max(1, self.total), copied / MIB / (now - self.begun)
+        if now - self.reported >= PROGRESS_S:
+            self.reported = now
+            share, speed = copied / max(1, self.total), copied / MIB / (now - self.started)
             print(f"staging: {share:.0%}, {speed:,.0f} MiB/s", flush=True)
 
     def done(self, files: int) -> None:
-        took = time.monotonic() - self.begun
-        print(f"staging: {files} files in {took:.0f} s", flush=True)
+        seconds = time.monotonic() - self.started
+        print(f"staging: {files} files in {seconds:.0f} s", flush=True)

@@ -1,17 +1,23 @@
-"""What is known of a run: its folder's own word, and SLURM's where it was submitted there."""
+"""The state of a run: what its records, its status.json and SLURM say together.
 
+    read_state(run_dir).state     read_states(run_dirs)     what_it_does(run_dir)
+
+`slurm.records` reads and writes the records. Imports no torch.
+"""
+
+import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.run_folder import SILENT_S, read_scalars, read_status
-from slurm import events, queue
+from clf.run_folder import SILENT_S, RunFolder, read_scalars, read_status
+from slurm import environment, queue, records
 from slurm.devices import has_slurm
-from slurm.executor import LOCAL, read_record
 from slurm.failures import diagnose
-from slurm.job import first_error
 
 # SLURM's word for how a job ended -> ours
 ENDED = {
@@ -24,6 +30,8 @@ ENDED = {
     "BOOT_FAIL": "node failure",
     "DEADLINE": "out of time",
 }
+LIVING = ("queued", "starting", "running", "ending")
+NO_RECORD = "it ended without a record of why"
 
 
 @dataclass
@@ -47,35 +55,34 @@ class RunState:
 
     @property
     def lives(self) -> bool:
-        return self.state in ("queued", "starting", "running", "ending")
+        return self.state in LIVING
 
 
 def read_states(run_dirs: Iterable[Path]) -> list[RunState]:
-    """All of them, with one question to the queue."""
+    """The states of several runs, asking the queue once."""
     paths = list(run_dirs)
-    records = [read_record(path) or {} for path in paths]
-    ids = [one["job_id"] for one in records if one.get("cluster", LOCAL) != LOCAL]
+    jobs = [record for path in paths if _is_of_slurm(record := records.read_job(path))]
     known: dict[str, queue.QueuedJob] = {}
-    if ids and has_slurm():
+    if jobs:
         try:
-            known = queue.jobs(ids)
+            known = queue.jobs(record["job_id"] for record in jobs)
         except queue.QueueError:
-            known = {}  # the folders tell what they know
+            known = {}  # then the folders alone must do
     return [read_state(path, known) for path in paths]
 
 
 def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None) -> RunState:
-    """One run.
+    """The state of a run.
 
     Args:
-        known: jobs that are in the queue, so that it is not asked for each
+        known: jobs that are in the queue, so that it is not asked for each run
     """
-    status, record = read_status(run_dir) or {}, read_record(run_dir) or {}
-    told = events.read(run_dir)
-    job = _job(record, status, known)
+    status, record = read_status(run_dir) or {}, records.read_job(run_dir)
+    events = records.read_events(run_dir)
+    job = _ask_slurm(record, status, known)
     state, reason = _state(run_dir, status, record, job)
-    restarts = [job.restarts or 0 if job else 0, *(one.get("restart") or 0 for one in told)]
-    nodes = (job.nodes if job else None) or ",".join(_last(told, "nodes") or [])
+    restarts = [job.restarts or 0 if job else 0, *(one.get("restart") or 0 for one in events)]
+    nodes = (job.nodes if job else None) or ",".join(_last(events, "nodes") or [])
     training = state in ("running", "ending") and status.get("state") == "running"
     return RunState(
         path=run_dir,
@@ -95,6 +102,29 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
     )
 
 
+def what_it_does(run_dir: Path) -> str:
+    """What a job of the run does now, such as "is job 7 of SLURM, running"; "" if there is none,
+    or if it is the job that this process is in.
+
+    Raises:
+        queue.QueueError: SLURM does not answer
+    """
+    status, record = read_status(run_dir) or {}, records.read_job(run_dir)
+    job = None
+    if _is_of_slurm(record):
+        if record["job_id"] == environment.job_id():
+            return ""
+        job = queue.job(record["job_id"])
+    state, _ = _state(run_dir, status, record, job)
+    if state not in LIVING:
+        return ""
+    if job is not None and job.lives:
+        return f"is job {job.job_id} of SLURM, {job.state.lower()}"
+    if state == "starting":
+        return "is starting now"
+    return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
+
+
 def diagnosis(run_dir: Path) -> str | None:
     """Why a run ended, in one line; None if nothing is known to be wrong."""
     found = diagnose(run_dir)
@@ -107,13 +137,30 @@ def best_top1(run_dir: Path) -> float | None:
     return max((float(text) for text in found if text), default=None)
 
 
-def _job(
-    record: dict[str, Any],
-    status: dict[str, Any],
+def local_job_lives(run_dir: Path) -> bool:
+    """Whether the process that controls a job of this machine is there."""
+    record = records.read_job(run_dir)
+    if record.get("cluster") != records.LOCAL:
+        return False
+    if record.get("host", socket.gethostname()) != socket.gethostname():
+        return False  # it cannot be seen from here
+    # By now the number may be that of another process, whose command has no such folder in it.
+    command = ["ps", "-ww", "-o", "command=", "-p", str(record["job_id"])]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return str(RunFolder(run_dir).logs) in shown
+
+
+def _is_of_slurm(record: Mapping[str, Any]) -> bool:
+    return record.get("cluster", records.LOCAL) != records.LOCAL and has_slurm()
+
+
+def _ask_slurm(
+    record: Mapping[str, Any],
+    status: Mapping[str, Any],
     known: Mapping[str, queue.QueuedJob] | None,
 ) -> queue.QueuedJob | None:
-    """SLURM's job of the run. Of a finished run nothing more is asked."""
-    if record.get("cluster", LOCAL) == LOCAL or not has_slurm():
+    """SLURM's job of the run. Nothing is asked about a finished run that has left the queue."""
+    if not _is_of_slurm(record):
         return None
     job_id = record["job_id"]
     if known is not None and (job_id in known or status.get("state") == "finished"):
@@ -121,43 +168,87 @@ def _job(
     try:
         return queue.job(job_id)
     except queue.QueueError:
-        return None  # what the folder says is said without it
+        return None  # then the folder alone must do
 
 
 def _state(
-    run_dir: Path, status: dict[str, Any], record: dict[str, Any], job: queue.QueuedJob | None
+    run_dir: Path,
+    status: Mapping[str, Any],
+    record: Mapping[str, Any],
+    job: queue.QueuedJob | None,
 ) -> tuple[str, str | None]:
-    """The state and its reason: SLURM's word on a job that lives, the folder's on how it ended."""
+    """The state and its reason: SLURM decides about a job that lives, the folder about its end."""
+    if job is not None and job.lives:
+        return _of_living_job(status, record, job)
     own = status.get("state")
-    since = record.get("submitted", 0)
+    if _is_old(status, record) and local_job_lives(run_dir):
+        return "starting", None
     if own == "finished":
         return "finished", None
-    if job is not None and job.waits:
-        return "queued", job.reason
-    if job is not None and job.lives:
-        if job.state == "COMPLETING":
-            return "ending", None
-        said = own == "running" and (status.get("updated") or 0) > since
-        return ("running" if said else "starting"), None
     if job is not None and job.state in ENDED and job.state != "COMPLETED":
         return ENDED[job.state], job.reason
     if record.get("cancelled"):  # SLURM forgets how a job ended within minutes
         return "cancelled", None
-    if own == "failed" or first_error(run_dir) is not None:
+    if own == "failed" or records.first_error(run_dir) is not None:
         return "failed", None
     if own == "preempted":
         return "preempted", "it was not started again"
     if job is not None:
         reason = f"exit code {job.exit_code}" if job.exit_code else None
         return ("failed" if job.state == "FAILED" else "ended"), reason
-    if own == "running" and time.time() - (status.get("updated") or 0) < SILENT_S:
-        return "running", None
-    if own == "running":
-        return "lost", "it said nothing for a minute; its process is gone or hangs"
-    if time.time() - since < SILENT_S:
+    return _without_a_job(run_dir, status, record)
+
+
+def _of_living_job(
+    status: Mapping[str, Any], record: Mapping[str, Any], job: queue.QueuedJob
+) -> tuple[str, str | None]:
+    old = _is_old(status, record)
+    if status.get("state") == "finished" and not old:
+        return "finished", None
+    if job.waits:
+        return "queued", job.reason
+    if job.state == "COMPLETING":
+        return "ending", None
+    return ("running" if status.get("state") == "running" and not old else "starting"), None
+
+
+def _without_a_job(
+    run_dir: Path, status: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[str, str | None]:
+    """Of a run that SLURM does not know (any more) and that has not recorded its end."""
+    if status.get("state") == "running":
+        if _process_is_gone(status):
+            return "lost", "its process is gone"
+        updated = status.get("updated") or RunFolder(run_dir).status.stat().st_mtime
+        if time.time() - updated < SILENT_S:
+            return "running", None
+        return "lost", f"it wrote nothing for {SILENT_S} seconds; its process is gone or hangs"
+    on_slurm = record.get("cluster", records.LOCAL) != records.LOCAL
+    if on_slurm and time.time() - record["submitted"] < SILENT_S:
         return "starting", None
-    return "ended", "it left no word"
+    if local_job_lives(run_dir):
+        return "starting", None
+    return "ended", NO_RECORD
 
 
-def _last(told: list[dict[str, Any]], name: str) -> Any:
-    return next((one[name] for one in reversed(told) if one.get(name)), None)
+def _is_old(status: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether the status was written before the latest submission."""
+    updated = status.get("updated")
+    return not status or (updated is not None and updated < record.get("submitted", 0))
+
+
+def _process_is_gone(status: Mapping[str, Any]) -> bool:
+    """Whether the run's process has ended, if it was one of this machine."""
+    if status.get("host") != socket.gethostname() or "pid" not in status:
+        return False  # it cannot be seen from here
+    try:
+        os.kill(int(status["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
+
+
+def _last(events: list[dict[str, Any]], name: str) -> Any:
+    return next((one[name] for one in reversed(events) if one.get(name)), None)

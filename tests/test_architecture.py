@@ -58,6 +58,8 @@ FORBIDDEN = [  # (importer, what it must not import)
         ("clf.data", "clf.models", "clf.tracking", "clf.parallel", "clf.run", "clf.plan"),
     ),
     ("launch", ("submitit", "hydra", "omegaconf", "lightning", "wandb")),
+    ("launch.runs", ("launch.terminal", "launch.arguments", "launch.command")),
+    ("launch.terminal", ("launch.arguments", "launch.command")),
 ]
 
 
@@ -80,7 +82,7 @@ def test_a_layer_can_be_read_and_changed_without_those_above_it(
     ("library", "home"),
     [
         ("wandb", ("clf.tracking",)),
-        ("submitit", ("slurm",)),
+        ("submitit", ("slurm.submitit_adapter",)),
         ("deepspeed", ("clf.parallel.zero", "clf.parallel.deepspeed_internals")),
         ("hydra", ("clf.config", "clf.run")),
     ],
@@ -132,6 +134,34 @@ def test_only_launch_and_slurm_assemble_a_run() -> None:
     assert all(within(module_of(path), ("launch", "slurm")) for path in users)
 
 
+def test_what_acts_on_runs_returns_its_results_and_prints_nothing() -> None:
+    files = [path for path in SOURCES if within(module_of(path), ("launch.runs",))]
+    assert files
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "print"
+    ]
+    assert printing == []
+
+
+# They import torch, or are needed for one message that most commands never print.
+LATE = {"clf.run", "clf.config.assign"}
+
+
+def test_the_commands_import_our_own_packages_at_the_top_of_each_file() -> None:
+    ours = ("clf", "launch", "slurm")
+    late = [
+        f"{path.relative_to(ROOT)} imports {name} late"
+        for path in SOURCES
+        if within(module_of(path), ("launch",)) and "benchmarks" not in path.parts
+        for name in imports(path) - imports(path, at_import_only=True)
+        if within(name, ours) and not within(name, tuple(LATE))
+    ]
+    assert late == []
+
+
 def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
     light = [
         "clf.config",
@@ -142,6 +172,7 @@ def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
         "clf.config.device_rules",
         "clf.config.registry",
         "clf.data.index",
+        "clf.metrics.measures",
     ]
     light += ["clf.run_folder", "clf.tracking.tables"]
     light += [name for path in SOURCES if within(name := module_of(path), ("launch", "slurm"))]
@@ -151,6 +182,15 @@ def test_the_submitting_side_answers_without_waiting_for_torch() -> None:
         f"for name in {light!r}:\n    importlib.import_module(name)\n"
         f"print({heavy})"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_settings_and_the_data_are_known_to_a_command_before_it_loads_what_reads_them() -> None:
+    heavy = "{'numpy', 'PIL', 'yaml', 'omegaconf', 'hydra', 'sklearn'} & set(sys.modules)"
+    program = f"import sys, clf.plan, clf.data.digits\nprint({heavy})"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )

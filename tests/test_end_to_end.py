@@ -6,13 +6,14 @@ CPU processes where a promise is about ranks.
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, f1_score
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["epochs=2", "data.batch_size=64", "tracking.log_every=5"]
@@ -63,7 +64,9 @@ def evaluated(place, run) -> tuple[subprocess.CompletedProcess, list[dict[str, s
 
 def test_a_run_ends_with_the_table_the_folder_and_what_to_type_next(submitted, run):
     assert submitted.returncode == 0
-    for expected in ("accuracy", "support", "run folder  runs/first", "launch/evaluate.py"):
+    for epoch in (1, 2):
+        assert re.search(rf"^epoch   {epoch}   val top-1 .* train loss ", submitted.stdout, re.M)
+    for expected in ("accuracy", "support", "f1", "run folder  runs/first", "launch/evaluate.py"):
         assert expected in submitted.stdout
 
 
@@ -98,15 +101,17 @@ def test_table_in_wandb_equals_csv_equals_sklearns_confusion_matrix(run, evaluat
     assert [row["class"] for row in rows] == classes
     np.testing.assert_array_equal([int(row["support"]) for row in rows], matrix.sum(axis=1))
     np.testing.assert_array_equal([int(row["correct"]) for row in rows], matrix.diagonal())
+    np.testing.assert_array_equal([int(row["predicted"]) for row in rows], matrix.sum(axis=0))
+    f1 = f1_score(labels, predicted, labels=classes, average=None)
+    np.testing.assert_allclose([float(row["f1"]) for row in rows], f1, atol=1e-6)
     accuracy = matrix.diagonal() / matrix.sum(axis=1)
     np.testing.assert_allclose([float(row["accuracy"]) for row in rows], accuracy, atol=1e-6)
 
     (table_file,) = (run / "wandb").glob("**/files/media/table/test/per_class*.json")
     table = json.loads(table_file.read_text())
-    assert table["columns"] == ["class", "support", "correct", "accuracy"]
-    for row, (name, support, correct, share) in zip(rows, table["data"], strict=True):
-        assert (row["class"], int(row["support"]), int(row["correct"])) == (name, support, correct)
-        assert float(row["accuracy"]) == pytest.approx(share, abs=1e-6)
+    assert table["columns"] == ["class", "support", "correct", "accuracy", "predicted", "f1"]
+    for row, cells in zip(rows, table["data"], strict=True):
+        assert [row["class"], *map(float, list(row.values())[1:])] == pytest.approx(cells)
 
 
 def test_evaluate_gives_the_runs_own_final_numbers(run, evaluated):
@@ -114,7 +119,7 @@ def test_evaluate_gives_the_runs_own_final_numbers(run, evaluated):
     final = json.loads((run / "status.json").read_text())["metrics"]
     right = [row["label"] == row["predicted"] for row in predictions]
     assert final["test/acc_top1"] == pytest.approx(np.mean(right), abs=1e-6)
-    for name in ("test/loss", "test/acc_top1", "test/acc_top5", "test/acc_macro"):
+    for name in ("test/loss", "test/acc_top1", "test/acc_top5", "test/acc_macro", "test/f1_macro"):
         assert f"{final[name]:.6f}" in done.stdout, name
 
 
@@ -126,6 +131,8 @@ def test_metrics_csv_has_every_promised_number(run):
     promised |= {"val/acc_top5", "test/acc_top5", "val/acc_macro", "train/images_per_second"}
     assert promised <= filled
     assert any(name.startswith("lr") for name in filled)
+    epochs = {row["epoch"] for row in rows if row["epoch"]}
+    assert epochs == {"1", "2"}
 
 
 def test_the_same_seed_gives_the_same_weights_at_any_number_of_threads(place, run):

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from clf.run_folder import RunFolder, read_status, snapshot_code, write_text
+from clf.atomic import write_text
+from clf.run_folder import RunFolder, read_status
+from slurm.snapshot import snapshot_code
 
 
 def test_others_on_the_machine_cannot_read_a_run(tmp_path):
     folder = RunFolder.create(tmp_path / "runs" / "one")
-    for made in (folder.path, folder.checkpoints, folder.per_class, folder.logs, folder.wandb):
-        assert made.stat().st_mode & 0o077 == 0, made
+    for path in (folder.path, folder.checkpoints, folder.per_class, folder.logs, folder.wandb):
+        assert path.stat().st_mode & 0o077 == 0, path
     assert RunFolder.create(folder.path) == folder, "a resumed run finds its folder"
 
 

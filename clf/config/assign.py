@@ -6,7 +6,7 @@ from typing import Any
 
 from clf.config.faults import SECRET_WORDS, nearest, show
 from clf.config.registry import NODES, node_schema, owner
-from clf.config.schema import RunConfig
+from clf.config.schema import RunConfig, about
 from clf.config.values import expected, kind
 
 # What other tools call a setting, where its spelling alone would not lead there.
@@ -100,11 +100,6 @@ def keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
     return known, nodes
 
 
-def suggest(word: str) -> str:
-    """What was probably meant by a word that is no key, as a question."""
-    return _suggest(word, list(keys(RunConfig())[0]))
-
-
 def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Setting) -> list[str]:
     """Set one key, or each key of a dictionary given for a group of keys. Faults, if any."""
     from omegaconf import OmegaConf
@@ -128,6 +123,9 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
     if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
+    if isinstance(value, str) and (read := about(entry).read):
+        number = read(value)  # None for a text that stands for no number
+        value = value if number is None else number
     if isinstance(value, str) and _names_a_secret(value):
         return [
             f"{given}: a key or token must not stand in a configuration; leave it in the "
@@ -144,21 +142,32 @@ def _names_a_secret(value: str) -> bool:
     return "oc.env" in value and any(word in value.upper() for word in SECRET_WORDS)
 
 
+def guesses(word: str) -> list[str]:
+    """The keys, two at most, that were probably meant by a word that is no key."""
+    return _guesses(word, list(keys(RunConfig())[0]))
+
+
 def _suggest(key: str, known: list[str]) -> str:
     node, _, name = key.rpartition(".")
     if choice := owner(node, name):
         return f"it is a setting of {choice}"
-    last = {known_key: known_key.rpartition(".")[2] for known_key in known}
-    guesses = [one for one in known if last[one] == name]
-    if not guesses and (word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0])):
-        guesses = [word]
+    if guessed := _guesses(key, known):
+        return f"did you mean {' or '.join(guessed)}?"
     top = sorted({one.split(".")[0] for one in known})
-    if not guesses and not node:
-        guesses = nearest(key, top, 1, LIKE)
-    guesses = guesses or nearest(key, known, 1, LIKE + 0.1)
-    if not guesses:
-        near = nearest(name, set(last.values()), 2, LIKE)
-        guesses = [one for one in known if last[one] in near]
-    if guesses:
-        return f"did you mean {' or '.join(guesses[:2])}?"
     return f"keys begin with one of {', '.join(top)}; --settings lists them all"
+
+
+def _guesses(key: str, known: list[str]) -> list[str]:
+    node, _, name = key.rpartition(".")
+    last = {known_key: known_key.rpartition(".")[2] for known_key in known}
+    if same := [one for one in known if last[one] == name]:
+        return same[:2]
+    if word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0]):
+        return [word]
+    top = sorted({one.split(".")[0] for one in known})
+    if not node and (near := nearest(key, top, 1, LIKE)):
+        return near
+    if near := nearest(key, known, 1, LIKE + 0.1):
+        return near
+    names = nearest(name, set(last.values()), 2, LIKE)
+    return [one for one in known if last[one] in names][:2]

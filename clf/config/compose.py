@@ -17,7 +17,7 @@ from typing import Any
 
 from clf.config.assign import Setting, lay
 from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves
+from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves, yaml_loader
 from clf.config.overrides import parse
 from clf.config.registry import entries
 from clf.config.schema import RunConfig
@@ -80,7 +80,7 @@ def load(path: Path) -> RunConfig:
     import yaml
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
@@ -165,11 +165,19 @@ def _split_choices(
         if setting.value in valid:
             choices[setting.key] = str(setting.value)
             continue
+        if setting.key == "data" and _is_path(str(setting.value)):
+            choices["data"] = "imagefolder"  # a file that changes nothing else
+            values += [Setting("data.name", "auto"), Setting("data.root", str(setting.value))]
+            continue
         faults.append(
             f"{setting.key}={show(setting.value)}: no such {setting.key}; expected one of "
             f"{', '.join(valid)}" + did_you_mean(str(setting.value), valid, f"{setting.key}={{}}")
         )
     return choices, values, faults
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("~") or os.sep in text or Path(text).exists()
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:

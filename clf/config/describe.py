@@ -42,9 +42,10 @@ def settings_table(composed: Composed, group: str | None = None) -> list[Row]:
         group: "model", "data.augment"; None: all
 
     Raises:
-        ConfigError: no such group
+        ConfigError: no such group, or what is wrong with the settings that were given
     """
-    assert composed.cfg is not None
+    if composed.faults or composed.cfg is None:
+        raise ConfigError(composed.faults)
     defaults = run_schema(composed.settings)
     known, groups = keys(defaults)
     if group is not None and group not in groups:

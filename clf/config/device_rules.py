@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from clf.config.faults import show
+from clf.config.batch_rules import batches
 from clf.config.schema import RunConfig
 
 
@@ -71,31 +71,20 @@ def strategy(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def batches(cfg: RunConfig) -> Iterator[str]:
-    data, ranks = cfg.data, max(1, cfg.nodes * (cfg.gpus or 1))
-    micro = data.micro_batch_size
-    if micro not in (None, "auto") and (type(micro) is not int or micro < 1):
-        yield (
-            f"data.micro_batch_size={show(micro)}: expected a whole number of at least 1, auto, or "
-            "null"
+def gpu_fault(accelerator: str, gpus: int, available: int) -> str | None:
+    """Why a machine with `available` GPUs cannot give a run `gpus` of them; None if it can. For the
+    side that submits and for the job alike."""
+    if accelerator == "gpu" and available == 0:
+        return (
+            "strategy.accelerator=gpu: no GPU was found on this machine; "
+            "set strategy.accelerator=auto to use the CPU"
         )
-        return
-    if micro == "auto" and cfg.strategy.accelerator == "cpu":
-        yield (
-            "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
-            "CPU; set a number, or null"
+    if accelerator != "cpu" and 0 < available < gpus:
+        return (
+            f"gpus={gpus}: this machine has {available}; set gpus={available} or less "
+            "(or strategy.accelerator=cpu for CPU processes)"
         )
-    step = ranks * (1 if micro in (None, "auto") else micro)
-    if data.batch_size % step == 0:
-        return
-    parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
-    if step > ranks:
-        parts += f" x data.micro_batch_size={micro} = {step}"
-    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
-    yield (
-        f"data.batch_size={data.batch_size}: not divisible by {parts}; "
-        f"set data.batch_size={f'{down} or {up}' if down else up}"
-    )
+    return None
 
 
 DEVICE_RULES = [devices, strategy, batches]

@@ -3,9 +3,23 @@
 import difflib
 import traceback
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
+
+
+@dataclass
+class Findings:
+    """What a check found: `faults`, which refuse a run, and `notes`, which may be as intended."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        """Add what another check found."""
+        self.faults += other.faults
+        self.notes += other.notes
 
 
 class ConfigError(ValueError):

@@ -5,6 +5,8 @@
 file as it does on the command line.
 """
 
+import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from clf.config.registry import entries
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 # Groups of which a registered name can be chosen without a file -> the key that the choice sets.
 CHOOSES = {"model": "_target_", "data": "name"}
+FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 GLOBAL = "@package _global_"  # Hydra's word for a file that holds settings of every group
 
 
@@ -80,17 +83,51 @@ def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple
 
 def _read(path: Path, group: str) -> ConfigFile:
     import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     try:
         text = path.read_text(encoding="utf-8")
-        tree = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        tree = yaml.load(text, yaml_loader()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return ConfigFile(path, {}, False, " ".join(str(error).split()))
     if not isinstance(tree, dict):
         return ConfigFile(path, {}, False, "expected keys and values")
     return ConfigFile(path, {str(key): value for key, value in tree.items()}, GLOBAL in text)
+
+
+@functools.cache
+def yaml_loader() -> Any:
+    """YAML 1.2's reading of plain words, which is a person's: 1e-4 is a number, 12:30:00 and `on`
+    are texts. A key that stands twice is an error."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            words = [key.value for key, _ in node.value]
+            for key, _ in node.value:
+                if words.count(key.value) > 1:
+                    place = key.start_mark
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value} stands twice", place
+                    )
+            return super().construct_mapping(node, deep)
+
+    for kind, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+        ("float", FLOAT, list("-+.0123456789")),
+    ):
+        Loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{kind}", re.compile(f"^({pattern})$"), first
+        )
+    Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+    return Loader
+
+
+def _whole_number(loader: Any, node: Any) -> int:
+    return int(node.value, 16 if node.value.startswith("0x") else 10)
 
 
 def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:

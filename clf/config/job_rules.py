@@ -1,18 +1,59 @@
-"""What a configuration may not ask of a job: environment, container, mail, staging, and the place
-of its folder. Part of `clf.config.rules.check`."""
+"""What a configuration may not ask of a job: environment, options of sbatch, container, mail,
+staging, and the place of its folder. Part of `clf.config.rules.check`."""
 
 import re
 from collections.abc import Iterator
 
 from clf.config.faults import SECRET_WORDS, show
 from clf.config.schema import RunConfig
+from clf.config.slurm_words import gpus
+
+# Options of sbatch that a job has from elsewhere -> where
+OWN_OPTIONS = {
+    "job-name": "set name",
+    "nodes": "set nodes",
+    "ntasks": "set nodes and gpus",
+    "ntasks-per-node": "set gpus",
+    "ntasks-per-gpu": "set gpus",
+    "gpus": "set gpus, or slurm.options.gres for their kind",
+    "gpus-per-node": "set gpus, or slurm.options.gres for their kind",
+    "gpus-per-task": "set gpus, or slurm.options.gres for their kind",
+    "cpus-per-task": "set slurm.cpus_per_gpu",
+    "cpus-per-gpu": "set slurm.cpus_per_gpu",
+    "mem": "set slurm.mem_gb",
+    "time": "set slurm.time",
+    "partition": "set slurm.partition",
+    "account": "set slurm.account",
+    "qos": "set slurm.qos",
+    "constraint": "set slurm.constraint",
+    "exclude": "set slurm.exclude",
+    "nodelist": "set slurm.nodelist",
+    "reservation": "set slurm.reservation",
+    "dependency": "set slurm.dependency",
+    "mail-user": "set slurm.mail_user",
+    "mail-type": "set slurm.mail_type",
+    "signal": "set slurm.signal_s",
+    "array": "use --sweep and slurm.parallel",
+    "requeue": "set slurm.max_requeues",
+    "no-requeue": "set slurm.max_requeues=0",
+    "output": "the logs are in the run folder; set runs_dir",
+    "error": "the logs are in the run folder; set runs_dir",
+    "open-mode": "every start appends to the logs",
+    "parsable": "it changes what sbatch prints, which is read",
+    "test-only": "use --dry-run",
+    "wait": "use --follow",
+    "help": "it makes sbatch print and submit nothing",
+    "usage": "it makes sbatch print and submit nothing",
+    "version": "it makes sbatch print and submit nothing",
+    "wrap": "the job's script is made from the configuration",
+}
 
 
 def _runs_dir(cfg: RunConfig) -> Iterator[str]:
     if ":" in cfg.runs_dir or "\\" in cfg.runs_dir:
         yield (
-            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which a path of Python's code "
-            "and SLURM's logs cannot; choose another folder"
+            f"runs_dir={cfg.runs_dir}: holds a colon or a backslash, which PYTHONPATH and the "
+            "names of SLURM's logs cannot hold; choose another folder"
         )
 
 
@@ -34,7 +75,7 @@ def _slurm(cfg: RunConfig) -> Iterator[str]:
         if "," in mount or not 1 <= len(parts) <= 3 or not parts[0].startswith("/"):
             yield (
                 f"slurm.container.mounts={show(container.mounts)}: expected /from:/to, absolute "
-                f"and without a comma, got {mount}"
+                f"and without a comma; got {mount}"
             )
     if container.image is not None and (not container.image or container.image[0] == "-"):
         yield f"slurm.container.image={container.image}: expected a file or the name of an image"
@@ -47,6 +88,33 @@ def _slurm(cfg: RunConfig) -> Iterator[str]:
         )
 
 
+def _options(cfg: RunConfig) -> Iterator[str]:
+    for name, value in cfg.slurm.options.items():
+        given = f"slurm.options.{name}={show(value)}"
+        # sbatch takes any beginning of a name that no other option shares.
+        whole = next((own for own in OWN_OPTIONS if own.startswith(name)), None)
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]+", name, re.ASCII):
+            yield (
+                f"{given}: {show(name)} cannot be an option of sbatch; write its long name, of "
+                "letters, digits and dashes, such as slurm.options.comment=TEXT"
+            )
+        elif whole is not None:
+            what = "" if name in OWN_OPTIONS else f" ({whole})"
+            advice = OWN_OPTIONS.get(name, OWN_OPTIONS[whole])
+            yield f"{given}: every job has this option{what} from elsewhere; {advice}"
+        elif not (value is None or value is True or type(value) in (str, int, float)):
+            yield (
+                f"{given}: expected a text or a number, true for an option without a value, or "
+                "null to leave it out"
+            )
+    asked = gpus(str(cfg.slurm.options.get("gres") or ""))
+    if asked and cfg.gpus is not None and cfg.gpus != asked and cfg.strategy.accelerator != "cpu":
+        yield (
+            f"gpus={cfg.gpus}: slurm.options.gres={cfg.slurm.options['gres']} asks for {asked} on "
+            f"each node; set gpus={asked}, or leave gpus out"
+        )
+
+
 def _stage(cfg: RunConfig) -> Iterator[str]:
     if cfg.data.stage == "none" and cfg.data.stage_dir is not None:
         yield (
@@ -54,12 +122,7 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
             "data.stage=node, or take data.stage_dir out"
         )
     if cfg.data.origin is not None:
-        yield f"data.origin={cfg.data.origin}: is set by a job alone; set data.root"
-    if cfg.data.stage == "node" and cfg.data.name in ("digits", "jersey"):
-        yield (
-            f"data.stage=node: {cfg.data.name} is made, not copied; it is for data=imagefolder and "
-            "data=annotations"
-        )
+        yield f"data.origin={cfg.data.origin}: only a job sets it; set data.root"
 
 
-JOB_RULES = [_runs_dir, _slurm, _stage]
+JOB_RULES = [_runs_dir, _slurm, _options, _stage]

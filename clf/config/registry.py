@@ -49,6 +49,7 @@ class Entry:
 
 _schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass: one for equal choices
 _entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry, of modules that are imported
+_waiting: list[tuple[Callable[..., Any], str, str]] = []  # registered by `clf`, not looked at yet
 
 
 def register(name: str, group: str = "model") -> Callable[[Named], Named]:
@@ -65,18 +66,25 @@ def register(name: str, group: str = "model") -> Callable[[Named], Named]:
         raise ValueError(f"@register(group={group!r}): expected one of {', '.join(GROUPS)}")
 
     def add(named: Named) -> Named:
-        target = f"{named.__module__}.{named.__qualname__}"
-        taken = find(group, name)
-        if taken is not None and taken.target != target:
-            raise ValueError(
-                f"@register(name={name!r}): the {group} {name!r} is already {taken.target}; "
-                f"give {target} another name"
-            )
-        if taken is None:
-            _entries[group, name] = _entry(named, group, name, target)
+        if named.__module__.startswith(f"{PACKAGE.name}."):
+            _waiting.append((named, group, name))  # a command starts sooner if nobody looks yet
+        else:
+            _add(named, group, name)
         return named
 
     return add
+
+
+def _add(named: Callable[..., Any], group: str, name: str) -> None:
+    target = f"{named.__module__}.{named.__qualname__}"
+    taken = find(group, name)
+    if taken is None:
+        _entries[group, name] = _entry(named, group, name, target)
+    elif taken.target != target:
+        raise ValueError(
+            f"@register(name={name!r}): the {group} {name!r} is already {taken.target}; "
+            f"give {target} another name"
+        )
 
 
 def find(group: str, name: str) -> Entry | None:
@@ -86,6 +94,8 @@ def find(group: str, name: str) -> Entry | None:
 
 def entries(group: str) -> dict[str, Entry]:
     """Name -> entry: those of `clf`, and of all modules that are imported so far."""
+    while _waiting:
+        _add(*_waiting.pop())
     imported = {name: entry for (of, name), entry in _entries.items() if of == group}
     return {**_of_clf(group), **imported}
 

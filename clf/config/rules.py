@@ -5,17 +5,17 @@ those of spelling and type, and raises them all together. Imports no torch.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.metrics.measures import TOP_K, direction, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -28,7 +28,7 @@ def check(cfg: RunConfig) -> list[str]:
     looks = [
         _name,
         _targets,
-        _callbacks,
+        _descriptions,
         *DEVICE_RULES,
         _ranges,
         _model,
@@ -51,35 +51,20 @@ def _name(cfg: RunConfig) -> Iterator[str]:
 
 
 def _targets(cfg: RunConfig) -> Iterator[str]:
-    for key, target in _all_targets("", cfg):
+    for key, target in targets_in(cfg):
         if (fault := target_fault(target, cfg.trusted_packages)) is not None:
             yield f"{key}={target}: {fault}"
 
 
-def _all_targets(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every `_target_` of the configuration with its key."""
-    items: Iterable[tuple[Any, Any]] = ()
-    if is_dataclass(value):
-        items = vars(value).items()
-    elif isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, item in items:
-        inner = f"{key}.{name}" if key else str(name)
-        if name == "_target_":
-            yield inner, str(item)
-        else:
-            yield from _all_targets(inner, item)
-
-
-def _callbacks(cfg: RunConfig) -> Iterator[str]:
-    for place, callback in enumerate(cfg.callbacks):
-        if "_target_" not in callback:
-            yield (
-                f"callbacks.{place}={show(callback)}: does not say which class to build; write "
-                "{_target_: package.module.ClassName, argument: value}"
-            )
+def _descriptions(cfg: RunConfig) -> Iterator[str]:
+    lists = {"callbacks": cfg.callbacks, "data.augment.transforms": cfg.data.augment.transforms}
+    for key, descriptions in lists.items():
+        for place, described in enumerate(descriptions):
+            if "_target_" not in described:
+                yield (
+                    f"{key}.{place}={show(described)}: does not say which class to build; write "
+                    "{_target_: package.module.ClassName, argument: value}"
+                )
 
 
 def _ranges(cfg: RunConfig) -> Iterator[str]:
@@ -158,19 +143,22 @@ def _schedule(cfg: RunConfig) -> Iterator[str]:
 
 
 def _monitor(cfg: RunConfig) -> Iterator[str]:
+    yield from monitor_faults(cfg, cfg.model.num_classes)
+
+
+def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
+    """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-    measures = ("acc_top1", f"acc_top{cfg.model.top_k or 5}", "acc_macro", "loss")
-    names = [f"{stage}/{measure}" for stage in ("val", "train") for measure in measures]
+    names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
     if monitor not in names:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected one of "
             f"{', '.join(names)}" + (f"; did you mean {guess[0]}?" if guess else "")
         )
-        return
-    better = "min" if monitor.endswith("loss") else "max"
-    if mode != better:
+    elif mode not in (None, direction(monitor)):
+        best = direction(monitor)
         yield (
-            f"checkpoint.mode={mode}: {monitor} is best at its {better}imum; set "
-            f"checkpoint.mode={better}"
+            f"checkpoint.mode={mode}: {monitor} is best at its {best}imum; leave it out, or set "
+            f"checkpoint.mode={best}"
         )

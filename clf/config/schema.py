@@ -8,8 +8,11 @@ Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from clf.config.slurm_words import TIME_FORMS, minutes
 
 
 class About(NamedTuple):
@@ -24,6 +27,7 @@ class About(NamedTuple):
     example: str | None = None  # a text that matches the pattern
     group: str | None = None  # a name registered in this group, which brings its own settings
     takes: str | None = None  # what is allowed, where the type does not say it
+    read: Callable[[str], Any] | None = None  # a text's value; None of a text that stands for none
 
 
 def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:
@@ -62,7 +66,9 @@ class ModelConfig:
     warmup_start_factor: float = setting(0.1, "first learning rate / peak", 1e-9, high=1.0)
     interval: str = setting("step", "how often the learning rate moves", choices=("step", "epoch"))
     top_k: int | None = setting(
-        None, "second accuracy: label among the k best; null: min(5, num_classes)", 1
+        None,
+        "k of the second accuracy, reported where it is below the number of classes; null: 5",
+        1,
     )
 
 
@@ -90,27 +96,22 @@ class AugmentConfig:
     )
     noise: float = setting(0.0, "probability of Gaussian noise", 0.0, high=1.0)
     noise_std: float = setting(10.0, "standard deviation of the noise, in grey levels of 255", 0.0)
+    transforms: list[dict[str, Any]] = setting(
+        [],
+        "transforms of your own, before erasing: [{_target_: mypkg.Blur, p: 0.5}]; called as "
+        "transform(image_CHW, rng), uint8 in and out",
+    )
     erasing: float = setting(0.0, "probability of random erasing", 0.0, high=1.0)
-
-
-@dataclass
-class JerseyConfig:
-    """The rendered jersey-number data set (data=jersey)."""
-
-    images: int = setting(6000, "over all splits", 430)
-    size: int = setting(96, "pixels a side", 16, high=1024)
-    imbalance: float = setting(30.0, "images of the largest class / of the smallest", 1.0)
-    seed: int = setting(0, "of the rendering", 0)
 
 
 @dataclass
 class DataConfig:
     """Where images come from and how they become batches."""
 
-    name: str = setting(
-        "digits", "who reads the images", choices=("digits", "jersey", "imagefolder", "annotations")
+    name: str = setting("digits", "what reads the images", group="data")
+    root: str | None = setting(
+        None, "folder of images; digits and jersey are written there, null: data/<name>-<hash>"
     )
-    root: str | None = setting(None, "folder of images; digits, jersey: null is data/<name>-<hash>")
     batch_size: int = setting(64, "images of an optimizer step, over all ranks", 1)
     micro_batch_size: Any = setting(
         None,
@@ -158,7 +159,6 @@ class DataConfig:
         choices=("none", "inverse_frequency"),
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    jersey: JerseyConfig = field(default_factory=JerseyConfig)
 
 
 @dataclass
@@ -200,7 +200,11 @@ class CheckpointConfig:
     """Which checkpoint is the best."""
 
     monitor: str = setting("val/acc_top1", "the metric that judges")
-    mode: str = setting("max", "whether more or less of it is better", choices=("max", "min"))
+    mode: str | None = setting(
+        None,
+        "whether more or less of it is better; null: as is right for the metric",
+        choices=("max", "min"),
+    )
 
 
 @dataclass
@@ -244,12 +248,14 @@ class ContainerConfig:
 
 @dataclass
 class SlurmConfig:
-    """What is asked of SLURM, in sbatch's words. Without SLURM it is not used."""
+    """Options of sbatch, in its own words. They have no effect on a machine without SLURM."""
 
     partition: str | None = setting(None, "null: the default one", pattern=NAMES, example="gpu")
     account: str | None = setting(None, "who pays", pattern=NAMES, example="vision")
     qos: str | None = setting(None, "quality of service", pattern=NAMES, example="normal")
-    time: int | None = setting(None, "time limit in minutes; null: the partition's own", 1)
+    time: int | None = setting(
+        None, "time limit; null: the partition's own", 1, takes=TIME_FORMS, read=minutes
+    )
     cpus_per_gpu: int | None = setting(None, "cores a rank; null: the partition's own", 1)
     mem_gb: int | None = setting(None, "GiB a node; null: the partition's own", 1)
     constraint: str | None = setting(
@@ -263,6 +269,9 @@ class SlurmConfig:
     reservation: str | None = setting(
         None, "a reservation to run in", pattern=NAMES, example="course"
     )
+    options: dict[str, Any] = setting(
+        {}, "any other option of sbatch by its long name: {comment: try 3, nice: 100}"
+    )
     dependency: str | None = setting(
         None, "what must come before", pattern=r"[\w:,?+]+", example="afterok:1234"
     )
@@ -275,12 +284,12 @@ class SlurmConfig:
     env: dict[str, str] = setting({}, "environment variables of the job")
     container: ContainerConfig = field(default_factory=ContainerConfig)
     signal_s: int = setting(
-        120, "seconds before the time limit at which the run saves and leaves", 10
+        120, "seconds before the time limit at which the run saves its state and stops", 10
     )
     max_requeues: int = setting(
-        100, "starts after the first one: preempted, out of time, or a node lost", 0
+        100, "further starts after a preemption, a time limit or a lost node", 0
     )
-    retries: int = setting(0, "starts after an error in code", 0)
+    retries: int = setting(0, "further starts after an error in code", 0)
 
 
 @dataclass

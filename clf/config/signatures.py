@@ -43,6 +43,8 @@ def signature(made: Callable[..., Any]) -> Signature:
         kinds = [one.kind for one in inspect.signature(init).parameters.values()]
         parameters = dict(_parameters(init)) | parameters
         meanings = _meanings(parent) | _meanings(init) | meanings
+        if parent.__dict__.get("takes_every_setting"):
+            break
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return Signature(parameters, False, meanings)
     return Signature(parameters, True, meanings)

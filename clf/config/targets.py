@@ -29,7 +29,7 @@ def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
     dot must be a module, and the last name must not be one that the module merely imported.
     """
     allowed = [*TRUSTED, *packages]
-    if target.split(".")[0] not in allowed:
+    if not any(f"{target}.".startswith(f"{package}.") for package in allowed):
         return (
             f"not a trusted package (trusted are {', '.join(allowed)}); "
             f"if it is your own: trusted_packages=[{target.split('.')[0]}]"

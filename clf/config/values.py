@@ -29,7 +29,7 @@ def takes(entry: Field[Any]) -> str:
     """What a setting takes, such as "a whole number of at least 1 or null"."""
     hint, optional = _without_none(entry.type)
     if text := about(entry).takes:
-        return text
+        return text + (" or null" if optional else "")
     if names := choices(entry):
         return f"one of {', '.join(names)}" + (" or null" if optional else "")
     return (
@@ -43,7 +43,8 @@ def expected(entry: Field[Any], key: str) -> str:
     """The same with an example."""
     default = entry.default if isinstance(entry.default, bool | int | float | str) else None
     hint, optional = _without_none(entry.type)
-    text = WORDS.get(hint, str(hint)) + limits(entry) + (" or null" if optional else "")
+    text = about(entry).takes or WORDS.get(hint, str(hint)) + limits(entry)
+    text += " or null" if optional else ""
     return text + (f", such as {key}={show(default)}" if default not in (None, "") else "")
 
 

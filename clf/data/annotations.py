@@ -1,14 +1,16 @@
-"""Images with one file of labels a split: `train.jsonl` beside the images, or
-`train/annotations.jsonl` with paths from `train/`.
+"""data=annotations: a list of images and labels for each split, `train.jsonl` beside the images, or
+`train/annotations.jsonl` with paths that begin in `train/`.
 
-A line: {"image": "crops/0001.jpg", "label": "23"}; labels are names or numbers.
+A line: {"image": "crops/0001.jpg", "label": "23"}; labels are names or whole numbers.
 """
 
 import json
 import os
 from pathlib import Path
 
-from clf.data.rows import Row, first_and_count
+from clf.config import register
+from clf.data.folders import check_folder
+from clf.data.reader import SPLITS, DataError, Row, Rows, first_and_count
 
 EXPECTED = (
     "expected train.jsonl, val.jsonl and test.jsonl (or a folder each with annotations.jsonl), "
@@ -16,36 +18,33 @@ EXPECTED = (
 )
 
 
-def read_annotations(root: Path) -> tuple[dict[str, list[Row]], list[str]]:
-    """Rows by split, or under "all" for a single `annotations.jsonl`; and the lines' faults."""
-    found: dict[str, list[Row]] = {}
+@register(name="annotations", group="data")
+def read_annotations(root: Path) -> Rows:
+    """Rows by split, or under "all" for a single `annotations.jsonl`."""
+    check_folder(root, EXPECTED)
+    rows: Rows = {}
     faults: list[str] = []
     listing = _Listing()
-    for split, path in _files(root).items():
-        rows, bad = _read_lines(path, listing)
-        found[split] = rows
+    for split, path in list_files(root).items():
+        rows[split], bad = _read_lines(path, listing)
         if bad:
             lines = "lines" if len(bad) > 1 else "line"
             faults.append(f"data.root: {len(bad)} bad {lines}: {first_and_count(bad, 10)}")
-        elif not rows:
+        elif not rows[split]:
             faults.append(f"data.root: {path} has no line; {EXPECTED}")
-    if "train" not in found and "all" not in found:
-        there = sorted(entry.name for entry in root.iterdir())
-        faults.append(
-            f"data.root: {root} has no train.jsonl but {first_and_count(there, 5)}; {EXPECTED}"
-        )
-        return {}, faults
-    if not all(isinstance(row.label, int) for rows in found.values() for row in rows):
-        found = {
-            split: [row._replace(label=str(row.label)) for row in rows]
-            for split, rows in found.items()
-        }
-    return found, faults
+    if "train" not in rows and "all" not in rows:
+        inside = sorted(entry.name for entry in root.iterdir())
+        missing = f"{root} has no train.jsonl but {first_and_count(inside, 5)}; {EXPECTED}"
+        raise DataError([*faults, f"data.root: {missing}"])
+    if faults:
+        raise DataError(faults, rows)
+    return rows
 
 
-def _files(root: Path) -> dict[str, Path]:
+def list_files(root: Path) -> dict[str, Path]:
+    """The list of each split in a folder, or that of "all"; empty where there is none."""
     found: dict[str, Path] = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for path in (root / f"{split}.jsonl", root / split / "annotations.jsonl"):
             if path.is_file():
                 found.setdefault(split, path)
@@ -59,36 +58,35 @@ def _read_lines(path: Path, listing: "_Listing") -> tuple[list[Row], list[str]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row, fault = _read_line(line, path.parent, where, listing)
-        if row is not None:
-            rows.append(row)
-        else:
-            bad.append(f"{where}: {fault}")
+        try:
+            rows.append(_read_line(line, path.parent, where, listing))
+        except ValueError as error:
+            bad.append(f"{where}: {error}")
     return rows, bad
 
 
-def _read_line(
-    line: str, folder: Path, where: str, listing: "_Listing"
-) -> tuple[Row | None, str | None]:
+def _read_line(line: str, folder: Path, where: str, listing: "_Listing") -> Row:
+    """The row of a line; ValueError says what is wrong with it."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        return None, f"no JSON ({error.msg} at column {error.colno})"
+        raise ValueError(f"no JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(record, dict):
-        return None, f'expected {{"image": ..., "label": ...}}, got {line.strip()[:80]}'
+        raise ValueError(f'expected {{"image": ..., "label": ...}}, got {line.strip()[:80]}')
     image, label = record.get("image"), record.get("label")
     if not isinstance(image, str) or not image:
-        return None, '"image" must be the path of a file'
+        raise ValueError('"image" must be the path of a file')
     if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-        return None, f'"label" must be a name or a whole number, got {json.dumps(label)}'
+        raise ValueError(f'"label" must be a name or a whole number, got {json.dumps(label)}')
     path = os.path.join(folder, image)
     if not listing.has(path):
-        return None, f"no such image: {path}"
-    return Row(path, label, where), None
+        raise ValueError(f"no such image: {path}")
+    return Row(path, label, where)
 
 
 class _Listing:
-    """Which files there are, a folder read once: a network disk is slow to answer for each."""
+    """Which files exist. Each folder is read once, since a network disk is slow to answer a
+    question about every single file."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}

@@ -1,4 +1,6 @@
-"""The data of a run, as Lightning asks for it: splits, loaders of this rank, class weights."""
+"""The data of a run in the form that Lightning asks for: loaders of this rank, class weights."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from lightning import LightningDataModule
@@ -15,25 +17,26 @@ from clf.data.transforms import EvalTransform, TrainTransform
 class ClassificationDataModule(LightningDataModule):
     """Loaders for training and exact evaluation, on any number of ranks.
 
-    Without a trainer it is that of a single process.
+    Without a trainer it serves a single process.
 
     Args:
         cfg: which images, and how they become batches
         seed: of the order and the augmentation
+        trusted_packages: packages besides clf and torchvision that `cfg` may name transforms of
     """
 
-    def __init__(self, cfg: DataConfig, seed: int) -> None:
+    def __init__(self, cfg: DataConfig, seed: int, trusted_packages: Sequence[str] = ()) -> None:
         super().__init__()
-        self.cfg, self.seed = cfg, seed
+        self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._splits: ImageSplits | None = None
 
     def prepare_data(self) -> None:
-        """Makes digits and jersey on disk. DataError lists what is wrong with the data."""
+        """Write generated images to disk. DataError lists what is wrong with the data."""
         self._splits = index.load_splits(self.cfg)
 
     @property
     def splits(self) -> ImageSplits:
-        """Files and labels, read once."""
+        """Images and labels, read once."""
         if self._splits is None:
             self._splits = index.load_splits(self.cfg)
         return self._splits
@@ -52,8 +55,8 @@ class ClassificationDataModule(LightningDataModule):
         return len(self.classes)
 
     def class_weights(self) -> list[float] | None:
-        """n / (C * n_c) over the training images, if `cfg.class_weights` asks; as scikit-learn's
-        "balanced"."""
+        """n / (C * n_c) over the training images, as scikit-learn's "balanced"; None unless
+        `cfg.class_weights` asks for them."""
         if self.cfg.class_weights == "none":
             return None
         counts_C = np.bincount(self.splits.train.labels, minlength=self.num_classes)
@@ -67,7 +70,7 @@ class ClassificationDataModule(LightningDataModule):
         rank, world_size = self._place()
         train = self.splits.train
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
-        transform = TrainTransform(self.cfg)
+        transform = TrainTransform(self.cfg, self.trusted_packages)
         return ThreadedLoader(
             train, order, transform, self.seed, self._threads(), self.cfg.prefetch
         )

@@ -1,8 +1,8 @@
-"""A file of any common image format to uint8 RGB, upright.
+"""Decodes an image of any common format to uint8 RGB, upright.
 
-JPEG goes through libjpeg-turbo (simplejpeg), 1.4 times as fast as PIL and free of the GIL, with its
-fast transform: within a few grey levels of PIL's. Everything else, and a JPEG that is not plain,
-goes through PIL.
+JPEG goes through libjpeg-turbo (simplejpeg), which is 1.4 times as fast as PIL and releases the
+GIL, with its fast transform: the pixels are within a few grey levels of PIL's. Every other format,
+and an unusual JPEG, goes through PIL.
 """
 
 import io
@@ -11,29 +11,32 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from clf.data.rows import DataError
+from clf.data.reader import DataError
 
-# PIL registers formats when a file first needs them; threads that race there see an unknown format.
+# PIL registers formats when a file first needs them, and threads that race there would find an
+# unknown format.
 Image.init()
 ORIENTATION = 0x0112  # EXIF tag
 APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 
 
-def decode(path: str, short_side: int = 0) -> np.ndarray:
+def decode(image: str | bytes, short_side: int = 0, name: str | None = None) -> np.ndarray:
     """The image [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; alpha is dropped.
 
     Args:
+        image: path of a file, or the content of one
         short_side: a large JPEG may be decoded at a fraction of its size, its short side at least
-            this many pixels (much faster: libjpeg leaves out the fine detail); 0: full size
+            this many pixels (much faster, since libjpeg leaves out the fine detail); 0: full size
+        name: of the image in messages; None: its path
 
     Raises:
-        DataError: no image, a truncated one, or a file that cannot be read; names the file
+        DataError: no image, a truncated one, or a file that cannot be read; names the image
     """
+    name = name or (image if isinstance(image, str) else "an image in memory")
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = _read(image) if isinstance(image, str) else image
         if not data:
-            raise DataError(f"{path}: the file is empty; replace it or take it out")
+            raise DataError(f"{name}: the file is empty; replace it or take it out")
         image_HWC = _plain_jpeg(data, short_side) if data[:2] == b"\xff\xd8" else None
         return _any(data) if image_HWC is None else image_HWC
     except DataError:
@@ -41,12 +44,17 @@ def decode(path: str, short_side: int = 0) -> np.ndarray:
     except Exception as error:  # PIL raises a dozen types for broken files
         reason = f"{type(error).__name__}: {error}".replace("<_io.BytesIO object at ", "<file ")
         raise DataError(
-            f"{path}: cannot be read as an image ({reason}); replace it or take it out"
+            f"{name}: cannot be read as an image ({reason}); replace it or take it out"
         ) from error
 
 
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
-    """None where libjpeg alone would not do: CMYK, or data that it complains about."""
+    """The image, or None where libjpeg alone will not do: CMYK, or data that it complains about."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("YCbCr", "Gray", "RGB"):
@@ -68,8 +76,8 @@ def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
 
 
 def _has_app1(data: bytes) -> bool:
-    """Whether there may be EXIF or XMP, which tell an orientation: it is in the segments before
-    the scan, a few steps, where a search for its name would read the whole file again."""
+    """Whether there may be EXIF or XMP, which hold an orientation. They are in the segments before
+    the scan, a few steps away; a search for their names would read the whole file again."""
     place = 2
     while data[place : place + 1] == b"\xff" and (marker := data[place + 1]) != START_OF_SCAN:
         if marker == APP1:
@@ -82,7 +90,7 @@ def _has_app1(data: bytes) -> bool:
 
 
 def _upright(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo what EXIF 2.3 (tag 274) says the camera did; unknown values do nothing."""
+    """The image turned as EXIF 2.3 (tag 274) says; an unknown value turns nothing."""
     turned = {
         2: lambda image: image[:, ::-1],
         3: lambda image: image[::-1, ::-1],
@@ -98,9 +106,9 @@ def _upright(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
 def _any(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits: PIL's own conversion would clip all above 255
+        if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip all above 255
             grey_HW = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
             return np.repeat(grey_HW[..., None], 3, axis=2)
         if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # straight to RGB, PIL warns
+            image = image.convert("RGBA")  # PIL warns if it goes straight to RGB
         return np.asarray(image.convert("RGB"))

@@ -1,6 +1,6 @@
 """A jersey number as a cheap camera sees it: shirt, number, folds, light, blur, noise.
 
-Everything is drawn from the generator that is given. Sizes are in shares of the image's side.
+All random numbers come from the generator that is given. Sizes are in shares of the image's side.
 """
 
 from functools import lru_cache
@@ -25,8 +25,8 @@ SHIRTS = (  # RGB
     (240, 120, 20), (90, 30, 110), (100, 170, 220), (110, 20, 40), (130, 130, 135), (30, 140, 140),
 )  # fmt: skip
 BACKGROUNDS = ((70, 110, 60), (150, 120, 85), (95, 95, 100), (40, 45, 60), (180, 180, 185))
-LEAST_CONTRAST = 90  # of number and shirt, in grey levels
-GLYPH = 96  # pixels of the type before it is warped
+LEAST_CONTRAST = 90  # between number and shirt, in grey levels
+GLYPH = 96  # height of the letters before they are warped, in pixels
 
 
 def draw_jersey(number: str, size: int, rng: np.random.Generator) -> Image.Image:
@@ -58,7 +58,7 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _shirt(
     size: int, width: int, colour: np.ndarray, second: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Torso with stripes, hoops, a sash or plain, before a background; [H, W, 3] float32."""
+    """A torso, plain or with stripes, hoops or a sash, before a background; [H, W, 3] float32."""
     y_HW, x_HW = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : width * 1j].astype(np.float32)
     scene_HWC = np.empty((size, width, 3), dtype=np.float32)
     scene_HWC[:] = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
@@ -67,7 +67,7 @@ def _shirt(
     half = rng.uniform(0.75, 1.3) + 0.1 * y_HW * rng.uniform(-1, 1)
     torso_HW = (np.abs(x_HW + bend + rng.uniform(-0.1, 0.1)) < half).astype(np.float32)
     scene_HWC = _blend(scene_HWC, colour, torso_HW)
-    # A pattern in a shade near the shirt's own, as makers do, lest the number drown in it.
+    # As on real shirts, the pattern is in a shade near the shirt's own: the number stands out.
     shade = colour + rng.uniform(0.15, 0.4) * (second - colour)
     pattern = rng.integers(6)
     across = (x_HW + bend, y_HW, x_HW + y_HW)[pattern % 3]
@@ -83,7 +83,7 @@ def _shirt(
 def _number_masks(
     number: str, size: int, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the number and its outline are, warped: two [H, W] float32 in 0..1."""
+    """Where the warped number and its outline are: two [H, W] float32 in 0..1."""
     package, file = FONTS[rng.integers(len(FONTS))]
     font = _font(package, file)
     stroke = int(rng.integers(3, 8))
@@ -131,7 +131,8 @@ def _perspective(corners_42: np.ndarray, box: tuple[int, int]) -> list[float]:
 
 def _folds(size: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Light over the cloth: a slope and three waves; [H, W] float32 around 1."""
-    y_HW, x_HW = np.mgrid[-1:1:32j, -1:1:32j].astype(np.float32)  # waves are long: few points do
+    # The waves are long, so few points suffice.
+    y_HW, x_HW = np.mgrid[-1:1:32j, -1:1:32j].astype(np.float32)
     light_HW = 1 + rng.uniform(-0.25, 0.25) * x_HW + rng.uniform(-0.25, 0.25) * y_HW
     for _ in range(3):
         angle, waves, phase = rng.uniform(0, np.pi), rng.uniform(2, 12), rng.uniform(0, 6.28)
@@ -146,7 +147,7 @@ def _blend(scene_HWC: np.ndarray, colour: np.ndarray, mask_HW: np.ndarray) -> np
 
 
 def _camera(scene_HWC: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Exposure and tint, lost resolution, blur of the lens or of motion, sensor noise."""
+    """The scene with exposure and tint, lost resolution, blur of lens or motion, sensor noise."""
     scene_HWC = scene_HWC * rng.uniform(0.6, 1.15) * rng.uniform(0.92, 1.08, 3).astype(np.float32)
     image = Image.fromarray(np.clip(scene_HWC, 0, 255).astype(np.uint8))
     width, height = image.size
@@ -163,7 +164,7 @@ def _camera(scene_HWC: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 def _motion_blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Along a row, a column or a diagonal of five pixels."""
+    """The image blurred along a row, a column or a diagonal of five pixels."""
     kernel_55 = (np.eye(5), np.eye(5)[::-1], np.eye(5)[[2] * 5].T, np.eye(5)[[2] * 5])
     flat = kernel_55[rng.integers(4)].ravel().tolist()
     return image.filter(ImageFilter.Kernel((5, 5), flat))

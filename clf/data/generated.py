@@ -1,41 +1,94 @@
-"""The data sets that are made on this machine, digits and jersey: where they lie, and making them
-once, whole or not at all, however many processes ask for them at the same time.
+"""Data sets that are written to disk on first use, such as digits and jersey: once and whole or not
+at all, however many processes ask for them at the same time.
+
+    @register(name="mine", group="data")
+    @writes_images(classes=("cat", "dog"))
+    def write_mine(folder: Path, *, images: int = 100) -> None:
+
+Such a function takes the place of a reader. It fills the empty `folder` with train/, val/ and
+test/, each with a folder of images per class; they are then read as by data=imagefolder. The folder
+is `data.root`, or `data/<name>-<hash of all settings that it takes>` in the repository.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple, TypeVar
 
+from clf.atomic import write_folder
 from clf.config import DataConfig
-from clf.data import digits, jersey
-from clf.data.rows import DataError
+from clf.config.registry import entries, load
+from clf.data.reader import DataError, Reader, arguments
 
-DATASETS: dict[str, ModuleType] = {"digits": digits, "jersey": jersey}
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECORD = "made_by_clf.json"
+RECORD = "made_by_clf.json"  # holds the settings that the images were written with
+WriteFunction = TypeVar("WriteFunction", bound=Callable[..., None])
+
+
+class Preview(NamedTuple):
+    """What is known of the images before they are written."""
+
+    classes: tuple[str, ...]  # () if it cannot be known
+    train_size: Callable[..., int] | None  # images to train on, from the function's settings
+    version: int  # of the images that the same settings give
+    needs: tuple[str, ...]  # packages to import
+    extra: str | None  # of `pip install 'clf[extra]'`, which installs them
+
+
+_previews: dict[Reader, Preview] = {}
+
+
+def writes_images(
+    classes: Sequence[str] = (),
+    train_size: Callable[..., int] | None = None,
+    version: int = 1,
+    needs: Sequence[str] = (),
+    extra: str | None = None,
+) -> Callable[[WriteFunction], WriteFunction]:
+    """Decorator of a function that writes a folder of images; arguments as in `Preview`."""
+
+    def mark(function: WriteFunction) -> WriteFunction:
+        _previews[function] = Preview(tuple(classes), train_size, version, tuple(needs), extra)
+        return function
+
+    return mark
+
+
+def is_generated(cfg: DataConfig) -> bool:
+    """Whether the images are written on first use."""
+    return cfg.name in entries("data") and load("data", cfg.name) in _previews
 
 
 def folder(cfg: DataConfig) -> Path:
-    """`cfg.root`, or `data/<name>-<hash of all that decides the content>` in the repository."""
+    """Where the images are, or will be."""
     if cfg.root is not None:
         return Path(cfg.root).expanduser()
     return REPOSITORY / "data" / f"{cfg.name}-{_hash(cfg)}"
 
 
-def missing(cfg: DataConfig) -> list[str]:
-    """A fault for each thing that is needed to make the images and is not installed."""
-    return list(jersey.missing()) if cfg.name == "jersey" else []
+def preview(cfg: DataConfig) -> tuple[list[str] | None, int]:
+    """Class names (None if unknown) and training images (0 if unknown) of what is to be written.
+
+    Raises:
+        DataError: it cannot be written here, or not with these settings
+    """
+    function, known = _writer(cfg)
+    if missing := [name for name in known.needs if find_spec(name) is None]:
+        remedy = f"pip install 'clf[{known.extra}]'" if known.extra else "install them"
+        raise DataError(
+            f"data.name={cfg.name}: needs the packages {', '.join(missing)} to draw its images, "
+            f"and they are not installed; {remedy}"
+        )
+    size = known.train_size(**arguments(function, cfg)) if known.train_size else 0
+    return sorted(known.classes) or None, size
 
 
 def ensure(cfg: DataConfig) -> Path:
-    """Make the images unless they are there; `train/`, `val/` and `test/`, a folder a class.
+    """Write the images unless they are there: `train/`, `val/` and `test/`, a folder per class.
 
     Raises:
         DataError: the folder cannot be written, or holds something else
@@ -46,21 +99,20 @@ def ensure(cfg: DataConfig) -> Path:
         with _one_at_a_time(target):
             if not _is_empty(target):
                 if found := faults(cfg):
-                    raise DataError("\n".join(found))
+                    raise DataError(found)
                 return target
-            if lacking := missing(cfg):
-                raise DataError("\n".join(lacking))
-            _make(cfg, target)
+            preview(cfg)
+            _write(cfg, target)
     except OSError as error:
         raise DataError(
-            f"data.root: {target} cannot be written ({error}); set data.root=FOLDER to make the "
+            f"data.root: {target} cannot be written ({error}); set data.root=FOLDER to write the "
             f"{cfg.name} images elsewhere"
         ) from error
     return target
 
 
 def faults(cfg: DataConfig) -> list[str]:
-    """What is wrong with the folder if it is there and does not hold what `ensure` would make."""
+    """What is wrong with the folder if it is there and does not hold what `ensure` would write."""
     target = folder(cfg)
     if _is_empty(target):
         return []
@@ -68,37 +120,36 @@ def faults(cfg: DataConfig) -> list[str]:
         record = json.loads((target / RECORD).read_text())
     except (OSError, ValueError):
         return [
-            f"data.root: {target} holds other files than data={cfg.name} makes; give a new folder, "
-            "or train on it with data=imagefolder"
+            f"data.root: {target} holds other files than data={cfg.name} writes; give a new "
+            "folder, or train on it with data=imagefolder"
         ]
     if record != _content(cfg):
         return [
-            f"data.root: {target} was made with other settings, {json.dumps(record)} in place of "
-            f"{json.dumps(_content(cfg))}; give another folder, or remove that one"
+            f"data.root: {target} was written with other settings, {json.dumps(record)} in place "
+            f"of {json.dumps(_content(cfg))}; give another folder, or remove that one"
         ]
     return []
 
 
-def _make(cfg: DataConfig, target: Path) -> None:
-    """Aside first: a kill in between leaves nothing that looks complete."""
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+def _write(cfg: DataConfig, target: Path) -> None:
+    function, _ = _writer(cfg)
+
+    def fill(temporary: Path) -> None:
+        function(temporary, **arguments(function, cfg))
+        (temporary / RECORD).write_text(json.dumps(_content(cfg)))
+        temporary.chmod(target.parent.stat().st_mode & 0o777)  # whoever can read that folder
+
     try:
-        DATASETS[cfg.name].write(cfg, aside)
-        (aside / RECORD).write_text(json.dumps(_content(cfg)))
-        try:
-            os.rename(aside, target)
-        except (
-            OSError
-        ):  # another machine was faster, where the lock does not reach over the network
-            if faults(cfg) or _is_empty(target):
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_folder(target, fill)
+    except OSError:
+        # Another machine may have been faster, where the lock does not reach over the network.
+        if faults(cfg) or _is_empty(target):
+            raise
 
 
 @contextlib.contextmanager
 def _one_at_a_time(target: Path) -> Iterator[None]:
-    """The ranks of a machine wait for the first one in place of all rendering the same."""
+    """The ranks of a machine wait for the first one, so that not all of them write the same."""
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks: `os.rename` decides
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,8 +160,15 @@ def _is_empty(target: Path) -> bool:
     return not target.exists() or (target.is_dir() and not any(target.iterdir()))
 
 
+def _writer(cfg: DataConfig) -> tuple[Callable[..., None], Preview]:
+    function = load("data", cfg.name)
+    return function, _previews[function]
+
+
 def _content(cfg: DataConfig) -> dict[str, object]:
-    return {"name": cfg.name, **DATASETS[cfg.name].content(cfg)}
+    """All that decides what the images are."""
+    function, known = _writer(cfg)
+    return {"name": cfg.name, "version": known.version, **arguments(function, cfg)}
 
 
 def _hash(cfg: DataConfig) -> str:

@@ -1,44 +1,63 @@
-"""From a data config to three lists of image files with labels: `load_splits`, and `data_faults`
-for a check before anything runs. Imports no torch.
+"""From a data config to three lists of images with labels: `load_splits`, and `data_faults` for a
+check before anything runs.
 
-    root/{train,val,test}/<class>/*.jpg   or   root/<class>/*.jpg      data=imagefolder
-    root/{train,val,test}.jsonl           or   root/annotations.jsonl  data=annotations
+The reader that `data.name` chooses (see `clf.data.reader`) gives rows; here the classes get their
+numbers, and the splits that the reader did not give are drawn. Imports neither torch nor, before it
+is needed, NumPy.
 """
 
-import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from clf.config import DataConfig
+from clf.config.batch_rules import size_fault
+from clf.config.registry import load
 from clf.data import generated
-from clf.data.annotations import read_annotations
-from clf.data.rows import DataError, Row, first_and_count
+from clf.data.folders import read_folders
+from clf.data.reader import (
+    SPLITS,
+    DataError,
+    Row,
+    Rows,
+    arguments,
+    checked_rows,
+    first_and_count,
+    needs_root,
+)
 from clf.data.tar import tar_classes
 
-__all__ = ["DataError", "ImageSplits", "Split", "data_faults", "load_splits"]
+if TYPE_CHECKING:
+    import numpy as np
 
-SPLITS = ("train", "val", "test")
-MEANT_VAL = ("valid", "validation", "dev", "eval")  # what others call the folder `val`
-# What torchvision's ImageFolder takes, so that both see the same files.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-EXPECTED = (
-    "expected train/, val/ and test/ with a folder of images per class, or such folders alone"
-)
+__all__ = ["DataError", "ImageSplits", "Split", "data_faults", "load_splits"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """N image files; `labels` [N] int64 are positions in `ImageSplits.classes`."""
+    """N images; `labels` [N] int64 are positions in `ImageSplits.classes`."""
 
-    paths: list[str]
-    labels: np.ndarray
+    images: list[str | bytes]  # paths, or contents of image files
+    labels: "np.ndarray"
+    name: str = "train"
+    places: dict[int, str] = field(default_factory=dict)  # where an image in memory comes from
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
+
+    def path(self, index: int) -> str:
+        """The file of an image, or words for one that is in memory."""
+        image = self.images[index]
+        if isinstance(image, str):
+            return image
+        return self.places.get(index) or f"image {index} of the {self.name} split"
+
+    @property
+    def paths(self) -> list[str]:
+        """`path` of all images."""
+        return [self.path(index) for index in range(len(self))]
 
 
 @dataclass(frozen=True)
@@ -56,178 +75,152 @@ class ImageSplits:
 
 
 def load_splits(cfg: DataConfig) -> ImageSplits:
-    """The files and labels of every split; digits and jersey are put on disk first if absent.
+    """The images and labels of every split; generated ones are written to disk first if absent.
 
-    Images are not opened. Class order is torchvision ImageFolder's: sorted by name.
+    Images are not decoded. Classes are sorted by name, as torchvision's ImageFolder sorts them.
 
     Raises:
-        DataError: all that is wrong with the folder or the annotations, not the first fault only
+        DataError: all that is wrong with the data, not the first fault only
     """
-    if cfg.name in generated.DATASETS:
+    if generated.is_generated(cfg):
         generated.ensure(cfg)
     splits, faults = _read(cfg)
     if splits is None or faults:
-        raise DataError("\n".join(faults))
+        raise DataError(faults)
     return splits
 
 
 def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
-    """Class names (None if they cannot be told) and faults, without making or opening an image.
+    """Class names (None if they cannot be known yet) and faults, without writing or decoding an
+    image.
 
     Each fault begins with the key that it is about.
     """
-    if cfg.name in generated.DATASETS and not generated.folder(cfg).exists():
-        dataset = generated.DATASETS[cfg.name]
-        faults = [*generated.missing(cfg), *_batch_fault(cfg, dataset.train_size(cfg))]
-        return sorted(dataset.CLASSES), faults
-    if cfg.stage == "node" and cfg.root is not None and Path(cfg.root).expanduser().is_file():
-        return tar_classes(Path(cfg.root).expanduser(), cfg.name)
+    if generated.is_generated(cfg):
+        if cfg.stage == "node":
+            return None, [
+                f"data.stage=node: the images of data={cfg.name} are generated, not copied; it is "
+                "for images of your own"
+            ]
+        if not generated.folder(cfg).exists():
+            return _preview(cfg)
+    root = Path(cfg.root).expanduser() if cfg.root is not None else None
+    if cfg.stage == "node" and root is not None and root.is_file():
+        return tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders)
     splits, faults = _read(cfg)
     return (splits.classes if splits else None), faults
 
 
+def _preview(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
+    try:
+        classes, train_size = generated.preview(cfg)
+    except DataError as error:
+        return None, error.faults
+    fault = size_fault(cfg.batch_size, train_size) if train_size else None
+    return classes, [fault] if fault else []
+
+
 def _read(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
-    """The index as far as it can be made, and all faults."""
-    if cfg.name in generated.DATASETS:
-        root = generated.folder(cfg)
-        faults = generated.faults(cfg)
-    elif cfg.root is None:
-        return None, [f"data.root: null, but data={cfg.name} needs it; set data.root=FOLDER"]
-    else:
-        root = Path(cfg.root).expanduser()
-        faults = list(_folder_faults(root))
-    if faults:
-        return None, faults
-    read = read_annotations if cfg.name == "annotations" else _read_folders
-    rows_by_split, faults = read(root)
-    if not any(rows_by_split.values()):
-        return None, faults
-    splits = _label(cfg, rows_by_split)
-    faults += _index_faults(root, splits, rows_by_split)
-    faults += _batch_fault(cfg, len(splits.train))
+    """The splits as far as they can be had, and all faults."""
+    try:
+        rows, faults = _rows(cfg), []
+    except DataError as error:
+        rows, faults = error.rows, error.faults
+    if not any(rows.values()):
+        nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
+        return None, faults or [nothing]
+    splits = _label(cfg, rows)
+    faults += _index_faults(cfg, splits, rows)
+    if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
+        faults.append(fault)
     return splits, faults
 
 
-def _folder_faults(root: Path) -> Iterator[str]:
-    if root.is_dir():
-        if not any(root.iterdir()):
-            yield f"data.root: {root} is empty; {EXPECTED}"
-        return
-    if root.exists():
-        yield (
-            f"data.root: {root} is a file; give the folder of images, or data.stage=node for a tar "
-            "file that each node unpacks"
-        )
-        return
-    nearest = next(parent for parent in root.absolute().parents if parent.is_dir())
-    inside = sorted(entry.name for entry in nearest.iterdir() if not entry.name.startswith("."))
-    yield (
-        f"data.root: there is no folder {root}; {nearest} exists and holds "
-        f"{first_and_count(inside, 5) or 'nothing'}"
-    )
+def _rows(cfg: DataConfig) -> Rows:
+    """The reader's rows; DataError with its faults."""
+    try:
+        reader = load("data", cfg.name)
+    except ValueError as error:
+        raise DataError(f"data.name={cfg.name}: {error}") from error
+    if generated.is_generated(cfg):
+        if faults := generated.faults(cfg):
+            raise DataError(faults)
+        return read_folders(generated.folder(cfg))
+    settings = arguments(reader, cfg)
+    if cfg.root is not None:
+        return checked_rows(reader(Path(cfg.root).expanduser(), **settings), cfg.name)
+    if needs_root(reader):
+        raise DataError(f"data.root: null, but data={cfg.name} needs it; set data.root=FOLDER")
+    return checked_rows(reader(**settings), cfg.name)
 
 
-def _read_folders(root: Path) -> tuple[dict[str, list[Row]], list[str]]:
-    """Rows by split, or under "all" where the folders are the classes themselves."""
-    faults: list[str] = []
-    folders = _subfolders(str(root))
-    if "train" not in folders or not _subfolders(str(root / "train")):
-        if not folders:
-            return {}, [_no_class_folders(root)]
-        return {"all": _read_classes(root, folders, faults)}, faults
-    for name in MEANT_VAL:
-        if name in folders and "val" not in folders:
-            faults.append(f"data.root: {root / name} is not read; rename it to {root / 'val'}")
-    found: dict[str, list[Row]] = {}
-    for split in SPLITS:
-        if split in folders:
-            classes = _subfolders(str(root / split))
-            found[split] = _read_classes(root / split, classes, faults if split == "train" else [])
-            if classes and not found[split] and split != "train":
-                faults.append(f"data.root: {root / split} holds no images; fill or remove it")
-            elif not classes:
-                faults.append(_no_class_folders(root / split))
-    return found, faults
-
-
-def _read_classes(folder: Path, classes: list[str], faults: list[str]) -> list[Row]:
-    rows: list[Row] = []
-    for name in classes:
-        files, others = _images(str(folder / name))
-        rows += [Row(path, name, path) for path in files]
-        if not files:
-            instead = f"only {first_and_count(sorted(others), 3)}" if others else "no file"
-            faults.append(
-                f"data.root: class folder {folder / name} holds no image but {instead}; "
-                f"expected {' '.join(SUFFIXES)}. Fill or remove it"
-            )
-    return rows
-
-
-def _images(folder: str) -> tuple[list[str], list[str]]:
-    """Image files under a folder in ImageFolder's order, and the names of other files."""
-    files, others = [], []
-    for parent, folders, names in sorted(os.walk(folder, followlinks=True)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in sorted(name for name in names if not name.startswith(".")):
-            if name.lower().endswith(SUFFIXES):
-                files.append(os.path.join(parent, name))
-            else:
-                others.append(name)
-    return files, others
-
-
-def _subfolders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _no_class_folders(folder: Path) -> str:
-    files, others = _images(str(folder))
-    holds = f"{len(files)} images" if files else first_and_count(sorted(others), 3)
-    return (
-        f"data.root: {folder} holds {holds or 'nothing'} and no class folders; put the images of "
-        f"each class into a folder of its own, such as {folder / 'cat' / 'one.jpg'}"
-    )
-
-
-def _label(cfg: DataConfig, rows_by_split: dict[str, list[Row]]) -> ImageSplits:
+def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
     """Names become numbers, and the splits that are not given are drawn."""
-    known = rows_by_split.get("all") or rows_by_split.get("train", [])
+    parts = _one_kind_of_label(rows_by_split)
+    known = parts.get("all") or parts.get("train", [])
     labels = sorted({row.label for row in known})  # type: ignore[type-var]  # all int or all str
-    parts = dict(rows_by_split)
     if "all" in parts:
         parts = dict(zip(SPLITS, _stratify(parts["all"], cfg, cfg.test_fraction), strict=True))
     elif "val" not in parts:
         parts["train"], parts["val"], _ = _stratify(known, cfg, 0.0)
     number = {name: label for label, name in enumerate(labels)}
-    splits = {}
-    for split in SPLITS:
-        rows = [row for row in parts.get(split, []) if row.label in number]
-        numbers = np.array([number[row.label] for row in rows], dtype=np.int64)
-        splits[split] = Split([row.path for row in rows], numbers)
+    splits = {split: _split(split, parts.get(split, []), number) for split in SPLITS}
     return ImageSplits([str(name) for name in labels], **splits)
 
 
+def _split(name: str, rows: list[Row], number: dict[str | int, int]) -> Split:
+    import numpy as np
+
+    rows = [row for row in rows if row.label in number]
+    numbers = np.array([number[row.label] for row in rows], dtype=np.int64)
+    places = {
+        index: row.where
+        for index, row in enumerate(rows)
+        if row.where and isinstance(row.image, bytes)
+    }
+    return Split([row.image for row in rows], numbers, name, places)
+
+
+def _one_kind_of_label(rows: Rows) -> Rows:
+    """All labels are texts where one is, so that they can be sorted."""
+    if all(isinstance(row.label, int) for listed in rows.values() for row in listed):
+        return dict(rows)
+    return {
+        split: [
+            row if isinstance(row.label, str) else row._replace(label=str(row.label))
+            for row in listed
+        ]
+        for split, listed in rows.items()
+    }
+
+
 def _stratify(rows: list[Row], cfg: DataConfig, test_fraction: float) -> list[list[Row]]:
-    """Each class split alone, by a generator of its own: a further class moves no image.
+    """Training, validation and test rows. Each class is split alone, by a generator of its own, so
+    that another class moves no image.
 
     A class of at least three images has one in every split that is asked for.
     """
+    import numpy as np
+
     by_class: dict[str, list[Row]] = {}
     for row in rows:
         by_class.setdefault(str(row.label), []).append(row)
     parts: list[list[Row]] = [[], [], []]
     for name, members in sorted(by_class.items()):
         rng = np.random.default_rng([cfg.split_seed, zlib.crc32(name.encode())])
-        members = sorted(members)
+        members = sorted(members, key=_order)
         shuffled = [members[place] for place in rng.permutation(len(members))]
         test = _share(len(members), test_fraction)
         val = _share(len(members) - test, cfg.val_fraction * len(members) / (len(members) - test))
         parts[1] += shuffled[:val]
         parts[2] += shuffled[val : val + test]
         parts[0] += shuffled[val + test :]
-    return [sorted(part) for part in parts]
+    return [sorted(part, key=_order) for part in parts]
+
+
+def _order(row: Row) -> tuple[bool, str | bytes, str | int, str]:
+    """Paths come before images in memory, which cannot be compared with them."""
+    return isinstance(row.image, bytes), row.image, row.label, row.where
 
 
 def _share(count: int, fraction: float) -> int:
@@ -237,20 +230,19 @@ def _share(count: int, fraction: float) -> int:
     return min(max(1, round(count * fraction)), count - 1)
 
 
-def _index_faults(
-    root: Path, splits: ImageSplits, rows_by_split: dict[str, list[Row]]
-) -> Iterator[str]:
+def _index_faults(cfg: DataConfig, splits: ImageSplits, rows_by_split: Rows) -> Iterator[str]:
     known = set(splits.classes)
     if len(known) < 2:
         yield (
-            f"data.root: {root} has {len(known)} class ({', '.join(known) or 'none'}); "
-            f"a classifier needs at least 2. {EXPECTED}"
+            f"data.root: {cfg.root} has {len(known)} class ({', '.join(known) or 'none'}); "
+            "a classifier needs at least 2. Images of each class go into a folder of its own, or "
+            "have a label of its own in a list"
         )
     for split in ("val", "test"):
         strange: dict[str, str] = {}
         for row in rows_by_split.get(split, []):
             if str(row.label) not in known:
-                strange.setdefault(str(row.label), row.where)
+                strange.setdefault(str(row.label), row.place)
         named = [f"{name!r} ({where})" for name, where in sorted(strange.items())]
         if named:
             yield (
@@ -260,13 +252,5 @@ def _index_faults(
     if len(known) > 1 and not len(splits.val):
         yield (
             "data.val_fraction: no image is left to validate on, by which the best checkpoint is "
-            f"chosen; set data.val_fraction above 0 or give {root}/val"
-        )
-
-
-def _batch_fault(cfg: DataConfig, train_size: int) -> Iterator[str]:
-    if cfg.batch_size > train_size > 0:
-        yield (
-            f"data.batch_size: {cfg.batch_size} is larger than the training split of {train_size} "
-            f"images, so not one step could be made; set data.batch_size={train_size} or less"
+            f"chosen; set data.val_fraction above 0 or give {cfg.root}/val"
         )

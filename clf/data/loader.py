@@ -1,5 +1,5 @@
-"""Batches by threads: decoding and resizing release the GIL, so threads scale, start at once, copy
-nothing between processes and have no children that signals could reach.
+"""Batches made by threads. Decoding and resizing release the GIL, so threads scale; unlike worker
+processes they start at once, copy nothing, and no signal can reach them.
 
 B images of a batch, 3 channels, S pixels a side.
 """
@@ -20,21 +20,23 @@ from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
 SAMPLE = 0  # keeps the samples' generators apart from the samplers'
-CHUNK = 8  # images a task: fewer cost more bookkeeping, more leave threads idle at a batch's end
+# Images of a task: fewer cost more bookkeeping, more leave threads idle at a batch's end.
+CHUNK = 8
 
 
 class ThreadedLoader:
     """Yields ClassificationBatches in the order of its sampler.
 
-    What it yields depends on (seed, epoch, position) alone, not on `threads` or `prefetch`.
-    Resumable: Lightning's fit loop saves and loads its state with each checkpoint.
+    What it yields depends on (seed, epoch, position) alone, not on `threads` or `prefetch`. It can
+    be resumed: Lightning's fit loop saves and loads its state with each checkpoint.
 
     Args:
-        split: files and labels
+        split: images and labels
         sampler: gives the batches of this rank; Lightning calls its `set_epoch`
-        transform: of one image, with a generator of its own
+        transform: is applied to each image, with a generator of the sample's own
         seed: of the samples' generators
-        threads: that decode; 0: the calling thread does, so that a breakpoint stops there
+        threads: number of threads that decode; 0: the calling thread does, so that a breakpoint
+            stops there
         prefetch: batches made ahead of the one in use
     """
 
@@ -54,29 +56,30 @@ class ThreadedLoader:
         self._epoch, self._handed_out, self._resumes = 0, 0, False
 
     def __len__(self) -> int:
-        """Batches of an epoch, also where an iteration resumes in its middle."""
+        """Batches of a whole epoch, even where an iteration resumes in its middle."""
         return len(self.sampler)
 
     @property
     def num_images(self) -> int:
-        """Of the split, over all ranks."""
+        """Images of the split, over all ranks."""
         return len(self.split)
 
     def path(self, index: int) -> str:
-        """The file of an image, by its position in the split."""
-        return self.split.paths[index]
+        """The file of an image, by its position in the split; see `Split.path`."""
+        return self.split.path(index)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches of it that the caller has had; those made ahead do not count."""
+        """The epoch, and how many of its batches the caller has had; those made ahead do not
+        count."""
         return {"epoch": self._epoch, "batches": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration goes on from there, if it is of the same epoch."""
+        """Let the next iteration go on from there, if it is of the same epoch."""
         self._epoch, self._handed_out, self._resumes = state["epoch"], state["batches"], True
 
     def __iter__(self) -> Iterator[ClassificationBatch]:
-        # A generator: nothing starts before the first batch is asked for. Lightning makes an
-        # iterator before it tells the epoch, and another one that it never uses.
+        # As a generator it starts nothing before the first batch is asked for. Lightning makes an
+        # iterator before it sets the epoch, and another one that it never uses.
         epoch = self.sampler.epoch
         start = self._handed_out if self._resumes and self._epoch == epoch else 0
         self._epoch, self._handed_out, self._resumes = epoch, start, False
@@ -91,7 +94,7 @@ class ThreadedLoader:
         here = torch.get_num_threads()
         for micro in batches:
             batch = self._empty(micro)
-            torch.set_num_threads(1)  # of small images: sharing one out costs more than it saves
+            torch.set_num_threads(1)  # an image is too small to be worth sharing over cores
             try:
                 self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
             finally:
@@ -99,7 +102,7 @@ class ThreadedLoader:
             yield batch
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
-        """Keeps `prefetch` batches in the making; leaving it, by any way, stops the threads."""
+        """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
         queue: deque[tuple[ClassificationBatch, list[Future[None]]]] = deque()
         pool = _start_threads(self.threads)
         try:
@@ -122,9 +125,9 @@ class ThreadedLoader:
         chunks = [range(size)[start : start + CHUNK] for start in range(0, size, CHUNK)]
         return batch, [pool.submit(self._fill, batch, micro, self._epoch, rows) for rows in chunks]
 
-    @torch.inference_mode(False)  # of the caller's: other threads could not fill its tensors
+    @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
-        """Labels and indices are there, images still to be filled in."""
+        """A batch with its labels and indices; the images are still to be filled in."""
         size, indices_B = self.transform.size, micro.indices_m
         labels_B = np.where(indices_B == PADDING, PADDING, self.split.labels[indices_B])
         images_BHWC = torch.empty(
@@ -140,10 +143,10 @@ class ThreadedLoader:
         tensor = torch.tensor(numbers_B, dtype=torch.int64)
         return tensor.pin_memory() if self.pin else tensor
 
-    @torch.inference_mode()  # no bookkeeping for gradients: 3 % of an image's time
+    @torch.inference_mode()  # bookkeeping for gradients would take 3 % of an image's time
     def _fill(self, batch: ClassificationBatch, micro: MicroBatch, epoch: int, rows: range) -> None:
         images_BCHW, indices, positions = batch["images"], micro.indices_m, micro.positions_m
-        # All at once: between two images, decoding has emptied the cache of what makes these.
+        # All at once, because decoding an image empties the CPU's cache of what makes these.
         rngs = {
             row: np.random.default_rng([SAMPLE, self.seed, epoch, int(positions[row])])
             for row in rows
@@ -153,9 +156,10 @@ class ThreadedLoader:
             if row not in rngs:
                 images_BCHW[row].zero_()
                 continue
-            path = self.split.paths[indices[row]]
+            index = int(indices[row])
+            path = self.split.path(index)
             try:
-                image_HWC = decode(path, self.transform.short_side)
+                image_HWC = decode(self.split.images[index], self.transform.short_side, path)
                 images_BCHW[row].copy_(self.transform(image_HWC, rngs[row]))
             except Exception as error:
                 error.add_note(f"while reading {path}")
@@ -163,12 +167,13 @@ class ThreadedLoader:
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor:
-    """A pool whose threads each use one core; torch would use all of them in every thread."""
+    """A pool whose threads use one core each; torch would use all cores in every thread."""
     here = torch.get_num_threads()
     all_up = Barrier(count + 1)
 
     def start() -> None:
-        # A thread's first look at the number sets it to the process's, and would undo ours later.
+        # When a thread first asks for the number, torch sets it to the process's, which would undo
+        # ours if it happened later.
         torch.get_num_threads()
         torch.set_num_threads(1)
         all_up.wait()
@@ -177,6 +182,6 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
     for _ in range(count):
         pool.submit(start)
     all_up.wait()
-    # In a thread, `set_num_threads` sets its own number and that of all threads still to be born.
+    # In a thread, `set_num_threads` sets its own number and that of all threads started later.
     torch.set_num_threads(here)
     return pool

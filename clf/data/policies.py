@@ -1,5 +1,5 @@
-"""RandAugment and TrivialAugment: operations and strengths as torchvision's, parameters from a
-given generator.
+"""RandAugment and TrivialAugment, with torchvision's operations and strengths; their parameters are
+drawn from a given generator.
 
 Cubuk et al. 2019, arXiv 1909.13719; Mueller and Hutter 2021, arXiv 2103.10158 (its wide space).
 """
@@ -62,7 +62,7 @@ def rand_magnitude(name: str, level: int, height: int, width: int) -> float:
 
 
 def trivial_magnitude(name: str, level: int) -> float:
-    """TrivialAugment's, in its wide space."""
+    """TrivialAugment's strength of an operation, in its wide space."""
     share = level / (BINS - 1)
     if name == "Posterize":
         return 8 - round(share * 6)

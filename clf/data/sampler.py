@@ -1,8 +1,9 @@
 """Which images make which batch, on which rank. The global order is a pure function of (seed,
-epoch): ranks take parts of it, so their number changes speed and not the mathematics. Imports no
-torch.
+epoch); ranks take parts of it, so their number changes the speed and not the mathematics. Imports
+no torch.
 
-N images, B images per optimizer step over all ranks, m per micro-batch: a rank's forward pass.
+N images, B images per optimizer step over all ranks, m images per micro-batch, which is one forward
+pass of one rank.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import numpy as np
 
 from clf.batch import PADDING
 from clf.config import DataConfig
-from clf.data.rows import DataError
+from clf.config.batch_rules import share_fault, size_fault
+from clf.data.reader import DataError
 
 ORDER, CLASS_ORDER, IMAGE_ORDER = 1, 2, 3  # keep the generators of one seed apart
 
@@ -30,19 +32,14 @@ def accumulation(cfg: DataConfig, world_size: int) -> int:
     Raises:
         ValueError: the batch cannot be cut into equal micro-batches for all ranks
     """
-    at_once = world_size * (cfg.micro_batch_size or 1)
-    if cfg.batch_size % at_once:
-        micro = f" x data.micro_batch_size={cfg.micro_batch_size}" if cfg.micro_batch_size else ""
-        near = max(1, round(cfg.batch_size / at_once)) * at_once
-        raise ValueError(
-            f"data.batch_size={cfg.batch_size} cannot be shared by {world_size} ranks{micro}; "
-            f"set data.batch_size={near}, or any multiple of {at_once}"
-        )
-    return cfg.batch_size // at_once if cfg.micro_batch_size else 1
+    micro = cfg.micro_batch_size
+    if fault := share_fault(cfg.batch_size, micro, world_size):
+        raise ValueError(fault)
+    return cfg.batch_size // (world_size * micro) if micro else 1
 
 
 def micro_batch_size(cfg: DataConfig, world_size: int) -> int:
-    """Images per forward pass of a rank in training; ValueError as `accumulation`."""
+    """Images per forward pass of a rank in training; ValueError as from `accumulation`."""
     return cfg.batch_size // world_size // accumulation(cfg, world_size)
 
 
@@ -54,8 +51,8 @@ class TrainSampler:
 
     Args:
         labels_N: class of each image
-        kind: "shuffle": each image at most once; "class_balanced": every class equally often, its
-            images in shuffled cycles, none a second time before all were used
+        cfg: its `sampler` is "shuffle": each image at most once; or "class_balanced": every class
+            equally often, its images in shuffled cycles, none a second time before all were used
 
     Raises:
         DataError: fewer images than a batch
@@ -69,11 +66,8 @@ class TrainSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if len(labels_N) < cfg.batch_size:
-            raise DataError(
-                f"data.batch_size={cfg.batch_size} is larger than the training split of "
-                f"{len(labels_N)} images; set data.batch_size={len(labels_N)} or less"
-            )
+        if fault := size_fault(cfg.batch_size, len(labels_N)):
+            raise DataError(fault)
         self.labels_N = labels_N
         self.balanced = cfg.sampler == "class_balanced"
         self.size = len(labels_N) // cfg.batch_size * cfg.batch_size  # images an epoch
@@ -104,7 +98,7 @@ class TrainSampler:
         return rng.permutation(len(self.labels_N))[: self.size]
 
     def _balanced_order(self) -> np.ndarray:
-        """Rounds over all classes, each in an order of its own, so that batches are even too."""
+        """Rounds over all classes, each in an order of its own: batches are balanced as well."""
         present = np.unique(self.labels_N)
         rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
         rounds = -(-self.size // len(present))
@@ -121,10 +115,10 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Every image once, dealt out to the ranks in turns: of images in the order of their classes
-    each rank, and so each node, has its share of every class.
+    """Every image once, dealt out to the ranks in turns. Since images are in the order of their
+    classes, each rank, and so each node, gets its share of every class.
 
-    All ranks have equally many equally large batches, which collectives need: where images run out
+    All ranks have equally many equally large batches, which collectives need. Where images run out,
     a rank has PADDING, at most `world_size - 1` rows in all. An empty split has no batches.
     """
 

@@ -1,22 +1,22 @@
-"""A data set in a tar file, which each node unpacks to its own disk (data.stage=node)."""
+"""Images in a tar file, which each node unpacks to its own disk (data.stage=node)."""
 
 import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from clf.data.rows import first_and_count
+from clf.data.reader import first_and_count
 
 
-def tar_classes(path: Path, name: str) -> tuple[list[str] | None, list[str]]:
-    """Class names and faults, without unpacking; None where they cannot be told so: of a list of
-    annotations, and of a compressed file, all of which would have to be read."""
+def tar_classes(path: Path, has_class_folders: bool) -> tuple[list[str] | None, list[str]]:
+    """Class names and faults, without unpacking. The names are None where they cannot be known
+    so: without class folders, and in a compressed file, which would have to be read to its end."""
     try:
         with tarfile.open(path) as file:
             if file.next() is None:
                 return None, [f"data.root: {path} is an empty tar file"]
-            if _is_compressed(path) or name != "imagefolder":
+            if is_compressed(path) or not has_class_folders:
                 return None, []
-            members = [PurePosixPath(member.name) for member in file if member.isfile()]
+            members = files_in(file)
     except (OSError, tarfile.TarError) as error:
         return None, [
             f"data.root: {path} cannot be read as a tar file ({error}); make it with "
@@ -26,18 +26,26 @@ def tar_classes(path: Path, name: str) -> tuple[list[str] | None, list[str]]:
 
 
 def top_folder(folder: Path) -> Path:
-    """The data set in an unpacked folder: the one folder in it, where it holds nothing else and
-    that is not a class, as after `tar -cf images.tar images`."""
+    """The data set in an unpacked folder: the only folder in it, if that one holds folders too, as
+    after `tar -cf images.tar images`."""
     inside = sorted(folder.iterdir())
     if len(inside) == 1 and inside[0].is_dir() and any(map(os.path.isdir, inside[0].iterdir())):
         return inside[0]
     return folder
 
 
-def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None, list[str]]:
-    parts = [member.parts for member in members if not member.name.startswith(".")]
+def files_in(file: tarfile.TarFile) -> list[PurePosixPath]:
+    """The paths of its files from the data set's own folder: without the one folder that holds all
+    the others, as after `tar -cf images.tar images`."""
+    parts = [PurePosixPath(member.name).parts for member in file if member.isfile()]
+    parts = [part for part in parts if not part[-1].startswith(".")]
     if len({part[0] for part in parts}) == 1 and any(len(part) > 2 for part in parts):
         parts = [part[1:] for part in parts]
+    return [PurePosixPath(*part) for part in parts]
+
+
+def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None, list[str]]:
+    parts = [member.parts for member in members]
     if any(part[0] == "train" for part in parts):
         parts = [part[1:] for part in parts if part[0] == "train"]
     names = sorted({part[0] for part in parts if len(part) > 1})
@@ -50,6 +58,7 @@ def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None
     return names, []
 
 
-def _is_compressed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
+    """Whether a tar file is compressed, by the mark that a plain one has in its first header."""
     with path.open("rb") as file:
         return file.read(262)[257:] != b"ustar"

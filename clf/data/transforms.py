@@ -1,15 +1,16 @@
-"""From a decoded image to what the model sees: uint8, [3, S, S]. Training images vary;
-evaluation's do not.
+"""From a decoded image to what the model sees: uint8, [3, S, S]. Training images are augmented,
+those of an evaluation are not.
 
-An augmentation is a function of the image and a generator: parameters are drawn from the sample's
-own `numpy.random.Generator` and applied by torchvision's v2 functional kernels. Nothing draws from
-a global one.
+An augmentation is a function of the image and a generator: its parameters are drawn from the
+sample's own `numpy.random.Generator` and applied by torchvision's v2 functional kernels. Nothing
+draws from a global generator.
 
 C channels, H x W pixels, S pixels a side of the model's input.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +18,32 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from clf.config import AugmentConfig, DataConfig
+from clf.config.build import build
 from clf.data.policies import rand_augment, trivial_augment
 
-ERASED_RGB = (124, 116, 104)  # ImageNet's mean: 0 once the model has normalised
+ERASED_RGB = (124, 116, 104)  # ImageNet's mean, which becomes 0 when the model normalises
 ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al. 2017, arXiv 1708.04896
 
 
 class TrainTransform:
-    """Crop, flip, policy, colour jitter, noise, JPEG, erasing: in this order, as the config says.
+    """Crop, flip, policy, colour jitter, noise, JPEG, transforms of the user's own, erasing: in
+    this order, as the config says.
 
-    Noise comes before JPEG, as in a camera.
+    Noise comes before JPEG, as in a camera. Erasing comes last, so that nothing blurs its edges.
+
+    Args:
+        trusted_packages: packages besides clf and torchvision that `augment.transforms` may name
     """
 
-    def __init__(self, cfg: DataConfig) -> None:
+    def __init__(self, cfg: DataConfig, trusted_packages: Sequence[str] = ()) -> None:
         self.size = cfg.image_size
         self.augment = cfg.augment
         low, (narrow, wide) = cfg.augment.crop_scale[0], cfg.augment.crop_ratio
-        # Short side of an image whose smallest crop still has S pixels a side.
+        self.own = [
+            OwnTransform(description, trusted_packages, f"data.augment.transforms.{place}")
+            for place, description in enumerate(cfg.augment.transforms)
+        ]
+        # The short side of an image whose smallest crop still has S pixels a side.
         self.short_side = math.ceil(self.size / math.sqrt(low * min(narrow, 1 / wide, 1.0)))
 
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -55,9 +65,45 @@ class TrainTransform:
         if rng.random() < augment.jpeg:
             low, high = augment.jpeg_quality
             image_CHW = F.jpeg_image(image_CHW.contiguous(), int(rng.integers(low, high + 1)))
+        for transform in self.own:
+            image_CHW = transform(image_CHW, rng)
         if rng.random() < augment.erasing:
             image_CHW = erase(image_CHW, rng)
         return image_CHW
+
+
+class OwnTransform:
+    """A transform of the user's own, `{_target_: mypkg.Blur, p: 0.5}`: what it builds is called as
+    `transform(image_CHW, rng)` and returns an image_CHW like the one that it was given.
+
+    All threads call the same object. To give the same pixels on any number of them it draws from
+    `rng` alone and keeps nothing from one call to the next.
+
+    Raises:
+        ValueError: it cannot be built, or returns something else; names the transform
+    """
+
+    def __init__(self, description: Any, trusted_packages: Sequence[str], key: str) -> None:
+        self.apply: Callable[[Tensor, np.random.Generator], Tensor]
+        self.apply = build(description, trusted_packages, key)
+        self.name = f"{key} ({description['_target_']})"
+        if not callable(self.apply):
+            raise ValueError(
+                f"{self.name}: expected something to call as transform(image_CHW, rng), got a "
+                f"{type(self.apply).__name__}"
+            )
+
+    def __call__(self, image_CHW: Tensor, rng: np.random.Generator) -> Tensor:
+        shape = tuple(image_CHW.shape)
+        result = self.apply(image_CHW, rng)
+        if isinstance(result, Tensor):
+            if result.dtype == torch.uint8 and tuple(result.shape) == shape:
+                return result
+            kind = str(result.dtype).removeprefix("torch.")
+            got = f"{kind} tensor of shape {tuple(result.shape)}"
+        else:
+            got = type(result).__name__
+        raise ValueError(f"{self.name}: expected a uint8 tensor of shape {shape} back, got a {got}")
 
 
 class EvalTransform:
@@ -68,14 +114,14 @@ class EvalTransform:
         self.short_side = cfg.eval_resize or round(cfg.image_size / 0.875)
 
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-        """[3, S, S] uint8. `rng` is not used: both transforms are called alike."""
+        """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
         image_CHW = F.resize_image(as_CHW(image_HWC), [self.short_side], antialias=True)
         return F.center_crop_image(image_CHW, [self.size, self.size])
 
 
 def as_CHW(image_HWC: np.ndarray) -> Tensor:
-    """A view: torchvision resizes such channels-last memory fastest."""
-    if not image_HWC.flags.writeable:  # PIL's; torch warns of them
+    """A view of the same memory, channels last, which torchvision resizes fastest."""
+    if not image_HWC.flags.writeable:  # an array of PIL's, which torch would warn of
         image_HWC = image_HWC.copy()
     return torch.from_numpy(image_HWC).permute(2, 0, 1)
 
@@ -83,8 +129,8 @@ def as_CHW(image_HWC: np.ndarray) -> Tensor:
 def crop_and_resize(image_HWC: np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
     """[3, size, size] uint8, the pixels of torchvision's `resized_crop` in half its time.
 
-    The crop is copied first: of a dense channels-last image torch resizes without packing its
-    pixels anew, and what comes out has the batch's own memory order.
+    The crop is copied first: torch resizes a dense channels-last image without packing its pixels
+    again, and the result has the batch's own memory order.
     """
     top, left, height, width = box
     crop_HWC = np.ascontiguousarray(image_HWC[top : top + height, left : left + width])
@@ -100,8 +146,8 @@ def draw_crop(
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a crop: `scale` of the area, `ratio` of width to height.
 
-    As torchvision's RandomResizedCrop: ten tries, then the largest crop in the middle that has a
-    ratio within the limits (Szegedy et al. 2014, arXiv 1409.4842).
+    It is drawn as by torchvision's RandomResizedCrop: ten tries, then the largest crop in the
+    middle whose ratio is within the limits (Szegedy et al. 2014, arXiv 1409.4842).
     """
     for _ in range(10):
         area = height * width * rng.uniform(scale[0], scale[1])

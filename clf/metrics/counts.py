@@ -1,7 +1,8 @@
-"""Accuracy and loss as sums: exact on any number of ranks, O(B + C) an update, one sync an epoch.
+"""The counts behind every metric: exact on any number of ranks, O(B + C) an update, one sync an
+epoch. What is computed from them stands in `measures.py`.
 
-`ClassificationMetrics` only adds up integers by class (and the loss's two sums) on the device;
-nothing is divided, and no rank talks to another, before the epoch's end. So a result depends
+`ClassificationMetrics` only adds up integers by class (and the loss's two sums) on the device.
+Nothing is divided, and no rank talks to another, before the end of the epoch. So a result depends
 neither on how the images were spread over ranks nor on the padding that made the ranks equal.
 
 B rows of a batch, C classes, N nodes.
@@ -15,43 +16,42 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from clf.batch import PADDING
+from clf.metrics.measures import Counts, reported
 
-NO_INDEX = torch.iinfo(torch.int64).max  # above every image's
+NO_INDEX = torch.iinfo(torch.int64).max  # larger than the index of any image
 
 
 class BadLabelError(ValueError):
-    """Labels that are no class; `index` is the position in the split of the first such image."""
+    """Some labels are not a class; `index` is the position of the first such image in the split."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.message, self.index = message, index
 
     def naming(self, loader: Any) -> ValueError:
-        """The same with the image's file, where the loader can tell it (`path(index)`)."""
+        """The same error with the image's file, if the loader knows it (`path(index)`)."""
         if self.index == NO_INDEX or not hasattr(loader, "path"):
             return self
         return ValueError(f"{self.message}; the first is that of {loader.path(self.index)}")
 
 
 def sum_over_ranks(state: Tensor, group: Any = None) -> list[Tensor]:
-    """One all-reduce in place of torchmetrics' barrier and two all-gathers; [sum], as its
-    `dist_sync_fn` returns."""
+    """One all-reduce in place of torchmetrics' barrier and two all-gathers. It returns [sum], which
+    is what torchmetrics expects of a `dist_sync_fn`."""
     total = state.clone()
     torch.distributed.all_reduce(total, group=group)
     return [total]
 
 
 class ClassificationMetrics(Metric):
-    """Top-1, top-k, macro and per-class accuracy and the mean loss of an epoch, exact over ranks.
+    """The counts of an epoch by class and by node, and every number of `measures.py` from them.
 
-    A row whose label is `PADDING` counts for nothing. Top-1 and top-k agree with
-    `torchmetrics.MulticlassAccuracy` (micro); per-class is its `average=None`; macro is the mean
-    over the classes that have samples.
+    A row whose label is `PADDING` counts for nothing.
 
     Args:
         num_classes: C
         top_k: the second accuracy counts a row as right if its label is among the k largest logits
-        num_nodes, node_rank: where this rank sits, so that counts can also be told apart by node
+        num_nodes, node_rank: where this rank runs, so that the counts can be shown by node
     """
 
     full_state_update = False
@@ -73,7 +73,7 @@ class ClassificationMetrics(Metric):
         counts_NK = torch.zeros(num_nodes, 3 * num_classes + 3, dtype=torch.int64)
         self.add_state("counts_NK", counts_NK, dist_reduce_fx="sum")
         self.add_state("loss_sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-        # No state, so that ranks send it only where a label was bad.
+        # A buffer and not a state, so that the ranks send it only if a label was bad.
         self.register_buffer("first_bad", torch.tensor(NO_INDEX), persistent=False)
 
     def update(
@@ -90,7 +90,8 @@ class ClassificationMetrics(Metric):
             logits_BC: float [B, C]
             labels_B: int64 [B], a class or `PADDING`
             loss_sum: sum of the rows' weighted losses; weight_sum: sum of their weights
-            indices_B: int64 [B], the images' positions in the split, to name one with a bad label
+            indices_B: int64 [B], the images' positions in the split, to name an image whose label
+                is bad
         """
         C, counts_K = self.num_classes, self.counts_NK[self.node_rank]
         is_nan_B = ~torch.isfinite(logits_BC).all(dim=1) & (labels_B != PADDING)
@@ -119,19 +120,37 @@ class ClassificationMetrics(Metric):
         """The epoch's numbers; call it on all ranks together.
 
         Returns:
-            loss, acc_top1, acc_top_k, acc_macro: float64 scalars, NaN where there is no sample;
-            support_NC, correct_NC: int64 by node, predicted_C: int64
+            float64 scalars by the names of `measures.py` (acc_top1, loss, ...), NaN where a number
+            does not exist; and the counts support_NC, correct_NC (by node) and predicted_C, int64
 
         Raises:
             ValueError: a row had logits that are not finite
-            BadLabelError: a label is no class
+            BadLabelError: a label is not a class
         """
         C = self.num_classes
         support_NC, correct_NC, predicted_NC, single_N3 = self.counts_NK.split([C, C, C, 3], dim=1)
         top_k_hits, nan_rows, bad_labels = single_N3.sum(dim=0)
+        self._raise_if(nan_rows, bad_labels)
+        counts = Counts(
+            support_C=support_NC.sum(dim=0),
+            correct_C=correct_NC.sum(dim=0),
+            predicted_C=predicted_NC.sum(dim=0),
+            top_k_hits=top_k_hits,
+            loss_sum=self.loss_sums[0],
+            weight_sum=self.loss_sums[1],
+        )
+        scalars = {
+            one.name: torch.as_tensor(one.compute(counts), dtype=torch.float64)
+            for one in reported(self.top_k, C)
+        }
+        tables = {"support_NC": support_NC, "correct_NC": correct_NC}
+        return scalars | tables | {"predicted_C": counts.predicted_C}
+
+    def _raise_if(self, nan_rows: Tensor, bad_labels: Tensor) -> None:
         if bad_labels:
             raise BadLabelError(
-                f"{int(bad_labels)} labels are outside 0..{C - 1} (or {PADDING}, padding)",
+                f"{int(bad_labels)} labels are outside 0..{self.num_classes - 1} "
+                f"(or {PADDING}, padding)",
                 self._first_bad_of_all_ranks(),
             )
         if nan_rows:
@@ -139,21 +158,8 @@ class ClassificationMetrics(Metric):
                 f"the model gave logits that are not finite for {int(nan_rows)} images: training "
                 "has diverged. Lower model.learning_rate, or set strategy.gradient_clip=1.0"
             )
-        support_C, correct_C = support_NC.sum(dim=0), correct_NC.sum(dim=0)
-        seen_C = support_C > 0
-        accuracy_C = correct_C[seen_C].double() / support_C[seen_C]
-        total = support_C.sum()
-        return {
-            "loss": self.loss_sums[0] / self.loss_sums[1],
-            "acc_top1": correct_C.sum().double() / total,
-            "acc_top_k": top_k_hits.double() / total,
-            "acc_macro": accuracy_C.mean(),
-            "support_NC": support_NC,
-            "correct_NC": correct_NC,
-            "predicted_C": predicted_NC.sum(dim=0),
-        }
 
-    # --- an epoch that is interrupted ---
+    # --- an epoch that is interrupted and resumed ---
 
     def state_over_ranks(self) -> dict[str, Tensor]:
         """What all ranks have counted so far, on the CPU; call it on all ranks together."""
@@ -163,13 +169,13 @@ class ClassificationMetrics(Metric):
         return {name: value.cpu() for name, value in state.items()}
 
     def resume_from(self, state: dict[str, Tensor], rank: int) -> None:
-        """Go on with `state_over_ranks`, on any number of ranks: the first one carries it."""
+        """Go on with `state_over_ranks` on any number of ranks: rank 0 takes all of it."""
         self.reset()
-        self._update_count = 1  # an epoch may have no batch left
+        self._update_count = 1  # torchmetrics would warn if the epoch has no batch left
         if rank != 0:
             return
         counts_NK = state["counts_NK"].to(self.counts_NK)
-        if counts_NK.shape != self.counts_NK.shape:  # of another number of nodes
+        if counts_NK.shape != self.counts_NK.shape:  # the run had another number of nodes
             counts_NK = counts_NK.sum(dim=0)
         self.counts_NK[... if counts_NK.ndim == 2 else self.node_rank] += counts_NK
         self.loss_sums += state["loss_sums"].to(self.loss_sums)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
+from clf.metrics.measures import TOP_K, reported
 from clf.models.pretrained import load_file
 from clf.optim import parameter_groups, with_warmup
 
@@ -32,6 +33,7 @@ class BaseClassificationModel(LightningModule):
         TypeError: a name that is no setting
     """
 
+    takes_every_setting = True  # the registry reads signatures up to this class
     class_weights: Tensor
     mean: Tensor
     std: Tensor
@@ -43,10 +45,7 @@ class BaseClassificationModel(LightningModule):
         self.save_hyperparameters({k: v for k, v in hp.items() if k != "_target_"})
         self.num_classes = num_classes
         top_k, class_weights = hp["top_k"], hp["class_weights"]
-        self.top_k = top_k or min(5, num_classes)
-        # "acc_top5" stays "acc_top5" when there are fewer than 5 classes, so that dashboards keep
-        # their panel.
-        self.top_k_name = f"acc_top{top_k or 5}"
+        self.top_k = top_k or min(TOP_K, num_classes)
         self.register_buffer("class_weights", torch.ones(num_classes))
         if class_weights is not None:
             self.set_class_weights(class_weights)
@@ -56,9 +55,9 @@ class BaseClassificationModel(LightningModule):
         self.register_buffer(
             "std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False
         )
-        self.stage_metrics = nn.ModuleDict()
+        self.split_metrics = nn.ModuleDict()
         self._build_metrics(num_nodes=1, node_rank=0)
-        self._counts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._counts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.network = self.build_network()
         if hp["pretrained"] or hp["weights"]:
             self.load_weights()
@@ -151,10 +150,10 @@ class BaseClassificationModel(LightningModule):
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
-    def _step(self, stage: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _step(self, split: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         logits_BC = self(batch["images"])
         loss_sum, weight_sum = self.loss_sums(logits_BC, batch["labels"])
-        self.metrics(stage).update(
+        self.metrics(split).update(
             logits_BC.detach(), batch["labels"], loss_sum.detach(), weight_sum, batch["indices"]
         )
         return logits_BC, (loss_sum, weight_sum)
@@ -163,7 +162,7 @@ class BaseClassificationModel(LightningModule):
         self._log_epoch("train")
 
     def on_validation_epoch_start(self) -> None:
-        self.metrics("val").reset()  # whatever the sanity check left
+        self.metrics("val").reset()  # the sanity check has counted too
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
@@ -176,63 +175,62 @@ class BaseClassificationModel(LightningModule):
 
     # --- metrics ---
 
-    def metrics(self, stage: str) -> ClassificationMetrics:
-        metrics = self.stage_metrics[f"{stage}_metrics"]
+    def metrics(self, split: str) -> ClassificationMetrics:
+        """The counts of "train", "val" or "test" in the epoch that runs."""
+        metrics = self.split_metrics[f"{split}_metrics"]
         assert isinstance(metrics, ClassificationMetrics)
         return metrics
 
-    def per_class_counts(self, stage: str) -> tuple[Tensor, Tensor]:
-        """(support_NC, correct_NC), int64 on the CPU, of the stage's last epoch, over all ranks by
-        node."""
-        return self._counts[stage]
+    def per_class_counts(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """(support_NC, correct_NC, predicted_C), int64 on the CPU: the counts of the split's last
+        epoch over all ranks, by node."""
+        return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
-        for stage in ("train", "val", "test"):
-            self.stage_metrics[f"{stage}_metrics"] = ClassificationMetrics(
+        for split in ("train", "val", "test"):
+            self.split_metrics[f"{split}_metrics"] = ClassificationMetrics(
                 self.num_classes, self.top_k, num_nodes, node_rank
             ).to(self.class_weights.device)
 
-    def _log_epoch(self, stage: str) -> None:
+    def _log_epoch(self, split: str) -> None:
         """Pattern A: compute (one sync), log, reset, once an epoch."""
         try:
-            result = self.metrics(stage).compute()
+            result = self.metrics(split).compute()
         except BadLabelError as error:
-            raise error.naming(self._loader(stage)) from None
-        self.metrics(stage).reset()
-        self._check_total(stage, int(result["support_NC"].sum()))
-        self._counts[stage] = (result["support_NC"].cpu(), result["correct_NC"].cpu())
-        names = {
-            "loss": "loss",
-            "acc_top1": "acc_top1",
-            "acc_macro": "acc_macro",
-            self.top_k_name: "acc_top_k",
-        }
-        for name, key in names.items():
-            self.log(f"{stage}/{name}", result[key].float(), prog_bar=name in ("loss", "acc_top1"))
+            raise error.naming(self._loader(split)) from None
+        self.metrics(split).reset()
+        support_NC, correct_NC, predicted_C = (
+            result[name].cpu() for name in ("support_NC", "correct_NC", "predicted_C")
+        )
+        self._check_total(split, int(support_NC.sum()))
+        self._counts[split] = (support_NC, correct_NC, predicted_C)
+        for measure in reported(self.top_k, self.num_classes):
+            value, on_bar = result[measure.name].float(), measure.name in ("loss", "acc_top1")
+            self.log(f"{split}/{measure.name}", value, prog_bar=on_bar)
 
-    def _check_total(self, stage: str, counted: int) -> None:
+    def _check_total(self, split: str, counted: int) -> None:
         """Every image of an evaluation counts once, however many ranks there are."""
         limits = {"val": self.trainer.limit_val_batches, "test": self.trainer.limit_test_batches}
-        loader, limit = self._loader(stage), limits.get(stage)
+        loader, limit = self._loader(split), limits.get(split)
         expected = getattr(loader, "num_images", None)
         if limit is None or expected is None or self.trainer.sanity_checking:
             return
         is_whole = limit == 1.0 if isinstance(limit, float) else limit >= len(loader)
         if is_whole and counted != expected:
             raise RuntimeError(
-                f"the {stage} evaluation counted {counted} images, and there are {expected}: some "
+                f"the {split} evaluation counted {counted} images, and there are {expected}: some "
                 "were left out or counted twice, so its numbers would be wrong. With a loader of "
                 "your own, give each image to one rank and label the rows that fill up "
                 f"{PADDING}"
             )
 
-    def _loader(self, stage: str) -> Any:
-        """Of the stage's images, if Lightning has made it."""
+    def _loader(self, split: str) -> Any:
+        """The loader of the split, or None before Lightning has created it."""
         return {
             "train": self.trainer.train_dataloader,
             "val": self.trainer.val_dataloaders,
             "test": self.trainer.test_dataloaders,
-        }[stage]
+        }[split]
 
     # --- optimizer ---
 

@@ -6,7 +6,6 @@ it holds the config and the class names, so it can be evaluated with nothing els
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
+from clf.metrics.measures import direction
 from clf.resilience.continuation import adapt_counts, adapt_schedules, length_of, recorded_length
 
 # Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
@@ -34,26 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
     ) -> None:
-        write_aside(Path(path), lambda temporary: torch.save(checkpoint, temporary))
-
-
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` a temporary file in the folder of `path`, bring it to disk, then rename it over
-    `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+        write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
 def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
@@ -63,7 +45,11 @@ def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
     saves a best one. A version counter would write `last-v1.ckpt` beside a stale `last.ckpt`.
     """
     best = ModelCheckpoint(
-        folder, filename="best", monitor=cfg.monitor, mode=cfg.mode, enable_version_counter=False
+        folder,
+        filename="best",
+        monitor=cfg.monitor,
+        mode=direction(cfg.monitor),
+        enable_version_counter=False,
     )
     last = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False

@@ -17,7 +17,9 @@ class Preempted(Exception):
     """All ranks have left at the same step; the run goes on from there when it is started again."""
 
     def __init__(self, signal: str, epoch: int, step: int) -> None:
-        super().__init__(f"{signal}: left in epoch {epoch} after step {step}, everything is saved")
+        super().__init__(
+            f"{signal}: left in epoch {epoch + 1} after step {step}, everything is saved"
+        )
         self.signal, self.epoch, self.step = signal, epoch, step
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: per-class tables, images per second, status.json.
+"""What a run reports while it runs: per-class tables, images per second, status.json.
 
 Only rank 0 writes. Nothing here waits for the device within a training step.
 
@@ -17,21 +17,24 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.resilience.signals import Preempted
 from clf.run_folder import RunFolder
+from clf.tracking.early_stopping import why_stopped
+from clf.tracking.epochs import epoch_number
 from clf.tracking.nodes import departing_nodes
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
 
 
 class PerClassTables(Callback):
-    """After each evaluation: per_class/<stage>.csv, during training val_epoch<NNN>.csv as well, and
-    the table `<stage>/per_class` in W&B.
+    """After each evaluation: per_class/<split>.csv, during training val_epoch<NNN>.csv as well, and
+    the table `<split>/per_class` in W&B.
 
-    The model gives the counts, `per_class_counts(stage) -> (support_NC, correct_NC)`, int64 on the
-    CPU, summed over ranks; the datamodule the names, `classes`, in label order. Lightning calls a
-    callback's on_*_epoch_end before the model's, which computes the counts: so this uses on_*_end.
+    The counts come from the model's `per_class_counts(split) -> (support_NC, correct_NC,
+    predicted_C)`, int64 on the CPU, summed over ranks; the names from the datamodule's `classes`,
+    in label order. Lightning calls a callback's on_*_epoch_end before the model's, which computes
+    the counts. So this callback uses on_*_end.
 
     Args:
-        class_scalars: log val/acc_class/<name> too
+        class_scalars: also log val/acc_class/<name>
     """
 
     def __init__(self, folder: RunFolder, class_scalars: bool = False) -> None:
@@ -49,23 +52,24 @@ class PerClassTables(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module, "test")
 
-    def _write(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def _write(self, trainer: Any, pl_module: Any, split: str) -> None:
         if not trainer.is_global_zero:
             return
-        support_NC, correct_NC = pl_module.per_class_counts(stage)
+        support_NC, correct_NC, predicted_C = pl_module.per_class_counts(split)
         classes = trainer.datamodule.classes
-        rows = rows_from_counts(classes, support_NC, correct_NC, self.nodes)
+        rows = rows_from_counts(classes, support_NC, correct_NC, predicted_C, self.nodes)
         for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
-            rank_zero_warn(f"{stage}: {sentence}")
-        epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
-        write_csv(rows, self.folder.per_class / f"{stage}.csv")
+            rank_zero_warn(f"{split}: {sentence}")
+        write_csv(rows, self.folder.per_class / f"{split}.csv")
         if trainer.state.fn == "fit":
-            write_csv(rows, self.folder.per_class / f"{stage}_epoch{epoch:03d}.csv")
+            name = f"{split}_epoch{epoch_number(trainer):03d}.csv"
+            write_csv(rows, self.folder.per_class / name)
+        epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, GuardedWandbLogger):
-                logger.log_per_class(f"{stage}/per_class", rows, epoch, step)
+                logger.log_per_class(f"{split}/per_class", rows, epoch, step)
             if self.class_scalars:
-                logger.log_metrics(_class_scalars(rows, stage) | {"epoch": epoch}, step)
+                logger.log_metrics(_class_scalars(rows, split) | {"epoch": epoch}, step)
 
 
 class Throughput(Callback):
@@ -84,7 +88,7 @@ class Throughput(Callback):
         self._window = (0.0, 0)  # (seconds, optimizer steps) at its start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_window(trainer)  # resumed in mid-epoch: its start does not come
+        self._begin_window(trainer)  # a run resumed in mid-epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin_window(trainer)
@@ -111,29 +115,15 @@ class Throughput(Callback):
             )
 
 
-class EpochLines(Callback):
-    """A printed line for each epoch: what a log file shows in place of a progress bar."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
-            return
-        loss, top1 = (
-            float(trainer.callback_metrics[f"val/{name}"]) for name in ("loss", "acc_top1")
-        )
-        epoch = f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}"
-        numbers = f"val top-1 {top1:.1%}   loss {loss:.4g}".replace("%", " %")
-        print(f"{epoch}   step {trainer.global_step}   {numbers}", flush=True)
-
-
 class StatusFile(Callback):
     """status.json: what the run is doing, at most once a second and at the ends of epochs.
 
     Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
-    done), run, host, pid, device, epoch and step (done so far), epochs and steps (in all),
-    images_per_second, metrics (the latest of each name), eta_s (of the training), started and
-    updated (seconds since 1970), error, wandb (page, or folder to sync; None without W&B) and
-    wandb_id, began and left (epoch, step, batch within the epoch, learning_rate: where this start
-    took the training up, and where it was asked to leave).
+    done), run, host, pid, device, epoch and step (completed so far), epochs and steps (in all),
+    images_per_second, metrics (the latest of each name), stopped_early (why, or None), eta_s (of
+    the training), started and updated (seconds since 1970), error, wandb (page, or folder to sync;
+    None without W&B) and wandb_id, began and left (completed epochs, step, batch within the epoch,
+    learning_rate: where this start began to train, and where it was asked to leave).
     """
 
     EVERY_S = 1.0
@@ -145,6 +135,7 @@ class StatusFile(Callback):
         self._written = 0.0  # seconds of the monotonic clock
         self._begun: tuple[float, int] | None = None  # (seconds, steps) when training began
         self._constant: dict[str, Any] = {}
+        self._stopped_early: str | None = None
         self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -178,6 +169,8 @@ class StatusFile(Callback):
         self._take(trainer.callback_metrics)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Now: the final evaluation gives all callbacks the state that the best checkpoint holds.
+        self._stopped_early = why_stopped(trainer)
         self._take(trainer.callback_metrics)
         self._write(trainer, "running")
 
@@ -195,7 +188,7 @@ class StatusFile(Callback):
             self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
 
     def _take(self, metrics: Mapping[str, Any]) -> None:
-        """Waits for the device: for the ends of epochs only."""
+        """This waits for the device, so it is for the ends of epochs only."""
         self.metrics |= {
             name: float(value)
             for name, value in metrics.items()
@@ -212,7 +205,7 @@ class StatusFile(Callback):
         self._written = time.monotonic()
         try:
             self.folder.write_json(self.folder.status, self._content(trainer, state, error))
-        except OSError as problem:  # a full disk: no reason to lose the training, or its error
+        except OSError as problem:  # a full disk must not end the training, or hide its error
             if not self._warned:
                 rank_zero_warn(f"{self.folder.status} cannot be written: {problem}")
             self._warned = True
@@ -235,6 +228,7 @@ class StatusFile(Callback):
             "steps": steps,
             "images_per_second": speeds[0] if speeds else None,
             "metrics": self.metrics,
+            "stopped_early": self._stopped_early,
             "eta_s": eta_s,
             "started": self.started,
             "updated": now,
@@ -243,13 +237,13 @@ class StatusFile(Callback):
 
 
 def _step_of_scalars(trainer: Trainer) -> int:
-    """The step that Lightning gives its own scalars at this moment: within the fit that of the last
-    optimizer step, counted from 0; after it the number of steps."""
+    """The step that Lightning gives its own scalars at this moment: within the fit the last
+    optimizer step, counted from 0; after the fit the number of steps."""
     return max(0, trainer.global_step - int(trainer.state.fn == "fit"))
 
 
-def _class_scalars(rows: list[PerClassRow], stage: str) -> dict[str, float]:
-    pairs = ((f"{stage}/acc_class/{row.name}", row.accuracy) for row in rows)
+def _class_scalars(rows: list[PerClassRow], split: str) -> dict[str, float]:
+    pairs = ((f"{split}/acc_class/{row.name}", row.accuracy) for row in rows)
     return {name: accuracy for name, accuracy in pairs if accuracy is not None}
 
 
@@ -265,8 +259,8 @@ def _node_names(trainer: Trainer) -> list[str]:
 
 
 def _place(trainer: Any) -> dict[str, Any]:
-    """What must come back when a run goes on."""
-    loader = trainer.train_dataloader  # a plain one does not know its place
+    """The place in the training that a run which goes on must find again."""
+    loader = trainer.train_dataloader  # a plain DataLoader does not know its place
     return {
         "epoch": trainer.current_epoch,
         "step": trainer.global_step,

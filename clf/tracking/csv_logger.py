@@ -1,6 +1,6 @@
 """`metrics.csv`: every scalar of the run, whatever happens to W&B, the network or the process.
 
-Lightning's CSVLogger deletes the file of an earlier start; a resumed run must go on with it.
+Lightning's CSVLogger deletes the file of an earlier start, and a resumed run must go on with it.
 """
 
 import csv
@@ -9,24 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from clf.run_folder import write_text
+from clf.tracking.epochs import CountsEpochsFromOne
 
-KEYS = ["epoch", "step"]  # both count from 0; step: of the optimizer
+KEYS = ["epoch", "step"]  # the first epoch is 1, the first step of the optimizer 0
 
 
-class CsvLogger(Logger):
-    """One row a step, in step order; a column appears with the first value of its name.
+class CsvLogger(CountsEpochsFromOne):
+    """One row a step, in step order. A column appears with the first value of its name.
 
-    A run that starts again with the file of an earlier start keeps its rows up to the first step
-    that it logs itself: what came from there on is being done again. A row of that very step stays
-    if it lacks what is logged now, as where a run goes on with a step's validation. Each value is
-    in the file when `log_metrics` returns, and a kill at any instant leaves whole rows.
+    A run that starts again with the file of an earlier start keeps the rows before the first step
+    that it logs itself; the later ones are computed again. A row of that very step stays if it
+    lacks the values that are logged now, as when a run goes on with the validation after a step.
+    Each value is in the file when `log_metrics` returns, and a kill at any instant leaves whole
+    rows.
 
     Args:
-        path: of the CSV, new or of an earlier start
+        path: the CSV file, new or from an earlier start
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,9 +50,9 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add values to the row of `step`; a value that differs from what the row holds, or a step
-        that is not the last one's, begins a new row."""
-        row: dict[str, Any] = {**metrics, "step": step}
+        """Add values to the last row. A value that differs from what the row holds, or another
+        step than the row's, begins a new row."""
+        row: dict[str, Any] = {**self.with_epoch_number(metrics), "step": step}
         first = self._last_row_at is None
         if first and step is not None:
             self._rows = [kept for kept in self._rows if _stays(kept, step, metrics)]
@@ -75,7 +76,7 @@ class CsvLogger(Logger):
         self._last_row_at = len(before.encode())
 
     def _write_last(self, merged: bool) -> None:
-        """In one write, so that no kill can part it. A merged row is longer than what it covers."""
+        """One write, which no kill can cut. A merged row is longer than the one it replaces."""
         with self.path.open("r+b") as file:
             self._last_row_at = file.seek(self._last_row_at or 0) if merged else file.seek(0, 2)
             file.write(_lines(self._rows[-1:], self._columns).encode())
@@ -91,7 +92,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a full disk or a power cut can part the last line
+    whole = text[: text.rfind("\n") + 1]  # a full disk or a power cut can cut the last line
     rows: list[dict[str, Any]] = []
     for cells in csv.DictReader(io.StringIO(whole, newline="")):
         row: dict[str, Any] = {name: value for name, value in cells.items() if value}

@@ -1,4 +1,5 @@
-"""A node whose accuracy departs from the others' by more than chance: a broken disk, a wrong shard.
+"""Finds a node whose accuracy departs from the others' by more than chance, as with a broken disk
+or a wrong shard.
 
 N nodes, C classes.
 """
@@ -6,6 +7,8 @@ N nodes, C classes.
 from collections.abc import Sequence
 
 import numpy as np
+
+from clf.metrics.measures import percent
 
 LEVEL = 1e-6  # chance of a false alarm in an evaluation, over all nodes
 TILTS_T = np.concatenate([-np.geomspace(8, 1e-3, 60), np.geomspace(1e-3, 8, 60)])
@@ -16,8 +19,9 @@ def departing_nodes(
 ) -> list[str]:
     """A sentence for each such node, the most improbable first.
 
-    Each class is compared within itself, since nodes may hold different classes. A node that is
-    found is left out, lest it make the others look odd beside it.
+    Each class is compared with itself on other nodes, since nodes may hold different classes. A
+    node that was found is left out of the next comparison, so that the others do not look odd
+    beside it.
 
     Args:
         nodes: their names, N of them; fewer than two: nothing to compare
@@ -30,25 +34,26 @@ def departing_nodes(
         accuracy_N = correct_NC[left].sum(1) / support_NC[left].sum(1)
         if log_p_N.min() >= np.log(level):
             break
-        # Two depart from each other alike, and the worse one is at fault.
+        # Two nodes depart from each other equally; the worse one is at fault.
         worst = int((accuracy_N if len(left) == 2 else log_p_N).argmin())
         node = left.pop(worst)
         own, others = accuracy_N[worst], correct_NC[left].sum() / support_NC[left].sum()
         sentences.append(
-            f"node {nodes[node]} has {100 * own:.1f} % of its {support_NC[node].sum()} images "
-            f"right, the others {100 * others:.1f} %. Chance departs so far less than once in "
+            f"node {nodes[node]} has {percent(own)} of its {support_NC[node].sum()} images right, "
+            f"the others {percent(others)}. By chance this happens less than once in "
             f"{1 / level:,.0f} evaluations: look at its disk, its files and its GPUs"
         )
     return sentences
 
 
 def log_probabilities(support_NC: np.ndarray, correct_NC: np.ndarray) -> np.ndarray:
-    """An upper bound of log P(a node's correct count departs so far or farther), [N].
+    """An upper bound of log P(a node's correct count departs this far or farther), [N].
 
-    If nodes do not matter, the correct images of a class are a random draw without replacement of
-    those of all nodes: hypergeometric, and independent over classes. Its moment generating function
-    is at most the binomial's (Hoeffding 1963, theorem 4), so Chernoff's bound holds at any size; a
-    normal approximation would raise false alarms where nearly all images are right.
+    If nodes do not matter, the correct images of a class on a node are a random draw without
+    replacement from those of all nodes: hypergeometric, and independent over classes. Its
+    moment generating function is at most the binomial's (Hoeffding 1963, theorem 4), so Chernoff's
+    bound holds at any size; a normal approximation would raise false alarms where nearly all images
+    are right.
     """
     total_C = support_NC.sum(axis=0)
     right_C = correct_NC.sum(axis=0) / np.maximum(total_C, 1)

@@ -1,5 +1,5 @@
-"""A CSV with the prediction of every image, to find the wrong ones or to compute one's own
-numbers."""
+"""A CSV file with the prediction for every image, to find the wrong ones or to compute other
+numbers from them."""
 
 import csv
 from pathlib import Path
@@ -13,12 +13,13 @@ from clf.batch import PADDING, ClassificationBatch
 
 
 class PredictionFile(Callback):
-    """Writes image, label, predicted, probability (of the predicted class) for a test on one rank.
+    """Writes image, label, predicted and probability (of the predicted class) during a test on one
+    rank.
 
     Args:
-        path: of the CSV
-        images: file of each index of the split
-        classes: name of each label
+        path: the CSV file
+        images: the file of each image, in the order of the split
+        classes: the name of each class, in label order
     """
 
     def __init__(self, path: Path, images: list[str], classes: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The per-class table: the same rows as CSV, in W&B and on the terminal. Imports no torch.
 
-Columns: class, support, correct, accuracy; on several nodes also support/<node>, correct/<node>.
-A class without samples has no accuracy: an empty cell, None, "n/a", and never 0.
+Columns: class, then those of `clf.metrics.measures.CLASS_COLUMNS`; on several nodes also
+support/<node> and correct/<node>. A value that does not exist, such as the accuracy of a class
+without images, is an empty cell, None or "n/a", and never 0.
 """
 
 import csv
@@ -11,59 +12,67 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clf.metrics.measures import CLASS_COLUMNS, ClassColumn, class_accuracy, percent
 from clf.run_folder import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ["class", "support", "correct", "accuracy"]
 BAR_WIDTH = 20  # characters
+WIDE = 72  # characters of a terminal that has room for every column
 
 
 @dataclass(frozen=True)
 class PerClassRow:
-    """A class's images, how many were right, and the same by node."""
+    """The counts of a class, and some of them by node."""
 
     name: str
-    support: int
-    correct: int
+    support: int  # images of the class
+    correct: int  # those of them that were predicted as the class
+    predicted: int | None = None  # images predicted as the class; None: not known
     nodes: dict[str, tuple[int, int]] = field(default_factory=dict)  # node -> (support, correct)
 
     @property
     def accuracy(self) -> float | None:
-        return self.correct / self.support if self.support else None
+        return class_accuracy(*self.counts)
+
+    @property
+    def counts(self) -> tuple[int, int, int | None]:
+        return self.support, self.correct, self.predicted
 
     def cells(self) -> list[Any]:
         """The row's values in the order of `header`."""
+        values = [column.compute(*self.counts) for column in CLASS_COLUMNS]
         by_node = [count for counts in self.nodes.values() for count in counts]
-        return [self.name, self.support, self.correct, self.accuracy, *by_node]
+        return [self.name, *values, *by_node]
 
 
 def rows_from_counts(
     classes: Sequence[str],
     support_NC: Any,
     correct_NC: Any,
+    predicted_C: Any,
     nodes: Sequence[str] = (),
 ) -> list[PerClassRow]:
-    """Rows from the counts of `clf.metrics.counts`, int64 [N nodes, C classes].
+    """Rows from the counts of `clf.metrics.counts`, int64 [N nodes, C classes] and [C].
 
     Args:
         nodes: their names, N of them; with one node there are no columns by node
     """
     support, correct = support_NC.tolist(), correct_NC.tolist()
     rows = []
-    for c, name in enumerate(classes):
+    for c, (name, predicted) in enumerate(zip(classes, predicted_C.tolist(), strict=True)):
         counts = [(support[n][c], correct[n][c]) for n in range(len(support))]
         by_node = dict(zip(nodes, counts, strict=True)) if len(nodes) > 1 else {}
-        rows.append(
-            PerClassRow(name, sum(s for s, _ in counts), sum(k for _, k in counts), by_node)
-        )
+        total, right = (sum(column) for column in zip(*counts, strict=True))
+        rows.append(PerClassRow(name, total, right, predicted, by_node))
     return rows
 
 
 def header(rows: Sequence[PerClassRow]) -> list[str]:
     nodes = rows[0].nodes if rows else {}
-    return COLUMNS + [f"{what}/{node}" for node in nodes for what in ("support", "correct")]
+    by_node = [f"{count}/{node}" for node in nodes for count in ("support", "correct")]
+    return ["class", *(column.name for column in CLASS_COLUMNS), *by_node]
 
 
 def write_csv(rows: Sequence[PerClassRow], path: Path) -> None:
@@ -84,11 +93,19 @@ def read_csv(path: Path) -> list[PerClassRow]:
 def _row(cells: dict[str, str]) -> PerClassRow:
     nodes = [name.removeprefix("support/") for name in cells if name.startswith("support/")]
     by_node = {n: (int(cells[f"support/{n}"]), int(cells[f"correct/{n}"])) for n in nodes}
-    return PerClassRow(cells["class"], int(cells["support"]), int(cells["correct"]), by_node)
+    predicted = cells.get("predicted")  # tables of older versions lack it
+    return PerClassRow(
+        cells["class"],
+        int(cells["support"]),
+        int(cells["correct"]),
+        int(predicted) if predicted else None,
+        by_node,
+    )
 
 
 def worst_first(rows: Iterable[PerClassRow]) -> list[PerClassRow]:
-    """Lowest accuracy first, of equals the one with more images; classes without images last."""
+    """The lowest accuracy first, among equals the class with more images; classes without images
+    last."""
     return sorted(
         rows,
         key=lambda row: (row.accuracy is None, row.accuracy or 0.0, -row.support),
@@ -96,18 +113,24 @@ def worst_first(rows: Iterable[PerClassRow]) -> list[PerClassRow]:
 
 
 def render(
-    rows: Sequence[PerClassRow], title: str, limit: int | None = None, whole: str = ""
+    rows: Sequence[PerClassRow],
+    title: str,
+    limit: int | None = None,
+    whole: str = "",
+    width: int = WIDE,
 ) -> "Table":
     """A Rich table of the `limit` worst classes, with a bar that shows the worst at a glance.
 
     Args:
         whole: where all rows are; with it, a line below says how many more there are
+        width: of the terminal, in columns; a narrow one lacks some columns of the table
     """
     from rich import box
     from rich.bar import Bar
     from rich.table import Table
     from rich.text import Text
 
+    columns = [column for column in CLASS_COLUMNS if width >= WIDE or column.always]
     left_out = 0 if limit is None else max(0, len(rows) - limit)
     table = Table(
         title=Text(title),
@@ -117,16 +140,21 @@ def render(
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("class")
-    for name in ("support", "correct", "accuracy"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("class", no_wrap=True)  # a name that is broken cannot be copied
+    for column in columns:
+        table.add_column(column.name, justify="right", no_wrap=True, min_width=len(column.name))
     table.add_column("", max_width=BAR_WIDTH)
     for row in worst_first(rows)[:limit]:
-        accuracy = row.accuracy
-        shown = "n/a" if accuracy is None else f"{100 * accuracy:.1f} %"
-        bar = Bar(1.0, 0.0, accuracy or 0.0, color=_colour(accuracy))
-        table.add_row(Text(row.name), str(row.support), str(row.correct), shown, bar)
+        values = [_shown(column, column.compute(*row.counts)) for column in columns]
+        bar = Bar(1.0, 0.0, row.accuracy or 0.0, color=_colour(row.accuracy))
+        table.add_row(Text(row.name), *values, bar)
     return table
+
+
+def _shown(column: ClassColumn, value: float | None) -> str:
+    if column.share or value is None:
+        return percent(value)
+    return str(value)
 
 
 def _colour(accuracy: float | None) -> str:

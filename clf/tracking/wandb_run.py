@@ -17,18 +17,19 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder, write_text
+from clf.tracking.epochs import CountsEpochsFromOne
 from clf.tracking.tables import PerClassRow, header
 from clf.tracking.wandb_key import NO_KEY, has_key
 
 CONNECT_TIMEOUT_S = 5
-INIT_TIMEOUT_S = 20  # W&B's own is 90, all of which a job without network would wait
-# For the upload of what is left when a process ends, also of one that must leave within seconds.
+INIT_TIMEOUT_S = 20  # a job without network would wait for all of W&B's own 90 seconds
+# For the upload of the rest when a process ends; a preempted one must leave within seconds.
 FINISH_TIMEOUT_S = 10
 
 
-class GuardedWandbLogger(WandbLogger):
-    """Lightning's logger of a run that was started already; its failures are reported, once, and do
-    not end the training."""
+class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
+    """Lightning's logger for a W&B run that was started already. The first failure is reported, and
+    none ends the training."""
 
     closed = False
 
@@ -40,13 +41,19 @@ class GuardedWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self._guarded(lambda: super(GuardedWandbLogger, self).log_metrics(metrics, step))
+        numbered = self.with_epoch_number(metrics)
+        self._guarded(lambda: super(GuardedWandbLogger, self).log_metrics(numbered, step))
 
     @rank_zero_only
     def log_per_class(
         self, name: str, rows: Sequence[PerClassRow], epoch: int, step: int | None = None
     ) -> None:
-        """A per-class table in the dashboard; a class without images has no accuracy, not 0."""
+        """A per-class table in the dashboard; the accuracy of a class without images is empty, not
+        0.
+
+        Args:
+            epoch: as Lightning counts it
+        """
 
         def log() -> None:
             import wandb
@@ -62,7 +69,8 @@ class GuardedWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if status == "failed":  # after "success" the final evaluation is still to come
+        CountsEpochsFromOne.finalize(self, status)
+        if status == "failed":  # after "success" the final evaluation still follows
             self.close(exit_code=1)
 
     @rank_zero_only
@@ -80,7 +88,7 @@ class GuardedWandbLogger(WandbLogger):
         except Exception as error:  # as in `_guarded`
             import wandb
 
-            wandb.teardown()  # 2 s more: its process writes what it still has in memory to the disk
+            wandb.teardown()  # takes 2 s, in which W&B's process writes its memory to the disk
             rank_zero_warn(
                 f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
                 f"with: wandb sync {folder}"
@@ -104,8 +112,8 @@ def wandb_logger(
 ) -> GuardedWandbLogger | None:
     """Start the W&B run of this folder, or go on with it; None if disabled or not on rank 0.
 
-    A run that should be online but cannot reach or convince the server is recorded offline, after
-    half a minute at most, with a warning that says how to upload it.
+    A run that should be online is recorded offline if the server cannot be reached or refuses the
+    key. A warning says so within half a minute, and how to upload the run.
 
     Args:
         cfg: `mode`, and where the run goes
@@ -150,7 +158,7 @@ def close(loggers: Sequence[Logger]) -> None:
 
 
 def _start_online(arguments: dict[str, Any]) -> tuple[Any, str]:
-    """(run, "") or (None, what stands against it)."""
+    """(run, "") or (None, why W&B cannot be used online)."""
     import wandb
 
     try:
@@ -168,7 +176,7 @@ def _start(mode: Literal["online", "offline"], arguments: dict[str, Any]) -> tup
 
     try:
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
-        # The SDK counts its own calls; a resumed run would be drawn over itself.
+        # The SDK counts its own calls, so a resumed run would be drawn over its first part.
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     except Exception as error:  # W&B's errors have no common class, and none is worth a run
@@ -187,7 +195,7 @@ def _settings() -> Any:
         finish_timeout_raises=True,
         reinit="finish_previous",
         silent=True,
-        # Metadata holds the command line, and what is printed may hold anything: secrets too.
+        # The metadata has the command line, and the output anything: both can hold secrets.
         x_disable_meta=True,
         console="off",
         disable_code=True,
@@ -197,8 +205,10 @@ def _settings() -> Any:
 
 
 def _unreachable(server: str) -> str:
-    """A look first: W&B itself tries again and again for as long as it is let. "" if it answers, or
-    if a proxy stands between."""
+    """Why the server cannot be reached; "" if it answers, or if a proxy is in between.
+
+    W&B itself would try again until its time is over.
+    """
     parts = urlsplit(server)
     host = parts.hostname or ""
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):

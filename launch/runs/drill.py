@@ -1,17 +1,20 @@
-"""`jobs.py drill RUN`: preempt a running job for real, and see that all of it comes back."""
+"""`jobs.py drill RUN`: preempt a running job for real, and compare where it left with where it goes
+on."""
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clf.config import ConfigError
 from clf.run_folder import read_status
 from slurm import queue
-from slurm.executor import read_record
+from slurm.records import read_job
 
 POLL_S = 0.5
 LEAVE_S = 300  # for a step to end and its checkpoint to be written
-SHOWN = {
+COMPARED = {  # field of status.json -> name
     "epoch": "epoch",
     "step": "optimizer step",
     "batch": "batch of the epoch",
@@ -20,31 +23,55 @@ SHOWN = {
 }
 
 
-def drill(out: Any, run_dir: Path) -> int:
-    """Exit code 0 if the run went on from the very place at which it left; 1 if not.
+@dataclass(frozen=True)
+class Comparison:
+    """A number with which the run left, and the one with which it went on."""
+
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def same(self) -> bool:
+        return self.before == self.after
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the drill that was reached."""
+
+    # "signalled", "left" and "back" if all goes well; "stayed": the run did not leave in time;
+    # "gone": its job is not in the queue any more
+    name: str
+    job_id: str
+    step: int | None = None  # "left": the optimizer step at which the run left
+    comparisons: list[Comparison] = field(default_factory=list)  # "back"
+
+
+def drill(run_dir: Path) -> Iterator[Stage]:
+    """Each stage as soon as it is reached; the last is "back", "stayed" or "gone".
 
     Raises:
         ConfigError: the run is no running job of SLURM
         queue.QueueError: SLURM does not answer
     """
     job_id = _running_job(run_dir)
-    out.print(f"sending SIGUSR2 to job {job_id}, as SLURM does before it takes a job's nodes")
+    yield Stage("signalled", job_id)
     queue.ask(["scancel", "--signal=USR2", job_id])
     left = _wait(run_dir, "preempted", LEAVE_S)
     if left is None:
-        out.print(f"[red]the run did not leave within {LEAVE_S} s[/red]; see jobs.py logs")
-        return 1
-    out.print(f"left at step {left['step']}, all is saved; waiting for SLURM to start it again")
-    out.print("(SLURM keeps a requeued job back for two minutes, unless its administrator says so)")
+        yield Stage("stayed", job_id)
+        return
+    yield Stage("left", job_id, left["left"]["step"])
     back = _wait(run_dir, "running", None, job_id)
     if back is None:
-        out.print("[red]the job is not in the queue any more[/red]; see jobs.py status")
-        return 1
-    return _compare(out, left, back)
+        yield Stage("gone", job_id)
+        return
+    yield Stage("back", job_id, comparisons=_compare(left, back))
 
 
 def _running_job(run_dir: Path) -> str:
-    record, status = read_record(run_dir) or {}, read_status(run_dir) or {}
+    record, status = read_job(run_dir), read_status(run_dir) or {}
     if record.get("cluster") != "slurm":
         raise ConfigError([f"{run_dir.name}: drill needs a job of SLURM, and this run is none"])
     if status.get("state") != "running" or not status.get("began"):
@@ -56,7 +83,8 @@ def _running_job(run_dir: Path) -> str:
 def _wait(
     run_dir: Path, state: str, seconds: float | None, job_id: str | None = None
 ) -> dict[str, Any] | None:
-    """The status once the run is in a state and has said where; None if that does not come."""
+    """The status once the run is in a state and has written at which place; None if that does not
+    happen in time, or the job is gone."""
     place = "left" if state == "preempted" else "began"
     deadline = None if seconds is None else time.monotonic() + seconds
     while deadline is None or time.monotonic() < deadline:
@@ -69,17 +97,11 @@ def _wait(
     return None
 
 
-def _compare(out: Any, left: dict[str, Any], back: dict[str, Any]) -> int:
-    from rich.table import Table
+def _compare(left: dict[str, Any], back: dict[str, Any]) -> list[Comparison]:
+    def value(status: dict[str, Any], place: str, key: str) -> Any:
+        return status[key] if key == "wandb_id" else status[place][key]
 
-    table = Table("", "left with", "went on with", "")
-    same = True
-    for key, name in SHOWN.items():
-        before = left[key] if key == "wandb_id" else left["left"][key]
-        after = back[key] if key == "wandb_id" else back["began"][key]
-        equal = before == after
-        same &= equal
-        mark = "[green]same[/green]" if equal else "[red]differs[/red]"
-        table.add_row(name, str(before), str(after), mark)
-    out.print(table)
-    return 0 if same else 1
+    return [
+        Comparison(name, value(left, "left", key), value(back, "began", key))
+        for key, name in COMPARED.items()
+    ]

@@ -1,27 +1,18 @@
 """Run folders as a command meets them: new, to go on with, or complete already."""
 
-import os
 import shutil
-import socket
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from clf.config import RunConfig
-from clf.config.faults import ConfigError, show
-from clf.run_folder import SILENT_S, read_status
-from slurm import events, queue
-from slurm.devices import has_slurm
-from slurm.executor import private_files, read_record
+from clf.config.compose import load, save
+from clf.config.faults import ConfigError, nearest
+from clf.run_folder import RunFolder, read_status
+from launch.runs.changes import changes
+from slurm.records import private_files
+from slurm.snapshot import snapshot_code, user_modules
+from slurm.state import what_it_does
 
-# What may change between two starts of a run: it alters its speed or its record, not its
-# mathematics.
-MAY_DIFFER = (
-    *("nodes", "gpus", "debug", "slurm.", "tracking."),
-    *("data.threads", "data.prefetch", "data.stage"),
-    *("strategy.name", "strategy.offload_", "strategy.gradient_checkpointing"),
-)
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,16 +23,18 @@ class Run:
 
     path: Path
     state: str
+    changes: list[str] = field(default_factory=list)  # what differs from its own configuration
 
 
-def find_run(cfg: RunConfig) -> Run:
+def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     """The folder of a resolved config, and what is in it already. Writes nothing.
+
+    Args:
+        allow_change: accept settings that change the mathematics of the run
 
     Raises:
         ConfigError: the folder holds another run, or one that is running now
     """
-    from clf.run_folder import RunFolder
-
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     folder = RunFolder(Path(cfg.runs_dir, cfg.name))
     held = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
@@ -51,61 +44,35 @@ def find_run(cfg: RunConfig) -> Run:
         raise ConfigError(
             [f"name={cfg.name}: {folder.path} exists and is no run folder; choose another name"]
         )
-    faults = _differences(folder.config, cfg)
-    if faults:
-        raise ConfigError(faults)
+    difference = changes(folder.path, load(folder.config), cfg, allow_change)
+    if difference.faults:
+        raise ConfigError(difference.faults)
     status = read_status(folder.path) or {}
     if status.get("state") == "finished":
-        return Run(folder.path, "finished")
-    if doing := _alive(folder.path, status):
+        return Run(
+            folder.path, "unfinished" if difference.more_epochs else "finished", difference.lines
+        )
+    if doing := what_it_does(folder.path):
         raise ConfigError(
             [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
         )
-    return Run(folder.path, "unfinished")
-
-
-def _alive(run_dir: Path, status: dict[str, Any]) -> str:
-    """What a job of the run is doing now; "" if there is none."""
-    record = read_record(run_dir) or {}
-    if record.get("cluster") == "slurm" and has_slurm():
-        job_id = record["job_id"]
-        if job_id == events.job_id():
-            return ""  # this one, started again
-        found = queue.job(job_id)
-        if found is not None and found.lives:
-            return f"is job {job_id} of SLURM, {found.state.lower()}"
-        return ""
-    fresh = time.time() - os.path.getmtime(run_dir / "status.json") < SILENT_S if status else False
-    if status.get("state") == "running" and fresh and not _is_gone(status):
-        return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
-    return ""
-
-
-def _is_gone(status: dict[str, Any]) -> bool:
-    """Whether the run's process has ended, where it was one of this machine."""
-    if status.get("host") != socket.gethostname():
-        return False  # not to be seen from here
-    try:
-        os.kill(int(status["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return Run(folder.path, "unfinished", difference.lines)
 
 
 def create(cfg: RunConfig, run: Run) -> None:
     """Make the folder with the resolved config and a snapshot of the code, as it is now."""
-    from clf.config.compose import save
-    from clf.run_folder import RunFolder, snapshot_code
-
     with private_files():
         folder = RunFolder.create(run.path)
-        # Who types the command again means the code as it is now; a requeued job keeps its own.
+        # Whoever types the command again means the code as it is now; a requeued job keeps its own.
         shutil.rmtree(folder.code, ignore_errors=True)
-        snapshot_code(ROOT, folder.code)
-        _snapshot_packages(cfg.trusted_packages, folder.code)
+        snapshot_code(ROOT, folder.code, user_modules(cfg))
         save(cfg, folder.config)
+
+
+def update(cfg: RunConfig, run: Run) -> None:
+    """Keep changed settings of a run; its code stays as it was."""
+    with private_files():
+        save(cfg, RunFolder(run.path).config)
 
 
 def named(text: str, runs_dir: Path) -> Path:
@@ -114,8 +81,6 @@ def named(text: str, runs_dir: Path) -> Path:
     Raises:
         ConfigError: there is none
     """
-    from clf.config.faults import nearest
-
     for path in (Path(text).expanduser(), runs_dir / text):
         if (path / "config.yaml").is_file():
             return path.absolute()
@@ -132,8 +97,8 @@ def named(text: str, runs_dir: Path) -> Path:
 def all_runs(runs_dir: Path) -> list[Path]:
     """Every run folder, those of sweeps included, oldest first."""
     root = runs_dir.absolute()
-    found = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    configs = [*root.glob("*/config.yaml"), *root.glob("*/*/config.yaml")]
+    return [path.parent for path in sorted(configs, key=lambda path: path.stat().st_mtime)]
 
 
 def shown(path: Path) -> str:
@@ -142,40 +107,3 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def _differences(saved_path: Path, cfg: RunConfig) -> list[str]:
-    from clf.config.compose import load
-
-    saved, now = _flat(load(saved_path)), _flat(cfg)
-    faults = []
-    for key in now | saved:
-        old, new = saved.get(key), now.get(key)
-        if old != new and not key.startswith(MAY_DIFFER):
-            faults.append(
-                f"{key}={show(new)}: the run {cfg.name} was begun with {key}={show(old)}; "
-                "give that to go on with it, or another --name for a new run"
-            )
-    return faults
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if hasattr(node, "__dataclass_fields__"):
-        node = vars(node)
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= _flat(value, f"{prefix}{key}.")
-    return found
-
-
-def _snapshot_packages(packages: list[str], target: Path) -> None:
-    """The user's own packages too, where they lie in the repository."""
-    for package in packages:
-        source = ROOT / package
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, target / package, ignore=ignore, dirs_exist_ok=True)
-        elif source.with_suffix(".py").is_file():
-            shutil.copy2(source.with_suffix(".py"), target)

@@ -1,107 +1,100 @@
-"""Ending runs and starting them again."""
+"""Starting runs, ending them, and starting them again."""
 
 import os
-import shlex
 import signal
-import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clf.config import ConfigError, RunConfig
-from launch.runs.folders import Run, create, find_run, shown
+from clf.run_folder import RunFolder, read_status
+from launch.runs.folders import Run, create, find_run, update
+from launch.runs.requests import Request, before_the_queue, to_resume
 from slurm import queue
-from slurm.devices import has_slurm
-from slurm.executor import LOCAL, note_cancelled, read_record, submit
-from slurm.job import clear_errors
-from slurm.state import read_state
+from slurm.devices import resources
+from slurm.executor import submit
+from slurm.records import LOCAL, clear_errors, note_cancelled, private_files, read_job
+from slurm.state import local_job_lives, read_state
+
+
+def start(cfg: RunConfig, run: Run, new_code: bool = True) -> Any:
+    """Make the run's folder ready and submit its job; gives submitit's handle of the job."""
+    make_ready(cfg, run, new_code)
+    return submit(cfg, run.path)
+
+
+def make_ready(cfg: RunConfig, run: Run, new_code: bool = True) -> None:
+    """Everything in the run folder that a job looks for when it starts.
+
+    Args:
+        new_code: take the code as it is now; False: the run's own snapshot stays
+    """
+    if new_code:
+        create(cfg, run)
+    elif run.changes:
+        update(cfg, run)
+    clear_errors(run.path)
+    status = read_status(run.path) or {}
+    if status.get("state") == "finished":  # and is to go on for more epochs
+        with private_files():
+            RunFolder.write_json(RunFolder(run.path).status, {**status, "state": "starting"})
+
+
+def resume(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    allow_change: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
+) -> tuple[Request, Run]:
+    """What `start` takes to continue a run with its own configuration and the `overrides`. A run
+    that is finished has nothing to start.
+
+    Raises:
+        ConfigError: with every fault
+    """
+    cfg = to_resume(run_dir, overrides)
+    run = find_run(cfg, allow_change)
+    if run.state == "finished":
+        return Request(cfg), run
+    return Request(cfg, resume_notes(cfg, [run_dir], None, announce)), run
+
+
+def resume_notes(
+    cfg: RunConfig,
+    runs: Sequence[Path],
+    array: Path | None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> list[str]:
+    """Notes of the preflight for runs that are started again.
+
+    Raises:
+        ConfigError: what this machine or SLURM cannot give
+    """
+    found = resources(cfg)
+    found.add(before_the_queue(cfg, runs, array, announce=announce))
+    if found.faults:
+        raise ConfigError(found.faults)
+    return found.notes
 
 
 def cancel(run_dir: Path) -> str:
-    """End the run's job, or take it out of the queue; says what was done.
+    """End the run's job, or take it out of the queue; gives a sentence that says what was done.
 
     Raises:
-        ConfigError: nothing of it is running from here
+        ConfigError: the run has no job that could be ended from here
     """
-    record = read_record(run_dir)
+    record = read_job(run_dir)
     now = read_state(run_dir)
-    if record is None or not now.lives:
+    if not record or not now.lives:
         hint = "" if record else "; it was not submitted: stop it where it was started"
         raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
     if record["cluster"] != LOCAL:
         queue.cancel(record["job_id"])
         note_cancelled(run_dir)
-        return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` goes on with it"
+        return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` continues it"
     pid = int(record["job_id"])
-    if str(run_dir / "logs") not in _command_of(pid):
+    if not local_job_lives(run_dir):
         raise ConfigError([f"{run_dir.name}: process {pid} is gone; nothing is left to cancel"])
     os.kill(pid, signal.SIGINT)
     note_cancelled(run_dir)
-    return f"{run_dir.name}: process {pid} was told to stop; `resume` goes on with it"
-
-
-def resume(out: Any, run_dir: Path, new_code: bool) -> int:
-    """Start a run again: with its own config, and the code that it began with unless `new_code`."""
-    from launch.terminal.following import follow_job, print_submitted
-    from launch.terminal.summary import print_complete
-
-    cfg = _config(run_dir)
-    run = find_run(cfg)
-    if run.state == "finished":
-        print_complete(out, run)
-        return 0
-    _preflight(cfg, [run_dir], None)
-    _ready(cfg, run, new_code)
-    job = submit(cfg, run_dir)
-    if has_slurm():
-        print_submitted(out, job.job_id, run_dir)
-        return 0
-    again = f"python launch/jobs.py resume {shlex.quote(shown(run_dir))}"
-    return follow_job(out, job, run_dir, again)
-
-
-def resume_sweep(out: Any, sweep: Any, new_code: bool) -> int:
-    """Start again those runs of a sweep that are neither done nor in the queue."""
-    from launch.runs.sweep import Sweep, start
-    from slurm.state import read_states
-
-    waiting = [
-        one.path for one in read_states(sweep.run_dirs) if one.state != "finished" and not one.lives
-    ]
-    if not waiting:
-        out.print(f"Nothing to start: all runs of {sweep.folder.name} are done, or still going on.")
-        return 0
-    configs = [_config(path) for path in waiting]
-    _preflight(configs[0], waiting, sweep.folder)
-    chosen = Sweep(sweep.folder, {path.name: sweep.runs[path.name] for path in waiting})
-    return start(out, chosen, configs, new=new_code)
-
-
-def _config(run_dir: Path) -> RunConfig:
-    """The run's own, in the place where the folder is now."""
-    from clf.config.compose import load
-
-    cfg = load(run_dir / "config.yaml")
-    cfg.name, cfg.runs_dir = run_dir.name, str(run_dir.parent)
-    return cfg
-
-
-def _preflight(cfg: RunConfig, runs: list[Path], array: Path | None) -> None:
-    from launch.runs.checking import look, print_notes
-    from slurm.devices import resource_faults
-
-    faults, notes = look(cfg, runs, array)
-    if faults := [*resource_faults(cfg), *faults]:
-        raise ConfigError(faults)
-    print_notes(notes)
-
-
-def _ready(cfg: RunConfig, run: Run, new_code: bool) -> None:
-    if new_code:
-        create(cfg, run)
-    clear_errors(run.path)
-
-
-def _command_of(pid: int) -> str:
-    """A process's command line; "" if it is gone. Its number may be another's by now."""
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return f"{run_dir.name}: process {pid} was asked to stop; `resume` continues it"

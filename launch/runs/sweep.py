@@ -1,22 +1,28 @@
-"""Several runs from one command: each combination of the swept values a run, all of them one job
-array, or one after the other where there is no SLURM.
+"""Several runs from one command: each combination of the swept values is a run. All of them are one
+job array, or start one after the other where there is no SLURM.
 
 runs/<sweep>/sweep.json  runs/<sweep>/<run>/...   one W&B group
 """
 
 import itertools
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.config import RunConfig
+from clf.config import ConfigError, RunConfig
+from clf.config.overrides import sweep as read_values
+from clf.plan import resolve
+from launch.runs.folders import Run, find_run
+from launch.runs.lifecycle import make_ready, resume_notes
+from launch.runs.requests import before_the_queue, to_resume, with_devices
+from slurm.executor import submit, submit_array
+from slurm.records import read_sweep, write_sweep
+from slurm.state import read_states
 
 NOT_SWEPT = ("name", "runs_dir", "nodes", "gpus", "slurm", "recipe")
 ONE = "all runs of a sweep ask for the same nodes and go into one folder"
-RECORD = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -31,46 +37,27 @@ class Sweep:
         return [self.folder / name for name in self.runs]
 
 
-def submit_sweep(settings: list[str], swept: list[str], dry_run: bool) -> int:
-    """Check every run, then start them all. Exit code 1: a local run failed."""
-    from clf.config import ConfigError
-    from launch.runs.checking import print_notes
-    from launch.terminal.summary import console
-    from slurm.devices import has_slurm
-    from slurm.script import script
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, checked: what of it is to be started, and notes for the user."""
 
-    sweep, configs, notes = plan(settings, swept, fetch=not dry_run)
-    first = configs[0]
-    if dry_run:
-        print(f"# {sweep.folder}: {len(configs)} runs\n" + "\n".join(sweep.runs))
-        if has_slurm():
-            print(f"\n# sbatch would get:\n{script(first, sweep.run_dirs, sweep.folder)}")
-        print("# nothing was submitted")
-        return 0
-    out = console()
-    print_notes(notes)
-    try:
-        return start(out, sweep, configs, new=True)
-    except ConfigError as error:
-        raise ConfigError(
-            [f"sweep {sweep.folder.name}: {fault}" for fault in error.faults]
-        ) from None
+    sweep: Sweep
+    configs: list[RunConfig]
+    notes: list[str] = field(default_factory=list)
 
 
 def plan(
-    settings: list[str], swept: list[str], fetch: bool
-) -> tuple[Sweep, list[RunConfig], list[str]]:
-    """The runs of a sweep with their resolved configs, and notes for the user.
+    settings: list[str],
+    swept: list[str],
+    fetch: bool,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """The runs of a sweep with their resolved configurations.
 
     Raises:
         ConfigError: every fault of every run, and of what is asked of SLURM
     """
-    from clf.config import ConfigError
-    from clf.config.overrides import sweep as read_sweep
-    from clf.plan import resolve
-    from launch.runs.checking import look, with_devices
-
-    values, faults = read_sweep(swept)
+    values, faults = read_values(swept)
     faults += [
         f"--sweep {key}: cannot be swept; {ONE}" for key in values if key.split(".")[0] in NOT_SWEPT
     ]
@@ -81,10 +68,12 @@ def plan(
     place = [f"runs_dir={runs_dir}"] if runs_dir else []
     configs: list[RunConfig] = []
     runs: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
     for chosen in itertools.product(*values.values()):
         one = dict(zip(values, chosen, strict=True))
         examined = with_devices([*rest, *place, *(f"{key}={text}" for key, text in one.items())])
         cfg, faults = examined.cfg, faults + examined.faults
+        notes += examined.notes
         if cfg is None:
             continue
         resolve(cfg)
@@ -99,92 +88,82 @@ def plan(
         cfg.name, cfg.runs_dir = run, str(folder)
         cfg.tracking.group = cfg.tracking.group or name
     sweep = Sweep(folder, runs)
-    faults, notes = look(configs[0], sweep.run_dirs, folder, fetch)
+    found = before_the_queue(configs[0], sweep.run_dirs, folder, fetch, announce=announce)
+    faults, notes = found.faults, list(dict.fromkeys(notes + found.notes))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         faults.append(f"name={name}: cannot be the name of a folder of runs")
     if (folder / "config.yaml").exists():
         faults.append(f"name={name}: {folder} is a run, not a sweep; choose another name")
     if faults:
         raise ConfigError(faults)
-    return sweep, configs, notes
+    return Plan(sweep, configs, notes)
 
 
-def start(out: Any, sweep: Sweep, configs: Sequence[RunConfig], new: bool) -> int:
-    """Start those runs of a sweep that are not done.
+def plan_resume(
+    sweep: Sweep,
+    overrides: Sequence[str] = (),
+    announce: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Those runs of a sweep that are neither done nor in the queue, with their own configurations
+    and the overrides. With an override, a finished run may have something left to do."""
+    waiting = [
+        one.path
+        for one in read_states(sweep.run_dirs)
+        if not one.lives and (one.state != "finished" or overrides)
+    ]
+    chosen = Sweep(sweep.folder, {path.name: sweep.runs[path.name] for path in waiting})
+    configs = [to_resume(path, overrides) for path in waiting]
+    notes = resume_notes(configs[0], waiting, sweep.folder, announce) if waiting else []
+    return Plan(chosen, configs, notes)
+
+
+def waiting_runs(planned: Plan, allow_change: bool = False) -> list[tuple[RunConfig, Run]]:
+    """Those runs that are not done.
+
+    Raises:
+        ConfigError: a folder holds another run, or one that is running now
+    """
+    try:
+        runs = [(cfg, find_run(cfg, allow_change)) for cfg in planned.configs]
+    except ConfigError as error:
+        name = planned.sweep.folder.name
+        raise ConfigError([f"sweep {name}: {fault}" for fault in error.faults]) from None
+    return [(cfg, run) for cfg, run in runs if run.state != "finished"]
+
+
+def prepare(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]], new_code: bool) -> None:
+    """Make the folders of the sweep and of those runs.
 
     Args:
-        new: make their folders, with the code as it is now; False: they go on as they began
+        new_code: with the code as it is now; False: each run keeps its snapshot
     """
-    from clf.run_folder import RunFolder
-    from launch.runs.folders import create, find_run, shown
-    from launch.terminal.summary import print_commands
-    from slurm.devices import has_slurm
-    from slurm.executor import private_files, submit_array
-    from slurm.job import clear_errors
-
-    found = [(cfg, find_run(cfg)) for cfg in configs]
-    waiting = [(cfg, run) for cfg, run in found if run.state != "finished"]
-    if not waiting:
-        out.print(f"All {len(found)} runs of {sweep.folder.name} are done already.")
-        return 0
-    with private_files():
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        record = {"name": sweep.folder.name, "runs": {**read_runs(sweep.folder), **sweep.runs}}
-        RunFolder.write_json(sweep.folder / RECORD, record)
+    write_sweep(sweep.folder, sweep.runs)
     for cfg, run in waiting:
-        if new:
-            create(cfg, run)
-        clear_errors(run.path)
-    if not has_slurm():
-        return _one_after_the_other(out, sweep, waiting)
+        make_ready(cfg, run, new_code)
+
+
+def start_array(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]]) -> str:
+    """Submit those runs as one job array of SLURM; gives its number."""
     jobs = submit_array(waiting[0][0], [run.path for _, run in waiting], sweep.folder)
-    at_once = waiting[0][0].slurm.parallel
-    out.print(
-        f"submitted {len(jobs)} runs as SLURM job array {jobs[0].job_id.partition('_')[0]}"
-        + (f", {at_once} at a time" if at_once else "")
-    )
-    out.print(f"folder  {shown(sweep.folder)}", soft_wrap=True)
-    name = sweep.folder.name
-    print_commands(
-        out,
-        [
-            (f"python launch/jobs.py list --sweep {name}", "a table of its runs"),
-            (f"python launch/jobs.py resume --sweep {name}", "submit again what failed"),
-        ],
-    )
-    return 0
+    return jobs[0].job_id.partition("_")[0]
 
 
-def read_sweep(folder: Path) -> Sweep | None:
-    """The sweep of a folder; None if it is none."""
-    runs = read_runs(folder)
-    return Sweep(folder, runs) if runs else None
+def start_one_by_one(waiting: Sequence[tuple[RunConfig, Run]]) -> Iterator[tuple[Run, Any]]:
+    """Each run with the handle of its job, which starts when the iterator reaches it."""
+    for cfg, run in waiting:
+        yield run, submit(cfg, run.path)
 
 
-def read_runs(folder: Path) -> dict[str, dict[str, str]]:
-    """Runs that were begun in a sweep's folder, with their swept settings."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["runs"]
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}
+def find_sweep(name: str, runs_dir: Path) -> Sweep:
+    """The sweep of that name in `runs_dir`, or of that path.
 
-
-def _one_after_the_other(out: Any, sweep: Sweep, waiting: Sequence[tuple[RunConfig, Any]]) -> int:
-    from launch.terminal.follow import Follower, print_failure
-    from launch.terminal.views import print_results
-    from slurm.executor import submit
-    from slurm.state import read_states
-
-    failed = 0
-    for place, (cfg, run) in enumerate(waiting, 1):
-        out.print(f"\nrun {place} of {len(waiting)}: {run.path.name}")
-        job = submit(cfg, run.path)
-        if not Follower(out, job, run.path).follow():
-            failed += 1
-            print_failure(out, job, run.path)
-    out.print()
-    print_results(out, sweep, read_states(sweep.run_dirs))
-    return 1 if failed else 0
+    Raises:
+        ConfigError: there is none
+    """
+    for folder in (runs_dir / name, Path(name)):
+        if runs := read_sweep(folder.absolute()):
+            return Sweep(folder.absolute(), runs)
+    raise ConfigError([f"--sweep {name}: no such sweep in {runs_dir}"])
 
 
 def _taken(key: str, settings: list[str]) -> tuple[str | None, list[str]]:

@@ -1,32 +1,28 @@
-"""What a command prints before and after a run: the run in four lines, its per-class table, and
+"""What a command prints before and after a run: the run in a few lines, its per-class table, and
 what to type next."""
 
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.metrics.measures import line
+from clf.run_folder import read_status
+from clf.tracking.tables import read_csv, render
 from launch.runs.folders import Run, shown
+from launch.terminal.screen import console, print_commands, print_fields
+from slurm.devices import has_slurm, uses_gpus
 
 WORST_CLASSES = 15  # rows of the table; per_class/test.csv has all
-MEASURES = {  # name as logged, without its stage -> (label, is a share)
-    "acc_top1": ("top-1", True),
-    "acc_top5": ("top-5", True),
-    "acc_macro": ("macro", True),
-    "loss": ("loss", False),
-}
-
-
-def console() -> Any:
-    """Rich's console; plain text where the output is no terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
-    """The run in a few lines."""
+    """The run in a few lines.
+
+    Args:
+        where: the devices that it takes, in words
+    """
     model, data = cfg.model, cfg.data
     classes = f"{model.num_classes} classes" if model.num_classes else "classes as the folder has"
     epochs = "1 epoch" if cfg.epochs == 1 else f"{cfg.epochs} epochs"
@@ -47,65 +43,64 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
     print_fields(out, fields)
 
 
-def print_fields(
-    out: Any, fields: dict[str, str | None], styles: dict[str, str] | None = None
-) -> None:
-    """A line a field, unwrapped; an empty one is left out. `styles`: of the text, by field."""
-    from rich.text import Text
-
-    width = max(map(len, fields)) + 2
-    for name, text in fields.items():
-        if text:
-            line = Text(name.ljust(width), style="dim")
-            line.append(text, style=(styles or {}).get(name, "default"))
-            out.print(line, soft_wrap=True)
+def resources(cfg: RunConfig) -> str:
+    """The devices that the run will take, in words."""
+    if has_slurm():
+        nodes = "1 node" if cfg.nodes == 1 else f"{cfg.nodes} nodes"
+        tasks = "1 task" if cfg.gpus == 1 else f"{cfg.gpus} tasks"
+        return f"SLURM, {nodes} x {tasks}"
+    kind = "GPU" if uses_gpus(cfg) else "CPU process"
+    plural = "" if cfg.gpus == 1 else "es" if kind.endswith("s") else "s"
+    return f"this machine (it has no SLURM), {cfg.gpus} {kind}{plural}"
 
 
-def measures(scalars: dict[str, Any], stage: str) -> str:
-    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062` of a stage's scalars."""
-    parts = []
-    for name, value in scalars.items():
-        of, _, measure = name.partition("/")
-        label, share = MEASURES.get(measure, (measure.replace("acc_top", "top-"), True))
-        if of == stage and (measure in MEASURES or measure.startswith("acc_top")):
-            parts.append(
-                (list(MEASURES).index(measure) if measure in MEASURES else 1, label, share, value)
-            )
-    texts = [
-        f"{label} {value:.1%}".replace("%", " %") if share else f"{label} {value:.4g}"
-        for _, label, share, value in sorted(parts, key=lambda part: part[0])
-    ]
-    return "   ".join(texts)
+def print_changes(out: Any, changes: Sequence[str]) -> None:
+    """What is different from the start that the run goes on from."""
+    for change in changes:
+        out.print(f"change: {change}", markup=False)
 
 
 def print_result(out: Any, run_dir: Path, scalars: dict[str, Any]) -> None:
-    """The per-class table of a run's final evaluation, and its numbers."""
-    from clf.tracking.tables import read_csv
+    """The per-class table of a run's final evaluation, its numbers, and why it stopped early if it
+    did."""
+    split = "test" if any(name.startswith("test/") for name in scalars) else "val"
+    path = run_dir / "per_class" / f"{split}.csv"
+    print_per_class(out, read_csv(path) if path.is_file() else [], split, scalars, shown(path))
+    if reason := (read_status(run_dir) or {}).get("stopped_early"):
+        out.print(f"The training {reason}", markup=False)
 
-    stage = "test" if any(name.startswith("test/") for name in scalars) else "val"
-    path = run_dir / "per_class" / f"{stage}.csv"
-    print_table(out, read_csv(path) if path.is_file() else [], stage, scalars, shown(path))
 
-
-def print_table(
-    out: Any, rows: list[Any], stage: str, scalars: dict[str, Any], more: str = ""
+def print_per_class(
+    out: Any, rows: list[Any], split: str, scalars: dict[str, Any], whole: str = ""
 ) -> None:
-    """The worst classes of `rows`, and the numbers of the whole split."""
-    from clf.tracking.tables import render
+    """The worst classes of `rows`, and the numbers of the whole split.
+
+    Args:
+        whole: the file that holds all classes
+    """
+    from rich.measure import Measurement
 
     out.print()
     if rows:
-        out.print(render(rows, f"{stage}: accuracy by class, worst first", WORST_CLASSES))
-        if more and len(rows) > WORST_CLASSES:
-            out.print(f"{len(rows) - WORST_CLASSES} more classes: {more}", style="dim")
-    out.print(f"[bold]{stage}[/bold]  {measures(scalars, stage)}")
+        title = f"{split}: accuracy by class, worst first"
+        table = render(rows, title, WORST_CLASSES, width=out.width)
+        # A name that is cut cannot be copied: rather, the terminal breaks the line.
+        endless = console(width=10_000)
+        needed = Measurement.get(endless, endless.options, table).minimum
+        (out if out.width >= needed else console(width=needed)).print(table)
+        if whole and len(rows) > WORST_CLASSES:
+            text = f"{len(rows) - WORST_CLASSES} more classes: {whole}"
+            out.print(text, style="dim", markup=False)
+    out.print(f"[bold]{split}[/bold]  {line(scalars, split)}")
 
 
 def print_complete(out: Any, run: Run) -> None:
     """For a run that has nothing left to do."""
-    from clf.run_folder import read_status
-
-    out.print(f"{run.path.name} is complete already; choose another --name to train again.")
+    out.print(
+        f"{run.path.name} is complete already; choose another --name to train again, or more "
+        "epochs to go on.",
+        markup=False,
+    )
     print_result(out, run.path, (read_status(run.path) or {}).get("metrics", {}))
     print_next(out, run.path)
 
@@ -113,42 +108,31 @@ def print_complete(out: Any, run: Run) -> None:
 def print_next(out: Any, run_dir: Path) -> None:
     """Where everything is and what to type next."""
     folder = shlex.quote(shown(run_dir))
-    out.print(f"\n[dim]run folder[/dim]  {folder}")
-    commands = [
-        (
-            f"python launch/evaluate.py {folder} --predictions predictions.csv",
-            "the same numbers again, and each image's",
-        ),
-    ]
+    out.print()
+    print_fields(out, {"run folder": folder})
+    evaluate = f"python launch/evaluate.py {folder} --predictions predictions.csv"
+    commands = [(evaluate, "the same numbers again, and the prediction of each image")]
     offline = sorted((run_dir / "wandb").glob("**/offline-run-*"))
     if offline:
-        commands.append(
-            (f"wandb sync {shlex.quote(shown(offline[-1]))}", "upload it to Weights & Biases")
-        )
+        upload = f"wandb sync {shlex.quote(shown(offline[-1]))}"
+        commands.append((upload, "upload it to Weights & Biases"))
     print_commands(out, commands)
 
 
-def print_commands(out: Any, commands: list[tuple[str, str]]) -> None:
-    """Commands on lines of their own, unwrapped, so that they can be copied."""
-    for command, meaning in commands:
-        out.print(f"  [dim]# {meaning}[/dim]")
-        out.print(f"  {command}", markup=False, soft_wrap=True, style="cyan")
+def print_submitted(out: Any, job_id: str, run_dir: Path) -> None:
+    """The number of a SLURM job and the commands that look after it."""
+    out.print(f"\nsubmitted as SLURM job {job_id}")
+    print_commands(out, job_commands(run_dir))
 
 
-def again(name: str, argv: list[str]) -> str:
-    """This command once more, for the run of that name."""
-    named = any(word == "--name" or word.startswith(("--name=", "name=")) for word in argv)
-    return f"python {shlex.join([sys.argv[0], *argv, *([] if named else ['--name', name])])}"
-
-
-def debug_command(argv: list[str]) -> str:
-    """The same run in one process, under a name of its own."""
-    flags = ("--name", "--nodes", "--gpus")
-    kept = [
-        word
-        for before, word in zip(["", *argv], argv, strict=False)
-        if word not in flags and before not in flags
-        if not word.removeprefix("--").startswith(("name=", "nodes=", "gpus="))
+def job_commands(run_dir: Path) -> list[tuple[str, str]]:
+    """What to type for a submitted run, each command with its meaning."""
+    run = shlex.quote(shown(run_dir))
+    return [
+        (f"python launch/jobs.py status {run}", "state, epoch, best top-1, time left"),
+        (
+            f"python launch/jobs.py logs {run} -f",
+            "its log as it grows; the first error if it failed",
+        ),
+        (f"python launch/jobs.py cancel {run}", "end it; `resume` continues it later"),
     ]
-    program = sys.argv[0].replace("submit.py", "train.py")
-    return f"python {shlex.join([program, *kept, '--debug'])}"

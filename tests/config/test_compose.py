@@ -83,7 +83,11 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("name=../../etc", "name=../../etc: cannot be the name of a run folder"),
         ("name='two words'", "name=two words: cannot be the name"),
         ("checkpoint.monitor=val/acc", "did you mean val/acc_top1?"),
-        ("checkpoint.monitor=val/loss", "checkpoint.mode=max: val/loss is best at its minimum"),
+        ("checkpoint.monitor=val/f1", "did you mean val/f1_macro?"),
+        (
+            "checkpoint.mode=min",
+            "checkpoint.mode=min: val/acc_top1 is best at its maximum",
+        ),
         ("seed=1,2", "seed=1,2: several values where a run takes one"),
         ("epochs", "epochs: not a setting; write key=value"),
         ("+epochs=3", "write epochs=3"),
@@ -310,3 +314,17 @@ def test_a_callback_of_ones_own_must_be_trusted_and_say_its_class() -> None:
     assert "does not say which class to build" in fault
     cfg = compose([f"callbacks=[{target}]", "trusted_packages=[lightning]"])
     assert cfg.callbacks == [{"_target_": "lightning.pytorch.callbacks.Timer"}]
+
+
+def test_yaml_is_read_as_a_person_reads_it(own_configs: Path) -> None:
+    (own_configs / "recipe" / "mine.yaml").write_text(
+        "model:\n  learning_rate: 1e-4\ntracking:\n  project: on\n  tags: [yes, 12:30:00]\n"
+        "slurm:\n  time: 12:00:00\n"
+    )
+    cfg = compose(["recipe=mine"], config_dir=own_configs)
+    assert (cfg.model.learning_rate, cfg.slurm.time) == (1e-4, 720)
+    assert (cfg.tracking.project, cfg.tracking.tags) == ("on", ["yes", "12:30:00"])
+    (own_configs / "recipe" / "mine.yaml").write_text("epochs: 3\nseed: 1\nepochs: 4\n")
+    (fault,) = faults_of("recipe=mine", config_dir=own_configs)
+    assert "mine.yaml: cannot be read" in fault
+    assert "the key epochs stands twice" in fault

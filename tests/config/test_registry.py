@@ -171,3 +171,12 @@ def test_asking_whether_a_target_is_trusted_runs_none_of_its_code(
     (tmp_path / "trap" / "net.py").write_text("class Net: pass")
     monkeypatch.syspath_prepend(tmp_path)
     assert trusted("trap.net.Net", ["trap"])
+
+
+def test_a_network_of_ones_own_need_not_have_an_init(tmp_path: Path) -> None:
+    from clf.models.base import BaseClassificationModel
+
+    class Short(BaseClassificationModel):
+        """Its settings are those of every model."""
+
+    assert register(name="without_init")(Short) is Short

@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_folder(tmp_path: Path) -> Callable[[dict[str, int]], Path]:
-    """Makes a folder of classes without splits; the files are empty, which readers do not mind."""
+    """Makes a folder of classes without splits; the files are empty, which readers do not open."""
 
     def make(counts: dict[str, int]) -> Path:
         for name, count in counts.items():

@@ -90,7 +90,7 @@ def test_a_split_without_images_has_a_loader_without_batches(folder, config, tmp
     assert list(data.test_dataloader()) == []
 
 
-def test_threads_are_the_ranks_share_of_the_cores_unless_told(folder, config, monkeypatch):
+def test_threads_are_the_ranks_share_of_the_cores_unless_set(folder, config, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     data = on_rank(ClassificationDataModule(config(folder, threads=None), seed=0), 0, 2)
     assert data.train_dataloader().threads == 4

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clf.data.decode import ORIENTATION, decode
-from clf.data.rows import DataError
+from clf.data.reader import DataError
 
 
 def by_pil(path: Path) -> np.ndarray:
@@ -198,3 +198,19 @@ def test_the_message_is_the_same_in_every_run(tmp_path):
         texts.add(str(caught.value))
         _ = [io.BytesIO() for _ in range(10)]
     assert len({text.split("<file")[0] for text in texts}) == 1
+
+
+# --- images in memory ---
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_an_image_in_memory_is_decoded_as_its_file(tmp_path, picture, ending):
+    path = saved(tmp_path / f"a.{ending}", picture)
+    np.testing.assert_array_equal(decode(path.read_bytes()), decode(str(path)))
+
+
+def test_a_broken_image_in_memory_is_named_as_asked():
+    with pytest.raises(DataError, match=r"^image 7 of the val split: cannot be read as an image"):
+        decode(b"no image", 0, "image 7 of the val split")
+    with pytest.raises(DataError, match=r"^an image in memory: the file is empty"):
+        decode(b"")

@@ -1,4 +1,4 @@
-"""Folders and annotations to splits: which image is where, and what a wrong folder is told."""
+"""Folders and annotations to splits: which image is where, and the message for a wrong folder."""
 
 from pathlib import Path
 
@@ -81,6 +81,12 @@ def test_without_val_a_part_of_train_validates_and_test_stays_whole(tmp_path):
     assert not set(splits.train.paths) & set(splits.val.paths)
 
 
+def test_hidden_folders_inside_a_class_hold_no_images_of_it(tmp_path):
+    touch(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+    touch(tmp_path / "train/a/.ipynb_checkpoints/1-checkpoint.jpg")
+    assert len(load_splits(config(tmp_path)).train) == 2
+
+
 # --- one folder ---
 
 
@@ -123,7 +129,7 @@ def test_a_class_called_train_is_a_class(one_folder):
     assert splits.classes == ["bus", "train"]
 
 
-# --- what a wrong folder is told ---
+# --- the message for a wrong folder ---
 
 
 def test_a_missing_folder_is_named_with_what_there_is_instead(tmp_path):
@@ -189,12 +195,12 @@ def test_a_val_folder_without_images_is_named(tmp_path):
     assert f"{tmp_path}/val holds no images; fill or remove it" in message(config(tmp_path))
 
 
-def test_nothing_to_validate_on_is_told(one_folder):
+def test_nothing_to_validate_on_is_a_fault(one_folder):
     text = message(config(one_folder({"ant": 9, "bee": 9}), val_fraction=0.0))
     assert "data.val_fraction: no image is left to validate on" in text
 
 
-def test_a_batch_larger_than_the_training_split_is_told_with_the_largest_that_fits(one_folder):
+def test_a_batch_larger_than_the_training_split_is_refused_with_the_largest_that_fits(one_folder):
     text = message(config(one_folder({"ant": 10, "bee": 10}), batch_size=64))
     assert "data.batch_size: 64 is larger than the training split of 16 images" in text
     assert "set data.batch_size=16 or less" in text

@@ -13,7 +13,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.decode import decode
 from clf.data.index import ImageSplits, Split, load_splits
 from clf.data.loader import ThreadedLoader, _start_threads
-from clf.data.rows import DataError
+from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -196,9 +196,9 @@ def test_leaving_by_any_way_ends_the_threads(loader, leave):
 def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
     seen = set()
 
-    def spy(path: str, short_side: int) -> np.ndarray:
+    def spy(*arguments) -> np.ndarray:
         seen.add(threading.current_thread())
-        return decode(path, short_side)
+        return decode(*arguments)
 
     monkeypatch.setattr("clf.data.loader.decode", spy)
     here = torch.get_num_threads()
@@ -327,7 +327,7 @@ def test_a_run_resumed_in_mid_epoch_sees_the_batches_that_were_left(
     whole = fit(data()).seen
     assert {epoch: len(batches) for epoch, batches in whole.items()} == {0: 7, 1: 7, 2: 7}
     orders = [[b["indices"].tolist() for b in batches] for batches in whole.values()]
-    assert orders[0] != orders[1] != orders[2]  # Lightning told the loader the epoch
+    assert orders[0] != orders[1] != orders[2]  # Lightning set the epoch of the loader
 
     path = tmp_path / "mid.ckpt"
     first = fit(data(), SaveAt(path, epoch=1, batch=2)).seen

@@ -1,5 +1,6 @@
 """Which images make which batch: the same over all ranks whatever their number, none twice."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clf.batch import PADDING
-from clf.config import DataConfig
-from clf.data.rows import DataError
+from clf.config import DataConfig, RunConfig
+from clf.config.batch_rules import batches
+from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler, accumulation, micro_batch_size
 
 
@@ -135,16 +137,24 @@ def test_balanced_leaves_out_classes_that_have_no_image():
 # --- what cannot be cut ---
 
 
-def test_a_batch_that_ranks_cannot_share_is_told_one_that_they_can():
-    with pytest.raises(ValueError, match=r"data.batch_size=10 cannot be shared by 4 ranks; set "):
+def test_a_batch_that_ranks_cannot_share_is_refused_with_one_that_they_can():
+    with pytest.raises(ValueError, match=r"batch_size=10: not divisible by 4 ranks; .*=8 or 12"):
         accumulation(DataConfig(batch_size=10), 4)
     cfg = DataConfig(batch_size=24, micro_batch_size=5)
-    with pytest.raises(ValueError, match=r"2 ranks x data.micro_batch_size=5; set .*batch_size=20"):
+    with pytest.raises(ValueError, match=r"2 ranks x data.micro_batch_size=5 = 10; .*=20 or 30"):
         micro_batch_size(cfg, 2)
 
 
-def test_fewer_images_than_a_batch_are_told():
-    with pytest.raises(DataError, match=r"batch_size=64 is larger than the training split of 10"):
+@pytest.mark.parametrize(("batch", "micro", "gpus"), [(10, None, 4), (24, 5, 2), (7, 2, 1)])
+def test_submitting_and_training_refuse_the_same_batch_in_the_same_words(batch, micro, gpus):
+    cfg = RunConfig(gpus=gpus, data=DataConfig(batch_size=batch, micro_batch_size=micro))
+    (fault,) = batches(cfg)
+    with pytest.raises(ValueError, match=f"^{re.escape(fault)}$"):
+        accumulation(cfg.data, gpus)
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(DataError, match=r"batch_size: 64 is larger than the training split of 10"):
         TrainSampler(np.zeros(10, int), DataConfig(batch_size=64), 0)
 
 

@@ -3,6 +3,7 @@ generator)."""
 
 import math
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from clf.config import AugmentConfig, DataConfig
+from clf.config import AugmentConfig, ConfigError, DataConfig
 from clf.data import policies, transforms
+from clf.data.datamodule import ClassificationDataModule
 from clf.data.transforms import EvalTransform, TrainTransform, draw_crop
+from clf.plan import compose
 
 PLAIN = {"crop_scale": [1.0, 1.0], "crop_ratio": [0.1, 10.0], "horizontal_flip": 0.0}
 
@@ -268,6 +271,140 @@ def test_evaluation_resizes_and_takes_the_middle_as_torchvision_does(shape):
     assert torch.equal(transform(image_HWC), reference(tensor(image_HWC)))
 
 
-def test_evaluation_shows_what_imagenet_evaluation_shows_unless_told_otherwise():
+def test_evaluation_shows_what_imagenet_evaluation_shows_unless_the_config_says_otherwise():
     assert EvalTransform(DataConfig(image_size=224)).short_side == 256
     assert EvalTransform(DataConfig(image_size=32, eval_resize=32)).short_side == 32
+
+
+# --- transforms of one's own ---
+
+MY_TRANSFORMS = '''
+import torch
+
+
+class Brighten:
+    def __init__(self, by: int, p: float = 1.0) -> None:
+        self.by, self.p = by, p
+
+    def __call__(self, image_CHW, rng):
+        if rng.random() >= self.p:
+            return image_CHW
+        return (image_CHW.int() + int(rng.integers(self.by + 1))).clamp(0, 255).to(torch.uint8)
+
+
+def double(image_CHW, rng):
+    return (image_CHW.int() * 2).clamp(0, 255).to(torch.uint8)
+
+
+class Returns:
+    """What a transform must not return."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __call__(self, image_CHW, rng):
+        return {
+            "float": image_CHW / 255,
+            "array": image_CHW.numpy(),
+            "smaller": image_CHW[:, 1:],
+            "nothing": None,
+        }[self.what]
+
+
+class NotCallable:
+    pass
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def my_transforms(tmp_path_factory):
+    place = tmp_path_factory.mktemp("outside")
+    (place / "my_transforms.py").write_text(MY_TRANSFORMS)
+    sys.path.insert(0, str(place))
+    yield
+    sys.path.remove(str(place))
+
+
+def own(*descriptions: dict, **augment) -> TrainTransform:
+    settings = AugmentConfig(**{**PLAIN, **augment}, transforms=list(descriptions))
+    return TrainTransform(DataConfig(image_size=24, augment=settings), ["my_transforms"])
+
+
+DOUBLE = {"_target_": "my_transforms.double", "_partial_": True}
+BRIGHTEN = {"_target_": "my_transforms.Brighten", "by": 200, "p": 0.5}
+
+
+def test_own_transforms_come_in_their_order_after_jpeg_and_before_erasing(image_HWC):
+    plain = own()(image_HWC, np.random.default_rng(0))
+    by_hand = (plain.int() * 4).clamp(0, 255).to(torch.uint8)
+    assert torch.equal(own(DOUBLE, DOUBLE)(image_HWC, np.random.default_rng(0)), by_hand)
+    compressed = own(jpeg=1.0, jpeg_quality=[30, 30])(image_HWC, np.random.default_rng(0))
+    both = own(DOUBLE, jpeg=1.0, jpeg_quality=[30, 30])(image_HWC, np.random.default_rng(0))
+    assert torch.equal(both, (compressed.int() * 2).clamp(0, 255).to(torch.uint8))
+    erased = own(DOUBLE, erasing=1.0)(image_HWC, np.random.default_rng(0))
+    mean = torch.tensor(transforms.ERASED_RGB, dtype=torch.uint8)[:, None, None]
+    assert (erased == mean).all(0).any()  # not doubled
+
+
+def test_own_transforms_give_the_same_pixels_on_any_number_of_threads(folder, config):
+    augment = AugmentConfig(transforms=[BRIGHTEN, DOUBLE])
+    images = []
+    for threads in (0, 1, 2):
+        cfg = config(folder, threads=threads, augment=augment)
+        data = ClassificationDataModule(cfg, 0, trusted_packages=["my_transforms"])
+        images.append(torch.cat([batch["images"] for batch in data.train_dataloader()]))
+    plain = ClassificationDataModule(config(folder, augment=AugmentConfig()), 0)
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+    without = torch.cat([batch["images"] for batch in plain.train_dataloader()])
+    assert not torch.equal(images[0], without)
+
+
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [
+        ("float", r"a float32 tensor of shape \(3, 24, 24\)"),
+        ("array", "a ndarray"),
+        ("smaller", r"a uint8 tensor of shape \(3, 23, 24\)"),
+        ("nothing", "a NoneType"),
+    ],
+)
+def test_a_transform_that_returns_something_else_is_named_with_what_it_returned(
+    image_HWC, what, got
+):
+    transform = own(DOUBLE, {"_target_": "my_transforms.Returns", "what": what})
+    named = r"data\.augment\.transforms\.1 \(my_transforms\.Returns\)"
+    expected = r"expected a uint8 tensor of shape \(3, 24, 24\) back"
+    with pytest.raises(ValueError, match=f"^{named}: {expected}, got {got}$"):
+        transform(image_HWC, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ({"_target_": "my_transforms.NotCallable"}, "expected something to call as transform"),
+        ({"_target_": "my_transforms.Brighten", "up": 3}, "was not built: .*'up'"),
+        ({"_target_": "subprocess.Popen", "args": "true"}, "not a trusted package"),
+        ({**BRIGHTEN, "by": {"_target_": "os.getpid"}}, r"\.by\._target_=os.getpid: not a trust"),
+        ({"p": 0.5}, "expected {_target_: package.module.Name, argument: value}"),
+    ],
+)
+def test_a_transform_that_cannot_be_built_is_named(description, said):
+    with pytest.raises(ValueError, match=rf"^data\.augment\.transforms\.0.*{said}"):
+        own(description)
+
+
+def test_a_wrong_transform_is_a_fault_of_the_configuration():
+    words = ["trusted_packages=[my_transforms]"]
+    good = "data.augment.transforms=[{_target_: my_transforms.Brighten, by: 3}]"
+    assert compose([*words, good]).data.augment.transforms[0]["by"] == 3
+    for given, said in {
+        "{_target_: my_transforms.Brigten}": "no Brigten in my_transforms; did you mean Brighten?",
+        "{_target_: os.system}": "not a trusted package",
+        "{p: 1}": "does not say which class to build; write {_target_: package.module.ClassName",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            compose([*words, f"data.augment.transforms=[{given}]"])
+        (fault,) = caught.value.faults
+        assert fault.startswith("data.augment.transforms.0")
+        assert said in fault

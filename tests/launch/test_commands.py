@@ -1,6 +1,5 @@
 """The commands as a person types them: what they answer, their exit codes, and what they leave.
-Training is the
-stand-in of conftest.py; tests/test_end_to_end.py has the real one."""
+Training is the stand-in of conftest.py; tests/test_end_to_end.py has the real one."""
 
 import contextlib
 import json
@@ -70,16 +69,81 @@ def test_mistakes_in_flags_and_settings_come_in_one_message_and_exit_code_2(scri
         assert f"- {given}: " in done.stderr
 
 
-def test_a_setting_written_as_a_flag_is_told_how_to_be_written() -> None:
-    done = typed(ROOT, "submit.py", "--batch-size", "32")
+@pytest.mark.parametrize(
+    ("script", "words", "answer"),
+    [
+        ("submit.py", "--batch-size 32", "without dashes: did you mean data.batch_size=32?"),
+        ("submit.py", "--batch-size=32", "without dashes: did you mean data.batch_size=32?"),
+        ("submit.py", "--lr --dry-run", "did you mean model.learning_rate=VALUE?"),
+        ("submit.py", "--modle resnet50", "--modle: no such flag; did you mean --model?"),
+        ("train.py", "--node 1", "--node: no such flag; did you mean --nodes?"),
+        ("jobs.py", "list --swep x", "--swep: no such flag; did you mean --sweep?"),
+        ("submit.py", "--qqq", "launch/submit.py --settings lists them"),
+    ],
+)
+def test_an_unknown_flag_gets_the_flag_or_the_setting_that_was_meant(
+    script: str, words: str, answer: str
+) -> None:
+    done = typed(ROOT, script, *words.split())
     assert done.returncode == 2
-    assert (
-        "settings are written key=value, without dashes: did you mean data.batch_size"
-        in done.stderr
-    )
+    assert answer in done.stderr
 
 
-def test_a_data_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", ["/my images/a", "/a,b", "/a=b", "/it's", "a, b='c'", "/tail\\", "/a\\'b", "[1]", "x"]
+)
+def test_a_path_given_to_a_flag_reaches_the_configuration_as_it_was_typed(path: str) -> None:
+    from clf.config.overrides import parse as parse_settings
+    from launch.arguments import overrides, parse, submit_parser
+
+    for flag, key in (("--data", "data"), ("--config", "recipe")):
+        read = parse_settings(overrides(parse(submit_parser(), [flag, path])))
+        assert read.faults == []
+        assert [(setting.key, setting.value) for setting in read.settings] == [(key, path)]
+
+
+def test_the_settings_of_a_group_are_listed_with_their_defaults() -> None:
+    done = typed(ROOT, "submit.py", "--settings", "checkpoint")
+    assert done.returncode == 0
+    assert "checkpoint.monitor=val/acc_top1" in done.stdout
+    assert "model." not in done.stdout
+    everything = typed(ROOT, "train.py", "--settings").stdout
+    assert "model.learning_rate=0.0005" in everything
+    assert "slurm.partition=null" in everything
+
+
+def test_the_suggested_debug_command_is_one_that_train_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from launch.arguments import parse, train_parser
+    from launch.command import debug_command
+
+    monkeypatch.setattr("sys.argv", ["launch/submit.py"])
+    words = ["--gpus", "2", "--model", "resnet50", "--time=4:00:00", "--partition", "a", "--follow"]
+    command = debug_command([*words, "name=x", "slurm.mem_gb=4", "epochs=3"])
+    assert command == ("python launch/train.py --model resnet50 slurm.mem_gb=4 epochs=3 --debug")
+    assert parse(train_parser(), command.split()[2:]).settings == ["slurm.mem_gb=4", "epochs=3"]
+
+
+def test_each_rule_is_applied_once_and_to_the_devices_that_the_run_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clf import plan
+    from launch.runs import requests
+
+    seen = []
+    check = plan.check
+    monkeypatch.setattr(requests, "devices_per_node", lambda cfg: 2)
+    monkeypatch.setattr(plan, "check", lambda cfg: seen.append(cfg.gpus) or check(cfg))
+    request = requests.to_submit([*SMALL], fetch=False)
+    assert seen == [2]
+    assert request.cfg.gpus == 2
+    with pytest.raises(ValueError, match=r"data\.batch_size=63: not divisible by 2 ranks"):
+        requests.to_submit(["data.batch_size=63", *SMALL], fetch=False)
+    assert seen == [2, 2]
+
+
+def test_a_data_folder_that_does_not_exist_is_reported_at_once(tmp_path: Path) -> None:
     done = typed(ROOT, "submit.py", "--data", "imagefolder", f"data.root={tmp_path}/nowhere")
     assert done.returncode == 2
     assert "data.root" in done.stderr
@@ -88,15 +152,28 @@ def test_a_data_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None
 
 
 def test_one_process_takes_one_device_and_says_so() -> None:
-    done = typed(ROOT, "train.py", "gpus=2")
-    assert done.returncode == 2
-    assert "gpus=2: this command runs in one process on one device" in done.stderr
+    for words in (["gpus=2"], ["--gpus", "2"]):
+        done = typed(ROOT, "train.py", *words)
+        assert done.returncode == 2
+        assert "gpus=2: this command runs in one process on one device" in done.stderr
+        assert "launch/submit.py" in done.stderr
+    done = typed(ROOT, "train.py", "--nodes", "2")
+    assert "nodes=2: this command runs in one process on one device" in done.stderr
+
+
+def test_a_dry_run_of_train_shows_the_config_and_leaves_nothing(checkout: Path) -> None:
+    done = typed(checkout, "train.py", "--gpus", "1", "--dry-run", "--name", "dry", "epochs=3")
+    assert done.returncode == 0, done.stderr
+    assert "epochs: 3\n" in done.stdout
+    assert "gpus: 1\n" in done.stdout
+    assert done.stdout.endswith("# nothing was trained\n")
+    assert not (checkout.parent / "runs").exists()
 
 
 def test_submit_runs_follows_and_ends_with_the_table_and_what_to_type_next(checkout: Path) -> None:
     done = typed(checkout, "submit.py", "--name", "first", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch   1   val top-1 75.0 %   loss 0.5" in done.stdout
+    assert "epoch   1   val top-1 75.0 %   loss 0.5   train loss 0.625" in done.stdout
     assert done.stdout.index("cat") < done.stdout.index("dog")
     assert "n/a" in done.stdout
     assert "test  top-1 50.0 %   top-5 100.0 %   loss 0.25" in done.stdout
@@ -110,6 +187,8 @@ def test_submit_runs_follows_and_ends_with_the_table_and_what_to_type_next(check
     assert again.returncode == 0
     assert "first is complete already; choose another --name" in again.stdout
 
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "epoch": 10}))
     other = typed(
         checkout, "submit.py", "--name", "first", "epochs=5", "data.batch_size=32", *SMALL
     )
@@ -130,12 +209,12 @@ def test_a_failed_job_shows_the_first_error_and_goes_on_when_typed_again(checkou
     source = checkout / "clf" / "run.py"
     source.write_text(source.read_text().replace("cfg.seed == 13", "False"))
     (checkout.parent / "runs" / "unlucky" / "status.json").unlink()
-    mended = typed(checkout, *words)
-    assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert "(goes on where it stopped)" in mended.stdout
+    corrected = typed(checkout, *words)
+    assert corrected.returncode == 0, corrected.stdout + corrected.stderr
+    assert "(goes on where it stopped)" in corrected.stdout
 
 
-def test_a_fault_in_the_data_is_told_without_a_traceback(checkout: Path) -> None:
+def test_a_fault_in_the_data_is_shown_without_a_traceback(checkout: Path) -> None:
     done = typed(checkout, "submit.py", "seed=14", *SMALL)
     assert done.returncode == 1
     assert "data.root: this folder is not the one" in done.stdout
@@ -154,11 +233,11 @@ def test_a_job_that_was_killed_is_not_called_done(checkout: Path) -> None:
 
 @contextlib.contextmanager
 def followed(checkout: Path, sigint: signal.Handlers) -> Iterator[subprocess.Popen]:
-    """`submit.py --name slow` of a run that waits for ever, once it has begun; with its job a
-    process group of its own, as in a terminal.
+    """`submit.py --name slow` of a run that waits for ever, once it has begun. The command and its
+    job are a process group of their own, as in a terminal.
 
     Args:
-        sigint: what it was told to do at SIGINT by whoever started it
+        sigint: how the process that started it has set its SIGINT
     """
     source = checkout / "clf" / "run.py"
     source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))
@@ -228,17 +307,17 @@ def test_evaluating_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
     assert "- data.threads=many: expected a whole number" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("typed_time", "taken"),
-    [("90", "90"), ("4:00:00", "240"), ("0:20:30", "21"), ("1-12", "2160"), ("soon", None)],
-)
-def test_a_time_limit_is_typed_as_slurm_takes_it(typed_time: str, taken: str | None) -> None:
-    from launch.arguments import minutes
+def test_a_time_limit_that_is_none_is_refused_with_the_forms_it_can_take() -> None:
+    done = typed(ROOT, "submit.py", "--time", "soon")
+    assert "slurm.time=soon: expected minutes, or a time as SLURM writes it" in done.stderr
 
-    assert minutes(typed_time) == (taken or typed_time)
-    if taken is None:
-        done = typed(ROOT, "submit.py", "--time", typed_time)
-        assert "slurm.time=soon: expected a whole number" in done.stderr
+
+def test_more_cpu_processes_than_cores_are_a_note_and_the_run_is_not_refused() -> None:
+    words = ("--gpus", "64", "--dry-run", "strategy.accelerator=cpu", "data.batch_size=64")
+    done = typed(ROOT, "submit.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "note: gpus=64: without GPUs each is a CPU process, and this machine has" in done.stderr
+    assert "nothing was submitted" in done.stdout
 
 
 def test_a_sweep_without_slurm_runs_one_after_the_other_and_ends_with_its_table(
@@ -261,7 +340,7 @@ def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Pat
     with followed(checkout, signal.SIG_IGN) as following:  # as a script's `&` has it
         assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
         done = typed(checkout, "jobs.py", "cancel", "slow")
-        assert "was told to stop" in done.stdout
+        assert "was asked to stop" in done.stdout
         output, _ = following.communicate(timeout=60)
         assert following.returncode == 1, output
         assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout

@@ -94,13 +94,13 @@ def one_rank(rank: int, folder: str, port: int) -> None:
             signaller.at("test", 0, batch_idx)
             return super().test_step(batch, batch_idx)
 
-    save = checkpoint.write_aside
+    save = checkpoint.write_file
 
     def save_and_be_signalled(path: Path, write: Any) -> None:
         signaller.at("save", 0, 0)
         save(path, write)
 
-    checkpoint.write_aside = save_and_be_signalled
+    checkpoint.write_file = save_and_be_signalled
     clf.run.build_model = lambda cfg, classes, pretrained: Tiny(classes, learning_rate=0.01)
     where = Path(folder)
     cfg = compose([*SETTINGS, f"data.root={folder}/digits", "data.image_size=16"])
@@ -169,7 +169,7 @@ def assert_as_if_nobody_had_left(run_dir: Path, whole: Path) -> None:
             torch.testing.assert_close(mine, value, rtol=1e-5, atol=1e-6)
         else:
             assert torch.equal(mine, value), name
-    for table in ("val_epoch000.csv", "val_epoch001.csv", "test.csv"):
+    for table in ("val_epoch001.csv", "val_epoch002.csv", "test.csv"):
         mine, other = (path / "per_class" / table for path in (run_dir, whole))
         assert mine.read_text() == other.read_text(), table
     assert [row["step"] for row in rows(run_dir)] == [row["step"] for row in rows(whole)]

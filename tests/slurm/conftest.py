@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from slurm.partitions import partitions
 from tests.slurm.testbed import Testbed, can_install, install, missing
+
+
+@pytest.fixture(autouse=True)
+def _ask_slurm_again() -> None:
+    """A test may meet another cluster than the one before it in this process."""
+    partitions.cache_clear()
 
 
 @pytest.fixture(scope="session")

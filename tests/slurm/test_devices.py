@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from clf.config.faults import Findings
 from clf.cores import CORES_PER_RANK, cores_per_rank
 from clf.plan import compose
 from slurm import devices
+from slurm.environment import cores_of_task
+from slurm.partitions import Partition, partitions
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def test_gpus_are_those_that_the_user_left_visible(
 
 
 @pytest.mark.usefixtures("no_slurm")
-def test_all_gpus_of_the_machine_are_taken_unless_told_otherwise(
+def test_all_gpus_of_the_machine_are_taken_unless_a_number_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -40,13 +43,30 @@ def test_all_gpus_of_the_machine_are_taken_unless_told_otherwise(
 def test_gpus_of_a_slurm_node_are_those_of_the_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = "debug|gpu:2\\nbig*|gpu:a100:8(S:0-1)\\nbig*|gpu:a100:4\\nbig*|(null)\\n"
-    for name in ("sbatch", "srun", "sinfo"):
-        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "{nodes}"\n')
+    nodes = [
+        *("debug|n1|2|8|gpu:2", "big|n2|4+|8|gpu:a100:8(S:0-1)"),
+        *("big|n3|8|16|gpu:a100:4", "big|n4|2|8|(null)"),
+    ]
+    shown = [
+        "PartitionName=debug MaxTime=UNLIMITED MaxNodes=UNLIMITED State=UP Default=NO",
+        "PartitionName=big MaxTime=1-00:00:00 MaxNodes=2 State=UP Default=YES",
+    ]
+    answers = {"sbatch": [], "srun": [], "sinfo": nodes, "scontrol": shown}
+    for name, lines in answers.items():
+        text = "\n".join(lines)
+        asked = f"echo asked >>{tmp_path}/asked"
+        (tmp_path / name).write_text(f"#!/bin/sh\n{asked}\ncat <<'END'\n{text}\nEND\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_CONF", "/somewhere")
     assert devices.has_slurm()
-    assert devices.slurm_gpus(None) == 4
+    assert devices.devices_per_node(compose()) == 4
+    assert devices.devices_per_node(compose(["slurm.partition=debug"])) == 2
+    assert devices.devices_per_node(compose(["slurm.options={gres: 'gpu:a100:3'}"])) == 3
+    assert partitions()[""] == Partition(
+        "big", "UP", 1440, nodes=2, gpus=8, cpus=8, mem_mb=16, fewest_gpus=4
+    )
+    assert (tmp_path / "asked").read_text() == "asked\n" * 2, "each command is run once"
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -56,16 +76,29 @@ def test_gpus_of_a_slurm_node_are_those_of_the_partition(
         (["nodes=2"], "", "nodes=2: this machine has no SLURM"),
         (["gpus=4", "data.batch_size=64"], "0,1", "gpus=4: this machine has 2; set gpus=2"),
         (["strategy.accelerator=gpu"], "", "no GPU was found on this machine"),
-        (["gpus=64"], "", "without GPUs each is a CPU process"),
     ],
 )
-def test_what_the_machine_cannot_give_is_told_with_what_to_do(
+def test_what_the_machine_cannot_give_is_reported_with_what_to_do(
     overrides: list[str], visible: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
-    (fault,) = devices.resource_faults(compose(overrides))
+    found = devices.resources(compose(overrides))
+    (fault,) = found.faults
     assert message in fault
+    assert found.notes == []
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_more_processes_than_cores_are_a_note_and_no_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    found = devices.resources(compose(["gpus=64"]))
+    assert found.faults == []
+    (note,) = found.notes
+    assert note.startswith("gpus=64: without GPUs each is a CPU process, and this machine has 2")
+    assert devices.resources(compose(["gpus=2"])) == Findings()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +108,7 @@ def test_what_the_machine_cannot_give_is_told_with_what_to_do(
         (False, "8", 8),
         (True, None, 2),  # what a task sees is its own
         (True, "2", 2),
-        (True, "8", 2),  # srun was not told
+        (True, "8", 2),  # srun does not know of it
     ],
 )
 def test_a_task_takes_the_cores_that_slurm_gave_it_and_no_share_of_a_share(
@@ -88,7 +121,7 @@ def test_a_task_takes_the_cores_that_slurm_gave_it_and_no_share_of_a_share(
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     if asked:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
-    monkeypatch.setenv(CORES_PER_RANK, str(devices.cores_of_task() or ""))
+    monkeypatch.setenv(CORES_PER_RANK, str(cores_of_task() or ""))
     assert cores_per_rank(4) == expected
 
 
@@ -97,5 +130,5 @@ def test_the_ranks_of_a_machine_without_slurm_share_its_cores(
 ) -> None:
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert devices.cores_of_task() is None
+    assert cores_of_task() is None
     assert [cores_per_rank(ranks) for ranks in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]

@@ -15,8 +15,9 @@ import pytest
 from clf.config import RunConfig
 from clf.config.compose import save
 from clf.plan import compose, resolve
-from slurm.executor import local_executor, read_record, submit
-from slurm.job import Job, clear_errors, first_error, record_error
+from slurm.executor import local_executor, submit
+from slurm.job import Job
+from slurm.records import clear_errors, first_error, read_job, record_error
 
 
 def make_config(*overrides: str) -> RunConfig:
@@ -75,8 +76,7 @@ def test_each_device_of_a_machine_gets_a_rank_of_one_group(
         ("2", "0", "127.0.0.1")
     }
     assert len({one["MASTER_PORT"] for one in ranks}) == 1
-    record = read_record(run_dir)
-    assert record is not None
+    record = read_job(run_dir)
     assert (record["cluster"], record["job_id"], record["gpus"]) == ("local", job.job_id, 2)
 
 

@@ -1,4 +1,4 @@
-"""What a job died of is told in one line, and only what should go into the queue again does.
+"""Why a job ended is said in one line, and only those jobs that should be requeued are.
 
 Logs and records as SLURM 22.05 and the ranks leave them; tests/slurm/test_preemption.py and
 test_failing.py have them made by a real SLURM.
@@ -14,9 +14,10 @@ import pytest
 from clf.config.compose import save
 from clf.plan import compose
 from clf.run_folder import RunFolder
-from slurm import after, events, queue
-from slurm.failures import diagnose
-from slurm.job import EXIT_REQUEUE, START_MARK, record_error
+from slurm import after, queue, records
+from slurm.failures import START_MARK, diagnose
+from slurm.job import EXIT_REQUEUE
+from slurm.records import record_error
 
 OLD = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n"  # of an earlier start
 START = f"{START_MARK}1 of run, rank 0\n"
@@ -29,7 +30,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "logs").mkdir()
     settings = ["slurm.retries=1", "slurm.max_requeues=2", "name=run"]
     save(compose(settings), tmp_path / "config.yaml")
-    events.record(tmp_path, "start")
+    records.record_event(tmp_path, "start")
     return tmp_path
 
 
@@ -54,7 +55,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory", "micro_batch_size"),
         (MemoryError("no"), "out of memory", "slurm.mem_gb"),
         (RuntimeError("NCCL error: unhandled system error"), "NCCL", "NCCL_DEBUG"),
-        (ValueError("data.root: /x has no images"), "bad data", "mend the file"),
+        (ValueError("data.root: /x has no images"), "bad data", "repair or remove the file"),
         (KeyError("label"), "error in code", "launch/train.py --debug"),
     ],
 )
@@ -127,7 +128,7 @@ def decide(run_dir: Path, code: int = 1) -> tuple[str, str]:
 def test_a_run_that_left_goes_into_the_queue_until_its_limit(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events.record(run_dir, "preempted", reason="SIGUSR2: left")
+    records.record_event(run_dir, "preempted", reason="SIGUSR2: left")
     assert decide(run_dir, 75) == ("requeued", "SIGUSR2: left")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert decide(run_dir, 75) == (
@@ -146,12 +147,12 @@ def test_a_time_limit_is_known_before_slurm_has_written_it(
 
 def test_a_run_that_never_makes_a_step_does_not_stay_in_the_queue_for_ever(run_dir: Path) -> None:
     for _ in range(after.IDLE_STARTS):
-        events.record(run_dir, "start")
-        events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=0)
+        records.record_event(run_dir, "start")
+        records.record_event(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=0)
     verdict, reason = decide(run_dir, 75)
     assert verdict == "failed"
-    assert "give it longer" in reason
-    events.record(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=3)
+    assert "set a longer slurm.time" in reason
+    records.record_event(run_dir, "preempted", reason="SIGUSR2: left", epoch=0, step=3)
     assert decide(run_dir, 75)[0] == "requeued"
 
 
@@ -160,14 +161,14 @@ def test_a_run_whose_epochs_advance_goes_on_though_its_ranks_are_killed_at_every
 ) -> None:
     job("COMPLETING", out_of_time=True)
     for step in range(0, 20, 2):
-        events.record(run_dir, "start")
+        records.record_event(run_dir, "start")
         RunFolder.write_json(run_dir / "status.json", {"state": "running", "began": {"step": step}})
         assert after.main([str(run_dir), "137"]) == EXIT_REQUEUE
     for _ in range(after.IDLE_STARTS - 1):
-        events.record(run_dir, "start")
+        records.record_event(run_dir, "start")
         verdict = after.main([str(run_dir), "137"])
     assert verdict == 0
-    assert "5 starts saved not one step" in events.read(run_dir)[-1]["reason"]
+    assert "5 starts saved no step" in records.read_events(run_dir)[-1]["reason"]
 
 
 def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: Path) -> None:
@@ -175,7 +176,7 @@ def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: 
     verdict, reason = decide(run_dir)
     assert verdict == "requeued"
     assert reason.startswith("retry 1: error in code (rank 1")
-    events.record(run_dir, "requeued", reason=reason)
+    records.record_event(run_dir, "requeued", reason=reason)
     assert decide(run_dir)[0] == "failed"
 
 
@@ -183,7 +184,7 @@ def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(
     run_dir: Path, job: Callable[..., None]
 ) -> None:
     assert decide(run_dir, 0)[0] == "finished"
-    events.record(run_dir, "preempted", reason="SIGTERM: left")  # scancel sends it too
+    records.record_event(run_dir, "preempted", reason="SIGTERM: left")  # scancel sends it too
     job("COMPLETING")
     assert decide(run_dir, 75) == ("ended", "by SLURM (COMPLETING)")
 
@@ -191,5 +192,5 @@ def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(
 def test_a_line_that_a_full_disk_cut_does_not_hide_the_others(run_dir: Path) -> None:
     path = run_dir / "logs" / "events.jsonl"
     path.write_text(path.read_text() + json.dumps({"event": "preempted"})[:8])
-    read: list[dict[str, Any]] = events.read(run_dir)
+    read: list[dict[str, Any]] = records.read_events(run_dir)
     assert [one["event"] for one in read] == ["start"]

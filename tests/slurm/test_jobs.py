@@ -115,7 +115,7 @@ def test_a_sweep_is_one_array_and_only_what_failed_starts_again(user: User) -> N
     assert user.types("jobs.py", "list").count("sw/learning_rate") == 4
 
 
-def test_faults_of_all_runs_of_a_sweep_are_told_together(user: User) -> None:
+def test_faults_of_all_runs_of_a_sweep_are_reported_together(user: User) -> None:
     words = ("submit.py", "--sweep", "data.batch_size=0,7", "--sweep", "nodes=1,2", "--gpus", "2")
     assert "--sweep nodes: cannot be swept" in user.types(*words, code=2)
     words = ("submit.py", "--sweep", "data.batch_size=0,7", "--sweep", "seed=1,x", "--gpus", "2")

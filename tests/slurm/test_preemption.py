@@ -1,8 +1,8 @@
-"""On a real SLURM: whatever ends a job before its time, the run ends as if nothing had been.
+"""On a real SLURM: whatever ends a job early, the run ends as if nothing had happened.
 
 Jobs of two ranks, submitted once for all tests: `moved` is signalled, preempted, and loses a node
-twice; `short` runs into its time limit; one rank of `broken` raises, one of `killed` is gone
-without a word; `cancelled` is. `whole` is the run that nothing happens to, on this machine.
+twice; `short` runs into its time limit; one rank of `broken` raises an error, and one of `killed`
+is killed; `cancelled` is cancelled. `whole` is an undisturbed run on this machine.
 """
 
 import csv
@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from clf.run_folder import read_status
-from slurm import events, queue
+from slurm import queue
 from slurm.failures import diagnose
+from slurm.records import events_of_last_start, read_events
 from tests.slurm.testbed import Testbed, processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ class Place:
 
     def nodes(self, name: str) -> str:
         """Of the run's latest start, in the order of their ranks."""
-        return ",".join(events.last_start(self.run(name))[0]["nodes"])
+        return ",".join(events_of_last_start(self.run(name))[0]["nodes"])
 
     def job(self, name: str) -> queue.QueuedJob:
         found = queue.job(read_job(self.run(name)))
@@ -155,7 +156,7 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
             stdout=subprocess.DEVNULL,
         )
         try:
-            tell(made)
+            run_and_disturb(made)
             assert whole.wait(240) == 0
             yield made
         finally:
@@ -166,7 +167,7 @@ def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> I
             slurm_testbed.repair()
 
 
-def tell(place: Place) -> None:
+def run_and_disturb(place: Place) -> None:
     testbed = place.testbed
     elsewhere = ("--nodes", "1", "--gpus", "2", "slurm.nodelist=node4")  # where all stays well
     place.submit(
@@ -217,7 +218,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def happened(run_dir: Path) -> list[str]:
-    return [event["event"] for event in events.read(run_dir)]
+    return [event["event"] for event in read_events(run_dir)]
 
 
 @pytest.mark.parametrize("name", ["moved", "short"])
@@ -260,7 +261,7 @@ def test_a_run_is_one_run_in_wandb_however_often_it_starts(place: Place) -> None
 
 
 def test_a_run_goes_on_from_the_step_at_which_it_left(place: Place) -> None:
-    story = events.read(place.run("moved"))
+    story = read_events(place.run("moved"))
     left = [event for event in story if event["event"] == "preempted"]
     # Signalled, then preempted; after a lost node SLURM itself requeues.
     assert [event["reason"].partition(":")[0] for event in left[:2]] == ["SIGUSR2", "SIGTERM"]
@@ -276,7 +277,7 @@ def test_a_time_limit_is_no_end(place: Place) -> None:
     assert happened(place.run("short"))[-1] == "finished"
 
 
-def test_an_error_on_one_rank_ends_the_job_at_once_and_is_told_with_rank_and_node(
+def test_an_error_on_one_rank_ends_the_job_at_once_and_is_reported_with_rank_and_node(
     place: Place,
 ) -> None:
     run = place.run("broken")
@@ -285,7 +286,7 @@ def test_an_error_on_one_rank_ends_the_job_at_once_and_is_told_with_rank_and_nod
     found = diagnose(run)
     assert found is not None
     assert (found.kind, found.rank) == ("error in code", 1)
-    assert found.host == events.read(run)[0]["nodes"][-1]
+    assert found.host == read_events(run)[0]["nodes"][-1]
     assert "nothing of that name" in found.summary
 
 

@@ -1,4 +1,4 @@
-"""What is looked for before a job is queued, where no cluster is needed; test_submitting.py
+"""The checks before a job is queued that need no cluster; test_submitting.py
 asks a real one."""
 
 import os
@@ -13,8 +13,9 @@ from clf.config import RunConfig
 from clf.plan import compose, resolve
 from slurm import preflight
 from slurm.devices import has_slurm
-from slurm.preflight import Partition, disk_faults, partition_faults, weights_faults
-from slurm.script import body
+from slurm.partitions import Partition
+from slurm.preflight import disk_faults, partition_faults, weights_faults
+from slurm.script import BLOCKED, body, can_block
 
 NET = """
 class Net:
@@ -46,11 +47,11 @@ def test_weights_are_fetched_before_the_job_whose_node_has_no_internet(
     assert Path("fetched.txt").read_text() == "None\n"
     cfg.model.weights = "LOST"
     assert list(weights_faults(cfg)) == ["model.weights=LOST: could not download lost.pth"]
-    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file: clf.config.rules looks at it
+    cfg.model.weights = str(tmp_path / "clf_test_net.py")  # a file, which clf.config.rules checks
     assert list(weights_faults(cfg)) == []
 
 
-def test_a_full_or_wrong_place_for_run_folders_is_told(
+def test_a_full_or_wrong_place_for_run_folders_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(disk_faults(tmp_path / "new" / "runs")) == []
@@ -75,22 +76,13 @@ def test_a_full_or_wrong_place_for_run_folders_is_told(
         (["slurm.partition=gpu"], ["slurm.partition=gpu: expected one of cpu"]),
     ],
 )
-def test_what_a_partition_cannot_give_is_told_by_the_setting(
+def test_what_a_partition_cannot_give_is_reported_by_the_setting(
     settings: list[str], faults: list[str]
 ) -> None:
     found = list(partition_faults(config(*settings), {"": CPU_ONLY, "cpu": CPU_ONLY}))
     assert [text.startswith(start) for text, start in zip(found, faults, strict=True)] == [
         True for _ in faults
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "minutes"), [("01:00:00", 60), ("2-00:30:00", 2910), ("UNLIMITED", None)]
-)
-def test_a_partition_s_time_limit_is_read_as_slurm_writes_it(
-    text: str, minutes: int | None
-) -> None:
-    assert preflight._minutes(text) == minutes
 
 
 def test_a_client_without_a_cluster_is_no_slurm(
@@ -136,8 +128,6 @@ def test_ranks_meet_at_a_port_that_no_other_job_of_the_node_has() -> None:
 
 def test_signals_wait_where_this_machine_s_env_can_hold_them_back() -> None:
     """As the srun line does it: a process that is started so outlives what would end it."""
-    from slurm.script import BLOCKED, can_block
-
     if not can_block():
         pytest.skip("env of this machine knows no --block-signal (coreutils below 8.31)")
     program = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('lives')"

@@ -1,4 +1,4 @@
-"""What is made of SLURM's answers where the testbed gives none: accounting, and no answer at all.
+"""How SLURM's answers are read that the testbed does not give: accounting, and no answer at all.
 test_jobs.py asks a real SLURM."""
 
 from pathlib import Path

@@ -119,7 +119,7 @@ def test_processes_of_a_node_share_one_copy_and_what_a_killed_one_left_is_gone(
     assert not list(target.parent.glob("*.part")) + list(target.parent.glob(".*.part"))
 
 
-def test_data_that_do_not_fit_on_the_disk_are_told_before_a_byte_is_copied(
+def test_data_that_do_not_fit_on_the_disk_are_reported_before_a_byte_is_copied(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = type("Usage", (), {"free": 10})()
@@ -130,7 +130,7 @@ def test_data_that_do_not_fit_on_the_disk_are_told_before_a_byte_is_copied(
     assert not list((tmp_path / "disk").rglob("*.png"))
 
 
-def test_data_that_are_made_are_not_staged() -> None:
-    with pytest.raises(ValueError, match="digits is made, not copied"):
+def test_generated_images_are_not_staged() -> None:
+    with pytest.raises(ValueError, match="data=digits are generated, not copied"):
         compose(["data.stage=node"])
     assert stage(cfg := resolve(compose())) is cfg

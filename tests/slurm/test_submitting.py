@@ -84,7 +84,7 @@ def test_a_profile_is_a_file_and_flags_go_over_it(user: User) -> None:
     assert 'export FROM_SETUP="a b"\n' in (user.run("p") / "logs" / "job.sbatch").read_text()
 
 
-def test_everything_wrong_is_told_at_once_and_nothing_is_queued(user: User) -> None:
+def test_all_faults_are_reported_together_and_nothing_is_queued(user: User) -> None:
     said = user.types(
         *("submit.py", "--nodes", "9", "--gpus", "3", "--time", "2:00:00", "--name", "wrong"),
         *("data.batchsize=8", "tracking.mode=online", "data=imagefolder", "slurm.mem_gb=900"),
@@ -94,7 +94,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_queued(user: User) -> N
     )
     for fault in (
         "- nodes=9: partition gpu gives at most 4",
-        "- gpus=3: a task a GPU is started, and the nodes of partition gpu have 2",
+        "- gpus=3: one task is started for each GPU, and the nodes of partition gpu have 2",
         "- slurm.time=120: partition gpu allows 60 minutes",
         "- slurm.mem_gb=900: the nodes of partition gpu have 62 GiB",
         "- data.batchsize=8: no such key; did you mean data.batch_size?",

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder, read_status
 from clf.tracking import callbacks
-from clf.tracking.callbacks import EpochLines, PerClassTables, StatusFile, Throughput
+from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
+from clf.tracking.epochs import EpochLines
 from clf.tracking.wandb_run import close, wandb_logger
 
 BATCH, TRAIN_BATCHES, EVERY = 4, 10, 4
@@ -50,13 +51,13 @@ class Data(LightningDataModule):
 
 
 class Tiny(LightningModule):
-    """Counts its answers; `during` is called at the start of each step with the stage's name."""
+    """Counts its answers; `during` is called at the start of each step with the split's name."""
 
-    def __init__(self, during=lambda module, stage: None) -> None:
+    def __init__(self, during=lambda module, split: None) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.during = during
-        self.counts_2C = torch.zeros(2, 4, dtype=torch.int64)
+        self.counts_3C = torch.zeros(3, 4, dtype=torch.int64)
         self.done: dict[str, torch.Tensor] = {}
 
     def training_step(self, batch, batch_idx):
@@ -64,11 +65,12 @@ class Tiny(LightningModule):
         self.log("train/loss_step", float(self.global_step))
         return self.weight.sum()
 
-    def evaluation_step(self, batch, stage: str) -> None:
-        self.during(self, stage)
+    def evaluation_step(self, batch, split: str) -> None:
+        self.during(self, split)
         answer = ANSWER[min(self.current_epoch, 2)]
         for label in batch[0].tolist():
-            self.counts_2C[:, label] += torch.tensor([1, int(label == answer)])
+            self.counts_3C[:2, label] += torch.tensor([1, int(label == answer)])
+            self.counts_3C[2, answer] += 1
 
     def validation_step(self, batch, batch_idx):
         self.evaluation_step(batch, "val")
@@ -79,10 +81,10 @@ class Tiny(LightningModule):
     def on_train_epoch_end(self):
         self.log("train/loss", 0.25 + self.current_epoch)
 
-    def end(self, stage: str) -> None:
-        self.done[stage], self.counts_2C = self.counts_2C, torch.zeros_like(self.counts_2C)
-        support_C, correct_C = self.done[stage]
-        self.log(f"{stage}/acc_top1", correct_C.sum() / support_C.sum())
+    def end(self, split: str) -> None:
+        self.done[split], self.counts_3C = self.counts_3C, torch.zeros_like(self.counts_3C)
+        support_C, correct_C, _ = self.done[split]
+        self.log(f"{split}/acc_top1", correct_C.sum() / support_C.sum())
 
     def on_validation_epoch_end(self):
         self.end("val")
@@ -90,9 +92,9 @@ class Tiny(LightningModule):
     def on_test_epoch_end(self):
         self.end("test")
 
-    def per_class_counts(self, stage: str):
-        support_C, correct_C = self.done[stage]
-        return support_C[None], correct_C[None]
+    def per_class_counts(self, split: str):
+        support_C, correct_C, predicted_C = self.done[split]
+        return support_C[None], correct_C[None], predicted_C
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.5)
@@ -127,7 +129,11 @@ def counted(labels: list[int], answer: int) -> list[list]:
     support_C = np.bincount(labels, minlength=4).tolist()
     correct_C = [n if c == answer else 0 for c, n in enumerate(support_C)]
     shares = [k / n if n else None for n, k in zip(support_C, correct_C, strict=True)]
-    return [list(row) for row in zip(Data.classes, support_C, correct_C, shares, strict=True)]
+    predicted_C = [len(labels) if c == answer else 0 for c in range(4)]
+    sums = zip(support_C, correct_C, predicted_C, strict=True)
+    f1_C = [2 * k / (n + p) if n + p else None for n, k, p in sums]
+    columns = (Data.classes, support_C, correct_C, shares, predicted_C, f1_C)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def as_text(table: list[list]) -> list[list[str]]:
@@ -159,16 +165,16 @@ def test_each_table_is_what_was_counted_in_that_evaluation(run):
         with (run.per_class / name).open(newline="") as file:
             return list(csv.reader(file))[1:]
 
-    assert table("val_epoch000.csv") == as_text(counted(VAL_LABELS, ANSWER[0]))
-    assert table("val_epoch001.csv") == as_text(counted(VAL_LABELS, ANSWER[1]))
-    assert table("val.csv") == table("val_epoch001.csv")
+    assert table("val_epoch001.csv") == as_text(counted(VAL_LABELS, ANSWER[0]))
+    assert table("val_epoch002.csv") == as_text(counted(VAL_LABELS, ANSWER[1]))
+    assert table("val.csv") == table("val_epoch002.csv")
     assert table("test.csv") == as_text(counted(TEST_LABELS, ANSWER[2]))
     assert len(list(run.per_class.iterdir())) == 4, "the sanity check counts for nothing"
 
 
 def test_the_dashboard_has_the_same_tables(run):
-    def tables(stage: str) -> list[list[list]]:
-        files = run.wandb.glob(f"offline-run-*/files/media/table/{stage}/per_class*.json")
+    def tables(split: str) -> list[list[list]]:
+        files = run.wandb.glob(f"offline-run-*/files/media/table/{split}/per_class*.json")
         return [json.loads(path.read_text())["data"] for path in files]
 
     expected = [counted(VAL_LABELS, ANSWER[epoch]) for epoch in (0, 1)]
@@ -198,13 +204,14 @@ def test_metrics_csv_has_a_row_a_step_with_speed_and_learning_rate(run):
     for row in found[:2] + found[3:5]:
         assert float(row["lr-SGD"]) == 0.5
     epoch = [float(found[2][name]) for name in ("epoch", "train/loss", "val/acc_top1")]
-    assert epoch == pytest.approx([0, 0.25, 4 / 8])
+    assert epoch == pytest.approx([1, 0.25, 4 / 8])
+    assert [row["epoch"] for row in found] == ["1"] * 3 + ["2"] * 4, "the test is not a third epoch"
     assert float(found[5]["val/acc_top1"]) == 3 / 8
     assert float(found[6]["test/acc_top1"]) == pytest.approx(3 / 5)
 
 
 def test_a_resumed_run_says_everything_once_and_in_order(folder, run):
-    def breaks(module, stage):
+    def breaks(module, split):
         if module.global_step == 17:
             raise RuntimeError("node lost")
 
@@ -225,7 +232,7 @@ def test_a_resumed_run_says_everything_once_and_in_order(folder, run):
 
 @pytest.mark.parametrize("error", [ValueError("labels: 43 classes"), KeyboardInterrupt()])
 def test_a_failed_run_says_why(folder, error):
-    def breaks(module, stage):
+    def breaks(module, split):
         if module.global_step == 5:
             raise error
 
@@ -238,7 +245,7 @@ def test_a_failed_run_says_why(folder, error):
 
 
 def test_a_failed_run_is_closed_in_wandb_too(folder):
-    def breaks(module, stage):
+    def breaks(module, split):
         raise RuntimeError("out of memory")
 
     logger = wandb_logger(TrackingConfig(mode="offline"), folder, {}, "one")
@@ -267,8 +274,8 @@ class Clock:
         self.now = 1000.0
         self.time = self.monotonic = self.perf_counter = lambda: self.now
 
-    def passes(self, module, stage) -> None:
-        self.now += 0.25 if stage == "train" else 100.0
+    def passes(self, module, split) -> None:
+        self.now += 0.25 if split == "train" else 100.0
 
 
 def test_images_per_second_is_of_the_global_batch_and_of_training_alone(folder, monkeypatch):
@@ -336,6 +343,6 @@ def test_a_log_file_has_a_line_for_each_epoch_and_none_for_the_sanity_check(fold
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     # Right of the 8 images: four of class 0, then three of class 2.
     assert lines == [
-        "epoch   1/2   step 10   val top-1 50.0 %   loss 0.125",
-        "epoch   2/2   step 20   val top-1 37.5 %   loss 0.125",
+        "epoch   1/2   step 10   val top-1 50.0 %   loss 0.125   train loss 0.25",
+        "epoch   2/2   step 20   val top-1 37.5 %   loss 0.125   train loss 1.25",
     ]

@@ -23,12 +23,12 @@ def test_all_that_is_known_of_a_step_stands_in_one_row_at_once(tmp_path):
     logger = CsvLogger(path)
     logger.log_metrics({"lr": 0.1}, step=4)
     logger.log_metrics({"train/loss": 2.5, "epoch": 0}, step=4)
-    assert filled(path) == [{"epoch": "0", "step": "4", "lr": "0.1", "train/loss": "2.5"}]
+    assert filled(path) == [{"epoch": "1", "step": "4", "lr": "0.1", "train/loss": "2.5"}]
     logger.log_metrics({"lr": 0.2}, step=9)
     logger.log_metrics({"train/loss": 1.25, "epoch": 0}, step=9)
     logger.log_metrics({"val/loss": 1.5, "epoch": 0}, step=9)
     assert filled(path)[1:] == [
-        {"epoch": "0", "step": "9", "lr": "0.2", "train/loss": "1.25", "val/loss": "1.5"}
+        {"epoch": "1", "step": "9", "lr": "0.2", "train/loss": "1.25", "val/loss": "1.5"}
     ]
     assert list(rows(path)[0]) == ["epoch", "step", "lr", "train/loss", "val/loss"]
 
@@ -38,6 +38,16 @@ def test_a_second_value_of_a_step_does_not_overwrite_the_first(tmp_path):
     for value in (0.5, 0.75):
         logger.log_metrics({"val/acc_top1": value, "epoch": 1}, step=9)
     assert [row["val/acc_top1"] for row in rows(logger.path)] == ["0.5", "0.75"]
+
+
+def test_the_first_epoch_is_1_and_the_evaluation_after_the_fit_belongs_to_the_last(tmp_path):
+    """Lightning counts epochs from 0 in a fit; after it, its number is that of completed epochs."""
+    logger = CsvLogger(tmp_path / "metrics.csv")
+    for epoch in (0, 1):
+        logger.log_metrics({"val/loss": 0.5, "epoch": epoch}, step=10 * epoch)
+    logger.finalize("success")
+    logger.log_metrics({"test/loss": 0.5, "epoch": 2}, step=20)
+    assert [row["epoch"] for row in rows(logger.path)] == ["1", "2", "2"]
 
 
 def test_a_resumed_run_keeps_what_came_before_and_replaces_what_is_done_again(tmp_path):

@@ -14,6 +14,7 @@ from clf.tracking.tables import PerClassRow, read_csv, render, rows_from_counts,
 CLASSES = ["0", "00", 'a "quoted", name', "Größe 7", "[bold]"]
 SUPPORT_NC = np.array([[4, 0, 3, 1, 7], [5, 0, 0, 2, 4]])
 CORRECT_NC = np.array([[3, 0, 3, 0, 2], [3, 0, 0, 0, 4]])
+PREDICTED_C = np.array([8, 0, 6, 4, 8])
 
 
 def screen(rows, limit=None, whole="", width=80, terminal=False) -> str:
@@ -24,7 +25,7 @@ def screen(rows, limit=None, whole="", width=80, terminal=False) -> str:
         force_terminal=terminal,
         color_system="standard" if terminal else "auto",
     )
-    console.print(render(rows, "val: [accuracy]", limit, whole))
+    console.print(render(rows, "val: [accuracy]", limit, whole, console.width))
     return out.getvalue()
 
 
@@ -35,23 +36,26 @@ def cells(path: Path) -> list[list[str]]:
 
 def test_the_file_says_what_was_counted(tmp_path):
     path = tmp_path / "val.csv"
-    write_csv(rows_from_counts(CLASSES, SUPPORT_NC[:1], CORRECT_NC[:1]), path)
+    write_csv(rows_from_counts(CLASSES, SUPPORT_NC[:1], CORRECT_NC[:1], PREDICTED_C), path)
     header, *rows = cells(path)
-    assert header == ["class", "support", "correct", "accuracy"]
+    assert header == ["class", "support", "correct", "accuracy", "predicted", "f1"]
     assert [row[0] for row in rows] == CLASSES
     np.testing.assert_array_equal(np.array([row[1:3] for row in rows], int).T[0], SUPPORT_NC[0])
     np.testing.assert_array_equal(np.array([row[1:3] for row in rows], int).T[1], CORRECT_NC[0])
     assert [row[3] for row in rows] == ["0.75", "", "1.0", "0.0", str(2 / 7)]
+    np.testing.assert_array_equal([int(row[4]) for row in rows], PREDICTED_C)
+    # 2 x correct / (support + predicted): with neither, there is no F1.
+    assert [row[5] for row in rows] == ["0.5", "", str(6 / 9), "0.0", str(4 / 15)]
     assert b"\r" not in path.read_bytes(), "cut, sort and awk would see it"
 
 
 def test_several_nodes_have_columns_of_their_own_and_add_up(tmp_path):
     path = tmp_path / "val.csv"
-    write_csv(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, ["a", "b"]), path)
+    write_csv(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C, ["a", "b"]), path)
     header, *rows = cells(path)
     by_node = ["support/a", "correct/a", "support/b", "correct/b"]
-    assert header == ["class", "support", "correct", "accuracy", *by_node]
-    found = np.array([[*row[1:3], *row[4:]] for row in rows], int).T
+    assert header == ["class", "support", "correct", "accuracy", "predicted", "f1", *by_node]
+    found = np.array([[*row[1:3], *row[6:]] for row in rows], int).T
     totals = [SUPPORT_NC.sum(0), CORRECT_NC.sum(0)]
     nodes = [SUPPORT_NC[0], CORRECT_NC[0], SUPPORT_NC[1], CORRECT_NC[1]]
     np.testing.assert_array_equal(found, [*totals, *nodes])
@@ -59,9 +63,18 @@ def test_several_nodes_have_columns_of_their_own_and_add_up(tmp_path):
 
 @pytest.mark.parametrize("nodes", [[], ["a", "b"]])
 def test_a_table_read_back_is_the_table_written(tmp_path, nodes):
-    rows = rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, nodes)
+    rows = rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C, nodes)
     write_csv(rows, tmp_path / "val.csv")
     assert read_csv(tmp_path / "val.csv") == rows
+
+
+def test_a_table_of_an_older_version_can_be_read_and_says_what_it_lacks(tmp_path):
+    path = tmp_path / "val.csv"
+    path.write_text("class,support,correct,accuracy\ncat,4,1,0.25\n")
+    rows = read_csv(path)
+    assert rows == [PerClassRow("cat", 4, 1, None)]
+    (line,) = (line for line in screen(rows).splitlines() if "cat" in line)
+    assert line.split()[1:7] == ["4", "1", "25.0", "%", "n/a", "n/a"]
 
 
 def test_the_worst_classes_come_first_and_those_without_images_last():
@@ -75,7 +88,7 @@ def test_the_worst_classes_come_first_and_those_without_images_last():
 
 
 def test_a_class_without_images_is_not_shown_as_wrong():
-    text = screen(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC))
+    text = screen(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C))
     (line,) = (line for line in text.splitlines() if line.startswith("  00 "))
     assert "n/a" in line
     assert "%" not in line
@@ -90,7 +103,10 @@ def test_a_cut_table_says_how_much_is_missing_and_where_the_whole_is():
 
 
 def test_the_table_can_be_read_in_a_file_and_in_a_narrow_terminal():
-    rows = [*rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC), PerClassRow("name " * 9, 3, 1)]
+    rows = [
+        *rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C),
+        PerClassRow("name name", 3, 1),
+    ]
     piped = screen(rows)
     assert "\x1b" not in piped
     assert "val: [accuracy]" in piped

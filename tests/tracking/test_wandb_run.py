@@ -27,7 +27,7 @@ from clf.tracking.wandb_run import close, wandb_logger
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 7, "data": {"name": "digits", "augment": {"crop_scale": [0.35, 1.0]}}}
-ROWS = [PerClassRow("00", 0, 0), PerClassRow("0", 7, 2), PerClassRow("1", 3, 3)]
+ROWS = [PerClassRow("00", 0, 0, 0), PerClassRow("0", 7, 2, 2), PerClassRow("1", 3, 3, 8)]
 
 
 @pytest.fixture(autouse=True)
@@ -280,7 +280,11 @@ def test_the_table_in_wandb_is_the_csv_and_no_images_is_no_accuracy(folder):
     (table_file,) = run.glob("files/media/table/val/per_class*.json")
     table = json.loads(table_file.read_text())
     assert table["columns"] == path.read_text().splitlines()[0].split(",")
-    assert table["data"] == [["00", 0, 0, None], ["0", 7, 2, 2 / 7], ["1", 3, 3, 1.0]]
+    assert table["data"] == [
+        ["00", 0, 0, None, 0, None],
+        ["0", 7, 2, 2 / 7, 2, 4 / 9],
+        ["1", 3, 3, 1.0, 8, 6 / 11],
+    ]
     assert table["data"] == [row.cells() for row in read_csv(path)]
 
 

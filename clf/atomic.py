@@ -1,0 +1,78 @@
+"""Files and folders that are there whole or not at all, whenever the process is killed.
+
+    write_text(path, text)
+    write_file(path, lambda temporary: torch.save(checkpoint, temporary))
+    write_folder(path, lambda temporary: shutil.copytree(source, temporary, dirs_exist_ok=True))
+
+Each is written under another name beside its target and then renamed, so that a reader never meets
+half of it. What a killed process left behind ends in `.part`.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file by `text` in UTF-8; line ends stay as they are."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+    write_file(path, write)
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace the file `path` by the one that `write` creates at the temporary path it is given.
+
+    The content is on the disk before the rename: after a power cut there is the old file or the
+    new one. If `write` raises an error, the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)  # the rename itself
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the folder `path` from the temporary one, private and empty, that `fill` is given.
+
+    Raises:
+        OSError: `path` is there already and is not an empty folder; it stays as it is
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    temporary.mkdir(mode=0o700)
+    try:
+        fill(temporary)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left of the folder `path`; nobody may be writing it now."""
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(left)
+
+
+def _beside(path: Path) -> Path:
+    # Not the process id: two nodes that share a file system may have the same one.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

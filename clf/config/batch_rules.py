@@ -1,0 +1,51 @@
+"""Which batches a run can be cut into. What submits and what trains both ask here."""
+
+from collections.abc import Iterator
+
+from clf.config.faults import show
+from clf.config.schema import RunConfig
+
+
+def batches(cfg: RunConfig) -> Iterator[str]:
+    """What is wrong with the sizes of the batches, as far as it is known before the data is."""
+    data, ranks = cfg.data, max(1, cfg.nodes * (cfg.gpus or 1))
+    micro = data.micro_batch_size
+    if micro not in (None, "auto") and (type(micro) is not int or micro < 1):
+        yield (
+            f"data.micro_batch_size={show(micro)}: expected a whole number of at least 1, auto, or "
+            "null"
+        )
+        return
+    if micro == "auto" and cfg.strategy.accelerator == "cpu":
+        yield (
+            "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
+            "CPU; set a number, or null"
+        )
+    if fault := share_fault(data.batch_size, None if micro == "auto" else micro, ranks):
+        yield fault
+
+
+def share_fault(batch_size: int, micro_batch_size: int | None, ranks: int) -> str | None:
+    """What is wrong if the batch cannot be cut into equal micro-batches for all ranks."""
+    step = ranks * (micro_batch_size or 1)
+    if batch_size % step == 0:
+        return None
+    parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
+    if step > ranks:
+        parts += f" x data.micro_batch_size={micro_batch_size} = {step}"
+    down, up = batch_size // step * step, (batch_size // step + 1) * step
+    return (
+        f"data.batch_size={batch_size}: not divisible by {parts}; "
+        f"set data.batch_size={f'{down} or {up}' if down else up}"
+    )
+
+
+def size_fault(batch_size: int, train_size: int) -> str | None:
+    """What is wrong if an epoch would not have a single batch, since the last incomplete one is
+    left out."""
+    if batch_size <= train_size:
+        return None
+    return (
+        f"data.batch_size: {batch_size} is larger than the training split of {train_size} images, "
+        f"so not one step could be made; set data.batch_size={train_size} or less"
+    )

@@ -1,0 +1,131 @@
+"""What a reader of images is: the function that `data.name` chooses, and what it gives.
+
+    from pathlib import Path
+    from clf.config import register
+    from clf.data.reader import DataError, Row
+
+    @register(name="mine", group="data")
+    def read_mine(root: Path, *, fold: int = 0) -> dict[str, list[Row]]:
+        return {"train": [Row(path_or_bytes, label), ...], "val": [...], "test": [...]}
+
+`--data mine data.root=/my/images data.fold=1` reads with it, if its module is in a package of
+`trusted_packages`.
+
+Parameters: the first one gets `data.root` as a Path (null is allowed where it has a default). A
+further one with the name of a setting of every reader, such as `split_seed`, gets that setting.
+Keyword-only ones are settings of the reader's own.
+
+Result: the rows of each split, "train", "val" and "test", or those of "all" where the toolkit is to
+draw the splits; "val" and "test" may be left out.
+
+Faults: a `DataError` with all of them, each beginning with the key that it is about.
+
+A reader may write its images to disk first: see `clf.data.generated.writes_images`.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from clf.config import DataConfig
+
+SPLITS = ("train", "val", "test")
+EXPECTED = (
+    'expected a dictionary from "train", "val" and "test", or from "all" alone, to lists of '
+    "Row(path or bytes, label)"
+)
+
+
+class Row(NamedTuple):
+    """One image with the name of its class."""
+
+    image: str | bytes  # path of a file, or the content of an image file in memory
+    label: str | int  # names are sorted as texts; if all labels are numbers, as numbers
+    where: str = ""  # what to look at if the row is wrong: a file, a line of a list
+
+    @property
+    def place(self) -> str:
+        """`where`, or what stands for it."""
+        return self.where or (self.image if isinstance(self.image, str) else "an image in memory")
+
+
+Rows = dict[str, list[Row]]
+Reader = Callable[..., Any]  # returns Rows; `checked_rows` makes sure
+
+
+class DataError(ValueError):
+    """Something about the user's images that the user can put right; each fault names it.
+
+    Args:
+        faults: one, or all of them
+        rows: what could be read in spite of them, so that it is looked through as well
+    """
+
+    def __init__(self, faults: str | Sequence[str], rows: Rows | None = None) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        self.rows = rows or {}
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DataError, (self.faults,)  # a million rows need not travel to another process
+
+
+def arguments(reader: Reader, cfg: DataConfig) -> dict[str, Any]:
+    """What a reader gets beside its folder: the settings that its parameters name."""
+    parameters = list(inspect.signature(reader).parameters.values())[1:]
+    return {
+        one.name: getattr(cfg, one.name, one.default)
+        for one in parameters
+        if hasattr(cfg, one.name) or one.default is not one.empty
+    }
+
+
+def needs_root(reader: Reader) -> bool:
+    """Whether the reader cannot do without `data.root`."""
+    first = next(iter(inspect.signature(reader).parameters.values()))
+    return first.default is first.empty
+
+
+def checked_rows(rows: Any, name: str) -> Rows:
+    """What a reader returned, if it is what a reader returns.
+
+    Raises:
+        DataError: it is something else; says what, and what was expected
+    """
+    said = f"data.name={name}: its reader returned"
+    if not isinstance(rows, dict):
+        raise DataError(f"{said} a {type(rows).__name__}; {EXPECTED}")
+    if set(rows) != {"all"} and not {"train"} <= set(rows) <= set(SPLITS):
+        raise DataError(f"{said} rows of {first_and_count(list(map(str, rows)), 5)}; {EXPECTED}")
+    checked: Rows = {}
+    for split, listed in rows.items():
+        checked[split] = []
+        for row in listed:
+            if (right := _checked_row(row)) is None:
+                raise DataError(
+                    f"{said} {row!r:.120} as row {len(checked[split])} of {split!r}; {EXPECTED}, "
+                    "a label being a name or a whole number"
+                )
+            checked[split].append(right)
+    return checked
+
+
+def _checked_row(row: Any) -> Row | None:
+    try:
+        image, label, where = Row(*row)
+        image = os.fspath(image)
+    except TypeError:
+        return None
+    if isinstance(label, str):
+        return Row(image, label, where) if label else None
+    if isinstance(label, bool) or not isinstance(label, Integral):
+        return None
+    return Row(image, int(label), where)
+
+
+def first_and_count(items: Sequence[str], limit: int) -> str:
+    """ "a, b, c and 7 more"."""
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")

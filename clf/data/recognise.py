@@ -1,0 +1,86 @@
+"""`--data /my/images`: which settings read a path, found out from what is there."""
+
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from clf.data import annotations, folders
+from clf.data.reader import SPLITS, DataError, first_and_count
+from clf.data.tar import files_in, is_compressed
+
+NOT_CLASSES = (*SPLITS, *folders.MEANT_VAL)  # folders of images that a list may name
+
+
+def data_settings_of(path: Path) -> dict[str, Any]:
+    """`data.name`, `data.root` and, for a tar file, `data.stage`.
+
+    A folder is read by its lists (train.jsonl or annotations.jsonl) or by its class folders. A tar
+    file is unpacked by each node (data.stage=node).
+
+    Raises:
+        DataError: there is nothing, or neither of the two, or both
+    """
+    path = path.expanduser()
+    if path.is_file():
+        return {"name": _kind_of_tar(path), "root": str(path), "stage": "node"}
+    return {"name": _kind_of_folder(path), "root": str(path)}
+
+
+def _kind_of_folder(root: Path) -> str:
+    folders.check_folder(root, f"{folders.EXPECTED}; or {annotations.EXPECTED}")
+    lists = [str(path.relative_to(root)) for path in annotations.list_files(root).values()]
+    parent = root / "train" if folders.has_split_folders(root) else root
+    classes = [name for name in folders.subfolders(parent) if folders.holds_image(parent / name)]
+    return _kind(root, lists, classes, "")
+
+
+def _kind_of_tar(path: Path) -> str:
+    if not tarfile.is_tarfile(path):
+        raise DataError(
+            f"data.root: {path} is neither a folder nor a tar file; give the folder that the "
+            "images are in"
+        )
+    if is_compressed(path):
+        raise DataError(
+            f"data.root: {path} is compressed, so that all of it would have to be read to see what "
+            f"is in it; say it: data=imagefolder or data=annotations, with data.root={path} "
+            "data.stage=node"
+        )
+    with tarfile.open(path) as file:
+        members = files_in(file)
+    lists = [str(member) for member in members if _is_list(member)]
+    images = [member.parts for member in members if member.suffix.lower() in folders.SUFFIXES]
+    if any(parts[0] == "train" and len(parts) > 2 for parts in images):
+        images = [parts[1:] for parts in images if parts[0] == "train"]
+    classes = sorted({parts[0] for parts in images if len(parts) > 1})
+    return _kind(path, lists, classes, " data.stage=node")
+
+
+def _is_list(member: PurePosixPath) -> bool:
+    lists = {f"{split}.jsonl" for split in SPLITS} | {"annotations.jsonl"}
+    in_split = len(member.parts) == 2 and member.parts[0] in SPLITS
+    alone = len(member.parts) == 1 and member.name in lists
+    return alone or (in_split and member.name == "annotations.jsonl")
+
+
+def _kind(root: Path, lists: list[str], classes: list[str], more: str) -> str:
+    """The reader, from the lists and the folders of images that there are.
+
+    A list names images in any folders, so a single folder, or those of splits, do not look like
+    classes beside one.
+    """
+    like_classes = [name for name in classes if name not in NOT_CLASSES]
+    if lists and len(like_classes) > 1:
+        raise DataError(
+            f"data.root: {root} has lists ({first_and_count(lists, 3)}) and folders of images "
+            f"({first_and_count(like_classes, 3)}), which may be classes; say which of them count: "
+            f"data=annotations or data=imagefolder, with data.root={root}{more}"
+        )
+    if lists:
+        return "annotations"
+    if classes:
+        return "imagefolder"
+    raise DataError(
+        f"data.root: {root} has neither folders of images nor lists of them; {folders.EXPECTED}; "
+        f"or {annotations.EXPECTED}"
+    )

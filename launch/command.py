@@ -1,0 +1,55 @@
+"""How each command begins and ends, and the commands that it suggests to type next.
+
+This file imports nothing that acts or shows, so that `--help` answers at once.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from launch.arguments import SLURM_FLAGS
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """End the process with the exit code of `main`, without a traceback where the reader of a pipe
+    has gone, as in `jobs.py list | head`."""
+    try:
+        try:
+            code: object = main()
+        except SystemExit as leaving:  # argparse, after --help
+            code = leaving.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def answer_help(parser: argparse.ArgumentParser) -> None:
+    """Answer `--help` if that was typed; before a command imports what it needs to act."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        run_command(lambda: parser.parse_args() is None)
+
+
+def again(name: str, argv: Sequence[str]) -> str:
+    """This command once more, for the run of that name."""
+    named = any(word == "--name" or word.startswith(("--name=", "name=")) for word in argv)
+    return f"python {shlex.join([sys.argv[0], *argv, *([] if named else ['--name', name])])}"
+
+
+def debug_command(argv: Sequence[str]) -> str:
+    """The run of a submit.py in one process, under a name of its own."""
+    flags = ("--name", "--nodes", "--gpus", *SLURM_FLAGS)
+    with_value = tuple(f"{flag}=" for flag in flags) + ("name=", "nodes=", "gpus=")
+    kept = [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if word not in flags and before not in flags
+        if not word.startswith(with_value) and word != "--follow"
+    ]
+    program = sys.argv[0].replace("submit.py", "train.py")
+    return f"python {shlex.join([program, *kept, '--debug'])}"

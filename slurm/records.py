@@ -1,0 +1,166 @@
+"""The records of a run's jobs, as they are written and read; `slurm.state` says what they mean.
+
+RUN/job.json                   the latest submission
+RUN/logs/events.jsonl          what happened to each start of a job, one JSON object a line
+RUN/logs/error_rank<r>.json    the error that ended a rank
+SWEEP/sweep.json               the runs of a sweep
+
+`status.json`, which the training writes, is `clf.run_folder.read_status`. Imports no torch.
+"""
+
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clf.config import RunConfig
+from clf.config.faults import is_for_the_user
+from clf.run_folder import RunFolder
+from slurm import environment
+from slurm.submitit_adapter import node_names
+
+LOCAL = "local"  # job.json's cluster, without SLURM
+SWEEP = "sweep.json"
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files that are written within can be read by their owner alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# --- job.json -------------------------------------------------------------------------------------
+
+
+def read_job(run_dir: Path) -> dict[str, Any]:
+    """The latest submission: job_id, cluster ("slurm" or "local"), host, submitted (seconds since
+    1970), nodes, gpus, sweep, and cancelled if somebody ended the job. {} if there was none."""
+    return _read_json(RunFolder(run_dir).job)
+
+
+def write_job(
+    cfg: RunConfig, run_dir: Path, job_id: str, cluster: str, sweep: str | None = None
+) -> None:
+    """Record a submission in place of an earlier one."""
+    record = {
+        "job_id": job_id,
+        "cluster": cluster,
+        "host": socket.gethostname(),
+        "submitted": time.time(),
+        "nodes": cfg.nodes,
+        "gpus": cfg.gpus,
+        "sweep": sweep,
+    }
+    RunFolder.write_json(RunFolder(run_dir).job, record)
+
+
+def note_cancelled(run_dir: Path) -> None:
+    """Add to job.json that somebody ended the job; SLURM forgets this within minutes."""
+    with private_files():
+        RunFolder.write_json(RunFolder(run_dir).job, {**read_job(run_dir), "cancelled": True})
+
+
+# --- events.jsonl ---------------------------------------------------------------------------------
+
+
+def record_event(run_dir: Path, event: str, **fields: Any) -> None:
+    """Add an event: "start", "preempted", "requeued", "ended", "failed" or "finished".
+
+    Args:
+        fields: reason; epoch and step: where a start stopped if it was preempted, and where it had
+            begun if it then was requeued, ended or failed
+    """
+    line = {
+        "time": time.time(),
+        "event": event,
+        "job_id": environment.job_id(),
+        "restart": environment.restarts(),  # 0 for the first start
+        "nodes": node_names(os.environ.get("SLURM_JOB_NODELIST", "")),
+        "reason": None,
+        "epoch": None,
+        "step": None,
+        **fields,
+    }
+    path = RunFolder(run_dir).events
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """All events in order, without a last line that a full disk cut."""
+    path = RunFolder(run_dir).events
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def events_of_last_start(run_dir: Path) -> list[dict[str, Any]]:
+    """The events since the latest start, with it."""
+    events = read_events(run_dir)
+    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+    return events[starts[-1] :] if starts else events
+
+
+# --- error_rank<r>.json ---------------------------------------------------------------------------
+
+
+def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
+    """Write the error of a rank, for `first_error`."""
+    record = {
+        "time": time.time(),
+        "rank": rank,
+        "host": environment.node_name(),
+        "type": type(error).__name__,
+        "message": str(error),
+        "for_the_user": is_for_the_user(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    RunFolder.write_json(RunFolder(run_dir).error(rank), record)
+
+
+def first_error(run_dir: Path) -> dict[str, Any] | None:
+    """The error that came first over all ranks; later ones mostly follow from it."""
+    records = [_read_json(path) for path in RunFolder(run_dir).errors]
+    records = [record for record in records if record]
+    real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
+    return min(real or records, key=lambda record: record["time"], default=None)
+
+
+def clear_errors(run_dir: Path) -> None:
+    """Delete the errors of an earlier start."""
+    for path in RunFolder(run_dir).errors:
+        path.unlink(missing_ok=True)
+
+
+# --- sweep.json -----------------------------------------------------------------------------------
+
+
+def read_sweep(folder: Path) -> dict[str, dict[str, str]]:
+    """The runs of a sweep's folder with their swept settings; {} if it is no sweep's."""
+    return _read_json(folder / SWEEP).get("runs", {})
+
+
+def write_sweep(folder: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
+    """Add runs to a sweep's folder, which is made if need be."""
+    with private_files():
+        content = {"name": folder.name, "runs": {**read_sweep(folder), **runs}}
+        RunFolder.write_json(folder / SWEEP, content)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """{} if there is no such file, or a power cut left it unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}

@@ -1,0 +1,168 @@
+"""The one place that knows submitit, with the private parts of it that we use.
+
+Every function begins with `library()`, which raises a ConfigError if the installed submitit lacks
+something that we rely on: a part that was renamed must not be passed over in silence.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from clf.atomic import write_file
+from clf.config import ConfigError
+from slurm import queue
+
+SUPPORTED = ">=1.5.4,<1.6"  # as in pyproject.toml
+ENTRY = "submitit.core._submit"  # the module that each task of a job runs
+YEAR_MINUTES = 60 * 24 * 365  # submitit ends a local job after 5 minutes by default
+# What we use, by module: dotted attribute -> parameters that it must take.
+EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
+    "submitit": {
+        "LocalExecutor": ("folder", "python"),
+        "LocalExecutor.submit": (),
+        "LocalExecutor.update_parameters": (),
+        "JobEnvironment.node": (),
+        "JobEnvironment.name": (),
+        "JobEnvironment.global_rank": (),
+        "SlurmJob": ("folder", "job_id", "tasks"),
+        "SlurmJob._register_in_watcher": (),  # private
+        "SlurmJob.done": ("force_check",),
+        "SlurmJob.cancel": (),
+        "SlurmJob.task": (),
+        "SlurmJob.num_tasks": (),
+    },
+    "submitit.helpers": {
+        "TorchDistributedEnvironment.export": ("set_cuda_visible_devices", "overwrite"),
+    },
+    "submitit.core.utils": {
+        "DelayedSubmission.set_timeout": ("timeout_min", "max_num_timeout"),
+        "DelayedSubmission.dump": ("filepath",),
+        "JobPaths": ("folder", "job_id", "task_id"),
+        "JobPaths.submitted_pickle": (),
+        "JobPaths.result_pickle": (),
+        "JobPaths.stdout": (),
+    },
+    "submitit.slurm.slurm": {"_parse_node_list": ()},  # private
+    ENTRY: {"submitit_main": ()},  # private
+}
+
+
+@functools.cache
+def library() -> SimpleNamespace:
+    """The parts of submitit that we use, by their names.
+
+    Raises:
+        ConfigError: it is not installed, or some of them are not as expected
+    """
+    lacking = missing_parts(EXPECTED)
+    if lacking:
+        raise ConfigError(
+            [
+                f"submitit: expected {', '.join(lacking)}, which the installed version "
+                f"{_installed()} does not have; supported are the versions {SUPPORTED}: "
+                f"pip install 'submitit{SUPPORTED}'"
+            ]
+        )
+    parts: dict[str, Any] = {}
+    for module, attributes in EXPECTED.items():
+        for name in {attribute.split(".")[0] for attribute in attributes}:
+            parts[name] = getattr(importlib.import_module(module), name)
+    return SimpleNamespace(**parts)
+
+
+def missing_parts(expected: dict[str, dict[str, tuple[str, ...]]]) -> list[str]:
+    """The names, of those expected, that are gone or do not take the expected parameters."""
+    lacking = []
+    for module, attributes in expected.items():
+        try:
+            owner = importlib.import_module(module)
+        except ImportError:
+            lacking.append(module)
+            continue
+        for name, parameters in attributes.items():
+            if not _takes(owner, name, parameters):
+                takes = f"({', '.join(parameters)})" if parameters else ""
+                lacking.append(f"{module}.{name}{takes}")
+    return lacking
+
+
+def _takes(owner: Any, name: str, parameters: Sequence[str]) -> bool:
+    part = owner
+    for attribute in name.split("."):
+        part = getattr(part, attribute, None)
+        if part is None:
+            return False
+    return not parameters or set(parameters) <= set(inspect.signature(part).parameters)
+
+
+def _installed() -> str:
+    try:
+        return version("submitit")
+    except ImportError:  # PackageNotFoundError is one
+        return "(none)"
+
+
+def local_executor(logs: Path, python: str, tasks: int) -> Any:
+    """An executor that starts processes on this machine.
+
+    Args:
+        python: the shell command that starts Python
+    """
+    executor = library().LocalExecutor(logs, python=python)
+    executor.update_parameters(
+        tasks_per_node=tasks, timeout_min=YEAR_MINUTES, stderr_to_stdout=True
+    )
+    return executor
+
+
+def submission(function: Any) -> Any:
+    """What submitit pickles; also what a job's `checkpoint` returns for its next start."""
+    return library().DelayedSubmission(function)
+
+
+def hand_over(logs: Path, job_id: str, tasks: int, function: Any, requeues: int) -> Any:
+    """Write the pickle that the tasks of a SLURM job wait for; returns a handle of the job."""
+    job = job_class()(logs, job_id, range(tasks))
+    pickled = submission(function)
+    pickled.set_timeout(YEAR_MINUTES, requeues)
+    write_file(job.paths.submitted_pickle, pickled.dump)
+    return job
+
+
+@functools.cache
+def job_class() -> Any:
+    """submitit's handle of a job, which asks the queue whether the job has ended."""
+
+    class QueuedJob(library().SlurmJob):  # type: ignore[misc]
+        """submitit's own class asks accounting, in the end every ten minutes only, and not every
+        cluster has accounting."""
+
+        def _register_in_watcher(self) -> None:
+            """Does nothing: the watcher is what calls sacct."""
+
+        def done(self, force_check: bool = False) -> bool:
+            return not queue.lives(self.job_id)
+
+    return QueuedJob
+
+
+def node_names(text: str) -> list[str]:
+    """The nodes of a list such as `node[1-2,7]`."""
+    return library()._parse_node_list(text)
+
+
+def export_ranks() -> Any:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from the job's own variables;
+    returns submitit's JobEnvironment.
+
+    submitit's local executor sets SUBMITIT_LOCAL_* only, and Lightning reads the others.
+    """
+    parts = library()
+    # Overwriting: a shell inside another job may hold that job's values.
+    parts.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    return parts.JobEnvironment()
