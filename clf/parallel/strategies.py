@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from clf.config import RunConfig, StrategyConfig
+from clf.config.device_rules import gpu_fault
 from clf.cores import cores_per_rank
 
 
@@ -23,8 +24,10 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
             cannot do
     """
     accelerator, gpus = resolve_accelerator(cfg.strategy), cfg.gpus or 1
-    if accelerator == "gpu" and gpus > torch.cuda.device_count():
-        raise ValueError(f"gpus={gpus}: this machine has {torch.cuda.device_count()}. Lower --gpus")
+    if accelerator == "gpu" and (
+        fault := gpu_fault(cfg.strategy.accelerator, gpus, torch.cuda.device_count())
+    ):
+        raise ValueError(fault)
     if accelerator == "cpu":
         if cfg.strategy.sync_batchnorm and world_size(cfg) > 1:
             raise ValueError(

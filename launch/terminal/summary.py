@@ -8,6 +8,7 @@ from typing import Any
 
 from clf.config import RunConfig
 from clf.metrics.measures import line
+from clf.plan import images_per_batchnorm
 from clf.run_folder import read_status
 from clf.tracking.tables import read_csv, render
 from launch.runs.folders import Run, shown
@@ -38,9 +39,21 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
             else ""
         ),
         "training": f"{epochs}, {data.batch_size} images a step, seed {cfg.seed}",
+        "batchnorm": _batchnorm(cfg),
         "on": where,
     }
     print_fields(out, fields)
+
+
+def _batchnorm(cfg: RunConfig) -> str | None:
+    """How many images a BatchNorm layer sees at a time, and how to keep the number."""
+    images = images_per_batchnorm(cfg)
+    if images is None or cfg.data.micro_batch_size is not None or cfg.strategy.sync_batchnorm:
+        return None if images is None else f"normalises over {images} images"
+    return (
+        f"normalises over {images} images, a rank's share of a step; on other devices "
+        f"data.micro_batch_size={images} keeps that number"
+    )
 
 
 def resources(cfg: RunConfig) -> str:
