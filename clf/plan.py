@@ -15,7 +15,6 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import one_a_key, show
 from clf.config.rules import check, monitor_faults
-from clf.config.values import limit_faults
 from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
 from clf.data.reader import DataError
@@ -47,8 +46,7 @@ def examine(
     fit (None if there can be none), all faults, and notes.
 
     Args:
-        fill: sets what must be known before the rules apply, such as the number of devices; called
-            where all values are within their limits
+        fill: as for `clf.config.rules.check`
     """
     composed = read(overrides, config_name, config_dir)
     cfg = composed.cfg
@@ -56,9 +54,7 @@ def examine(
         if cfg.data.name == "auto" and (unknown := _recognise(cfg)):
             composed.faults += unknown
             composed.files_are_right = False
-        if not any(limit_faults(cfg)):
-            fill(cfg)
-        faults = check(cfg)
+        faults = check(cfg, fill)
         if composed.files_are_right:
             at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
             faults += [one for one in class_faults(cfg) if one.split("=")[0] not in at_fault]
@@ -139,7 +135,8 @@ def class_faults(cfg: RunConfig) -> Iterator[str]:
         count = len(names)
     if count is None:
         return
-    yield from monitor_faults(cfg, count)
+    if model.num_classes is None:  # else `check` has looked
+        yield from monitor_faults(cfg, count)
     if model.top_k is not None and model.top_k > count:
         yield (
             f"model.top_k={model.top_k}: there are only {count} classes; set "

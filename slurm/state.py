@@ -52,6 +52,7 @@ class RunState:
     updated: float | None  # seconds since 1970
     diagnosis: str | None
     wandb: str | None
+    stopped_early: str | None  # why
 
     @property
     def lives(self) -> bool:
@@ -99,6 +100,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         updated=status.get("updated"),
         diagnosis=None if state == "finished" else diagnosis(run_dir),
         wandb=status.get("wandb"),
+        stopped_early=status.get("stopped_early"),
     )
 
 

@@ -11,7 +11,7 @@ from lightning import Trainer
 from clf.data.datamodule import ClassificationDataModule
 from clf.models.recompute import recompute_in_backward
 from clf.models.resnet import ResNet18Model
-from clf.parallel import AgreeOnBatchNorm
+from clf.parallel.batchnorm import AgreeOnBatchNorm
 from clf.resilience.seeding import SeedEachMicroBatch
 from tests import tiny
 

@@ -18,7 +18,7 @@ from torch import nn
 from clf.batch import PADDING
 from clf.data.sampler import EvalSampler
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
-from clf.parallel import average_batchnorm
+from clf.parallel.batchnorm import average_batchnorm
 
 BATCH = 3
 

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from clf import run
-from clf.parallel import FindMicroBatch, micro_batch
+from clf.parallel import micro_batch
+from clf.parallel.micro_batch import FindMicroBatch
 from tests import tiny
 
 STEPS = 25  # an epoch

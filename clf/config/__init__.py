@@ -1,14 +1,21 @@
 """What a run is, and how it is said: every setting, the YAML files, `key=value`, and their faults.
 
-From the bottom up, each file knowing only those before it:
+From the bottom up; each file knows only those above it in this list:
 
-faults      ConfigError, and how a fault is worded
-schema      every setting with its type, default, unit and limits: RunConfig
-registry    @register: classes and functions that a setting names, with settings of their own
-assign      settings laid one by one into the schema
-overrides   `key=value` texts
-rules       which values do not go together
-compose     YAML files and overrides -> RunConfig
+faults        ConfigError, Findings, and how a fault is worded
+slurm_words   how SLURM writes times and GPUs
+schema        every setting with its type, default, limits and meaning: RunConfig
+signatures    the settings that a class or function states itself
+registry      @register: what a setting chooses by name
+targets       what a `_target_` may name
+build         builds what a setting describes
+values        what a single value may be
+*_rules       which values do not go together: rules.check puts them in one list
+assign        settings laid one by one into the schema
+overrides     `key=value` texts
+files         the YAML files
+compose       files and overrides -> RunConfig
+describe      the table of all settings
 
 Imports no torch.
 """

@@ -160,7 +160,8 @@ def _suggest(key: str, known: list[str]) -> str:
 def _guesses(key: str, known: list[str]) -> list[str]:
     node, _, name = key.rpartition(".")
     last = {known_key: known_key.rpartition(".")[2] for known_key in known}
-    if same := [one for one in known if last[one] == name]:
+    longer = [one for one in known if node and one.startswith(key)]
+    if same := longer or [one for one in known if last[one] == name]:
         return same[:2]
     if word := OTHER_WORDS.get(name) or OTHER_WORDS.get(key.split(".")[0]):
         return [word]

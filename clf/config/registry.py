@@ -19,9 +19,8 @@ from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clf.config import schema
 from clf.config.faults import nearest
-from clf.config.schema import about
+from clf.config.schema import DataConfig, ModelConfig, about
 from clf.config.signatures import as_field, field_of, signature, stubs
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,7 +32,7 @@ GROUPS = {
     "loss": ("model", "models/losses.py"),
     "data": ("data", "data/*.py"),
 }
-NODES: dict[str, type] = {"model": schema.ModelConfig, "data": schema.DataConfig}
+NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 

@@ -5,7 +5,7 @@ those of spelling and type, and raises them all together. Imports no torch.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clf.config.build import targets_in
@@ -21,9 +21,16 @@ WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
-def check(cfg: RunConfig) -> list[str]:
-    """Every fault of a configuration whose keys and types are right; [] if there is none."""
+def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) -> list[str]:
+    """Every fault of a configuration whose keys and types are right; [] if there is none.
+
+    Args:
+        fill: sets what must be known before the rules apply, such as the number of devices; called
+            where all values are within their limits
+    """
     faults = list(limit_faults(cfg))
+    if not faults:
+        fill(cfg)
     at_fault = {fault.split("=")[0] for fault in faults}
     looks = [
         _name,

@@ -7,16 +7,3 @@ micro_batch.py           data.micro_batch_size=auto: the largest one that every 
 lightning_internals.py   the one place that touches private parts of Lightning
 deepspeed_internals.py   the one place that touches private parts of DeepSpeed
 """
-
-from clf.parallel.batchnorm import AgreeOnBatchNorm, average_batchnorm
-from clf.parallel.micro_batch import FindMicroBatch
-from clf.parallel.strategies import resolve_accelerator, trainer_arguments, world_size
-
-__all__ = [
-    "AgreeOnBatchNorm",
-    "FindMicroBatch",
-    "average_batchnorm",
-    "resolve_accelerator",
-    "trainer_arguments",
-    "world_size",
-]

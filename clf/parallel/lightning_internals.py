@@ -15,6 +15,7 @@ import lightning
 import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.utilities import seed
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
@@ -63,6 +64,8 @@ def _missing(trainer: Trainer) -> Iterator[str]:
     strategy = trainer.strategy
     if isinstance(strategy, DeepSpeedStrategy) and not _has(strategy, "_layer_sync"):
         yield "DeepSpeedStrategy._layer_sync"
+    if not _has(RichProgressBar, "_get_train_description"):  # clf.tracking.epochs overrides it
+        yield "RichProgressBar._get_train_description"
     if not _has(seed, "reset_seed"):
         yield "lightning.fabric.utilities.seed.reset_seed"
     if dist.is_available() and not _has(dist, "distributed_c10d._get_default_store"):

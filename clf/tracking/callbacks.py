@@ -211,7 +211,8 @@ class StatusFile(Callback):
             self._warned = True
 
     def _content(self, trainer: Trainer, state: str, error: str | None) -> dict[str, Any]:
-        now, step, steps = time.time(), trainer.global_step, _total_steps(trainer)
+        now, step = time.time(), trainer.global_step
+        steps = _total_steps(trainer, self._constant.get("began"))
         eta_s = None
         if self._begun and steps and step > self._begun[1]:
             eta_s = (now - self._begun[0]) / (step - self._begun[1]) * (steps - step)
@@ -273,11 +274,20 @@ def _throughputs(trainer: Any) -> list[Throughput]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
 
 
-def _total_steps(trainer: Trainer) -> int | None:
+def _total_steps(trainer: Trainer, began: dict[str, Any] | None) -> int | None:
+    """Optimizer steps of the whole run, if its length is known.
+
+    Args:
+        began: the place at which this start began, if training has; the epochs before it may have
+            had another number of steps, with another batch size
+    """
     batches = trainer.num_training_batches
     if batches in (0, float("inf")) or not trainer.max_epochs:
         return None
-    return -(-int(batches) // trainer.accumulate_grad_batches) * trainer.max_epochs
+    per_epoch = -(-int(batches) // trainer.accumulate_grad_batches)
+    if began and began["batch"] == 0:
+        return began["step"] + per_epoch * (trainer.max_epochs - began["epoch"])
+    return per_epoch * trainer.max_epochs
 
 
 def _device_name(trainer: Trainer) -> str:

@@ -16,7 +16,7 @@ def step(sizes: Sizes) -> Iterator[Comparison]:
 
     from clf.config import RunConfig
     from clf.models.resnet import ResNet18Model
-    from clf.parallel import resolve_accelerator, trainer_arguments
+    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
     from clf.run import Trainer, quiet_lightning
 
     quiet_lightning()

@@ -1,0 +1,46 @@
+"""The model of a config."""
+
+from dataclasses import asdict
+
+import torch
+from hydra.utils import instantiate
+
+from clf.config import RunConfig
+from clf.config.targets import check_trusted
+from clf.models.base import BaseClassificationModel
+from clf.models.recompute import recompute_in_backward
+
+
+def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClassificationModel:
+    """The model that `cfg.model._target_` names, in the memory format of the config.
+
+    Args:
+        num_classes: of the data; must be the config's own, if that gives one
+        pretrained: False if a checkpoint fills the weights anyway, so that nothing is downloaded
+
+    Raises:
+        ValueError: a class outside the trusted packages, or arguments that it does not take
+    """
+    check_trusted(cfg.model._target_, cfg.trusted_packages)
+    if cfg.model.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"model.num_classes={cfg.model.num_classes}: the data has {num_classes} classes. "
+            "Leave it out (null) to take the data's"
+        )
+    arguments = {**asdict(cfg.model), "num_classes": num_classes}
+    if not pretrained:
+        arguments |= {"pretrained": False, "weights": None}
+    model = instantiate(arguments, _convert_="all")
+    if cfg.strategy.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.strategy.compile:
+        model.network.compile()
+    if cfg.strategy.gradient_checkpointing:
+        blocks = model.recomputed_blocks()
+        if not blocks:
+            raise ValueError(
+                f"strategy.gradient_checkpointing=true: {cfg.model._target_} does not say which "
+                "blocks to compute again. Give it recomputed_blocks(), or set false"
+            )
+        recompute_in_backward(blocks)
+    return model
