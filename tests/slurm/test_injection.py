@@ -109,7 +109,8 @@ def test_texts_with_shell_in_them_reach_the_job_as_they_are(
     (configs / "tracking" / "mine.yaml").write_text(
         f"mode: disabled\nproject: {quoted(nasty)}\ngroup: {quoted(nasty)}\n"
     )
-    user.edits("configs/train.yaml", "runs_dir: runs", f"runs_dir: {quoted(str(place))}")
+    with (configs / "train.yaml").open("a") as file:
+        file.write(f"\nruns_dir: {quoted(str(place))}\n")
     chosen = ("slurm=mine", "tracking=mine", "strategy.accelerator=cpu")
     user.types("submit.py", "--gpus", "2", "--name", "x", *chosen)
     user.waits("the run finished", (place / "x" / "status.json").exists)
