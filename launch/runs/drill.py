@@ -15,7 +15,7 @@ from slurm.records import read_job
 POLL_S = 0.5
 LEAVE_S = 300  # for a step to end and its checkpoint to be written
 COMPARED = {  # field of status.json -> name
-    "epoch": "epoch",
+    "epoch": "epochs done",
     "step": "optimizer step",
     "batch": "batch of the epoch",
     "learning_rate": "learning rate",
