@@ -87,8 +87,11 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded:
-            now = length_of(trainer)
-            adapt_schedules(trainer, self._loaded, recorded_length(self._loaded[RECORD], now), now)
+            record, now = self._loaded[RECORD], length_of(trainer)
+            old = recorded_length(record, now)
+            # Of an unchanged run the saved state is what its schedules give, to the bit.
+            if old[:2] != now[:2] or record["config"]["model"] != asdict(self.cfg.model):
+                adapt_schedules(trainer, self._loaded, old, now)
             self._loaded = {}  # Lightning frees its memory too
 
 

@@ -80,14 +80,12 @@ def _in_new_epochs(steps: int, old: Length, new: Length) -> int:
 
 
 def adapt_schedules(trainer: Trainer, checkpoint: dict[str, Any], old: Length, new: Length) -> None:
-    """Replace, in place, the saved state of the learning rate's schedules by that which a run of
-    the new length has at the same place. Call it once the optimizers are built and before Lightning
-    restores their state.
+    """Replace, in place, the saved settings of the optimizers (learning rate, weight decay, ...)
+    and the state of the schedules by those that a run of the new length and settings has at the
+    same place. Call it once the optimizers are built and before Lightning restores their state.
 
     Each schedule, whichever it is, takes all of its steps again: some microseconds for each.
     """
-    if old[:2] == new[:2]:
-        return
     states = checkpoint["lr_schedulers"]
     for index, config in enumerate(trainer.lr_scheduler_configs):
         position = states[index].get("last_epoch")

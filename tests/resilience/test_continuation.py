@@ -112,6 +112,24 @@ def test_a_run_that_left_within_an_epoch_goes_on_for_more_epochs(root: str, tmp_
         assert found[step] == pytest.approx(expected[step], rel=1e-9), step
 
 
+def test_another_learning_rate_and_weight_decay_count_from_the_next_step_on(
+    root: str, tmp_path: Path
+) -> None:
+    """`--allow-change`: what the checkpoint holds would otherwise win, without a word."""
+    tiny.fit(config(root, epochs=2), str(tmp_path / "run"), stop_after=0)
+    changed = {"learning_rate": 4e-4, "weight_decay": 0.2}
+    tiny.fit(config(root, epochs=2, model=changed), str(tmp_path / "run"))
+    tiny.fit(config(root, epochs=2, model=changed), str(tmp_path / "whole"))
+    rates, expected = learning_rates(tmp_path / "run"), learning_rates(tmp_path / "whole")
+    assert [rates[step] for step in range(STEPS, 2 * STEPS)] == pytest.approx(
+        [expected[step] for step in range(STEPS, 2 * STEPS)], rel=1e-9
+    )
+    assert rates[0] != expected[0]
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = last["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
+
+
 def test_the_weights_at_the_end_are_those_of_the_longer_schedule(root: str, tmp_path: Path) -> None:
     """A schedule that only reported another rate would pass the tests above."""
     # The first epoch is the warm-up, which is the same at any length.
