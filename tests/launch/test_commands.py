@@ -128,19 +128,21 @@ def test_the_suggested_debug_command_is_one_that_train_takes(
 def test_each_rule_is_applied_once_and_to_the_devices_that_the_run_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from clf import plan
+    from clf.config import rules
     from launch.runs import requests
 
-    seen = []
-    check = plan.check
+    seen: list[object] = []
+    limit_faults, batches = rules.limit_faults, rules.DEVICE_RULES[-1]
     monkeypatch.setattr(requests, "devices_per_node", lambda cfg: 2)
-    monkeypatch.setattr(plan, "check", lambda cfg: seen.append(cfg.gpus) or check(cfg))
+    monkeypatch.setattr(rules, "limit_faults", lambda cfg: seen.append("limits") or limit_faults(cfg))
+    watched = [*rules.DEVICE_RULES[:-1], lambda cfg: seen.append(cfg.gpus) or batches(cfg)]
+    monkeypatch.setattr(rules, "DEVICE_RULES", watched)
     request = requests.to_submit([*SMALL], fetch=False)
-    assert seen == [2]
+    assert seen == ["limits", 2]
     assert request.cfg.gpus == 2
     with pytest.raises(ValueError, match=r"data\.batch_size=63: not divisible by 2 ranks"):
         requests.to_submit(["data.batch_size=63", *SMALL], fetch=False)
-    assert seen == [2, 2]
+    assert seen == ["limits", 2, "limits", 2]
 
 
 def test_a_data_folder_that_does_not_exist_is_reported_at_once(tmp_path: Path) -> None:
