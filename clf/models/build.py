@@ -54,7 +54,8 @@ def _check_settings(model: BaseClassificationModel, arguments: dict[str, Any]) -
     """ValueError if a class has not handed on a setting, which would stay at its default unseen."""
     target = arguments["_target_"]
     shared = node_schema("model", arguments | {"_target_": ""})  # without the class's own
-    for name in (one.name for one in fields(shared) if one.name != "_target_"):
+    names = {one.name for one in fields(shared)} - {"_target_"}
+    for name in sorted(names & arguments.keys()):
         if model.hparams[name] != arguments[name]:
             raise ValueError(
                 f"model.{name}={show(arguments[name])}: {target} was built with "
