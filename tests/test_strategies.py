@@ -155,6 +155,32 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(place, ranks, 
     assert set(steps) == {2 * STEPS}
 
 
+SGD = {"optimizer": "sgd"}  # with momentum, its default
+
+
+@pytest.fixture(scope="module")
+def sgd(place, ranks) -> dict[str, Any]:
+    name = "sgd-ddp"
+    seen = start(place, ranks, name, "ddp", 2, model=SGD)
+    return {"losses": [rank["losses"] for rank in seen], "last": load(place / name, "last")}
+
+
+def test_sgd_trains_the_same_under_zero(place, ranks, sgd):
+    seen = start(place, ranks, "sgd-zero", "deepspeed_zero1", 2, model=SGD)
+    np.testing.assert_allclose([rank["losses"] for rank in seen], sgd["losses"], rtol=1e-5)
+    assert_same_state(load(place / "sgd-zero", "last"), sgd["last"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("ddp", "deepspeed_zero1"), ("deepspeed_zero1", "ddp")]
+)
+def test_a_run_with_sgd_goes_on_under_another_strategy(place, ranks, sgd, first, then):
+    name = f"sgd-{first}-then"
+    start(place, ranks, name, first, 2, model=SGD, stop_after=0)
+    start(place, ranks, name, then, 2, model=SGD)
+    assert_same_state(load(place / name, "last"), sgd["last"])
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2"])
 def test_mixed_precision_keeps_float32_weights_and_exact_counts(place, ranks, strategy):
     settings = {"epochs": 1, "model": {"warmup_epochs": 0}}

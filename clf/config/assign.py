@@ -58,16 +58,17 @@ def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
     faults: list[str] = []
     for setting in settings:
         faults += _assign(cfg, known, nodes, setting)
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        return None, [
-            *faults,
-            *(f"{key}=???: has no default; give it as {key}=VALUE" for key in missing),
-        ]
     try:
-        result = OmegaConf.to_object(cfg)
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        result = None if missing else OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "interpolation"
-        return None, [*faults, f"{key}: {str(error).strip().splitlines()[0]}"]
+        reason = str(error).strip().splitlines()[0]
+        remedy = "${...} stands for another key's value; write \\${ where the text itself is meant"
+        return None, [*faults, f"{key}: {reason}; {remedy}"]
+    if missing:
+        asked = [f"{key}=???: has no default; give it as {key}=VALUE" for key in missing]
+        return None, faults + asked
     assert isinstance(result, RunConfig)
     return result, faults
 
@@ -123,6 +124,8 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
     if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
+    if entry.type == dict[str, str]:  # NUMBER: 1 and FLAG: true are texts as typed
+        value = _texts(value)
     if isinstance(value, str) and (read := about(entry).read):
         number = read(value)  # None for a text that stands for no number
         value = value if number is None else number
@@ -136,6 +139,12 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     except (OmegaConfBaseException, ValueError, TypeError):
         return [f"{given}: expected {expected(entry, key)}; got {kind(value)}{setting.source}"]
     return []
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {show(name): _texts(one) for name, one in value.items()}
+    return show(value) if isinstance(value, bool | int | float) else value
 
 
 def _names_a_secret(value: str) -> bool:

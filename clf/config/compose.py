@@ -9,15 +9,16 @@ typed schema, so that a second fault shows beside the first.
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clf.config.assign import Setting, lay
 from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves, yaml_loader
+from clf.config.files import CONFIG_DIR, ConfigFiles, leaves, store, yaml_loader
 from clf.config.overrides import parse
 from clf.config.registry import entries
 from clf.config.schema import RunConfig
@@ -63,7 +64,18 @@ def to_yaml(cfg: RunConfig) -> str:
     """The configuration as YAML, keys in the order of the schema."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(cfg))))
+
+
+def _escaped(value: Any) -> Any:
+    """Plain values in which a text's `${` is written `\\${`, so that it stays a text when read."""
+    if isinstance(value, dict):
+        return {key: _escaped(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(one) for one in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def save(cfg: RunConfig, path: Path) -> None:
@@ -81,21 +93,27 @@ def load(path: Path) -> RunConfig:
 
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{path}: expected keys and values, got {show(tree)[:80]}"])
-    return from_dict(tree, f" (in {path})")
+    return _checked(tree, f" (in {path})")
 
 
-def from_dict(tree: dict[str, Any], source: str = "") -> RunConfig:
+def from_dict(tree: dict[str, Any]) -> RunConfig:
     """A configuration from nested plain values, such as a checkpoint holds; keys and types checked.
 
     Raises:
         ConfigError: with every unknown key and wrong type
     """
-    faults = import_packages(tree.get("trusted_packages") or [])
-    cfg, value_faults = lay([Setting(key, value, source=source) for key, value in tree.items()])
+    return _checked(_escaped(tree))
+
+
+def _checked(tree: dict[str, Any], source: str = "") -> RunConfig:
+    faults = import_packages(_package_names(tree.get("trusted_packages")))
+    cfg, value_faults = lay(
+        [Setting(str(key), value, source=source) for key, value in tree.items()]
+    )
     if faults + value_faults or cfg is None:
         raise ConfigError([*faults, *value_faults])
     return cfg
@@ -169,11 +187,35 @@ def _split_choices(
             choices["data"] = "imagefolder"  # a file that changes nothing else
             values += [Setting("data.name", "auto"), Setting("data.root", str(setting.value))]
             continue
-        faults.append(
-            f"{setting.key}={show(setting.value)}: no such {setting.key}; expected one of "
-            f"{', '.join(valid)}" + did_you_mean(str(setting.value), valid, f"{setting.key}={{}}")
-        )
+        faults.append(_no_such(setting.key, setting.value, valid))
     return choices, values, faults
+
+
+def _no_such(group: str, value: Any, valid: list[str], source: str = "") -> str:
+    return (
+        f"{group}={show(value)}: no such {group}{source}; expected one of {', '.join(valid)}"
+        + did_you_mean(str(value), valid, f"{group}={{}}")
+    )
+
+
+def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
+    """What is wrong with the choices of a recipe, which Hydra would report without its file."""
+    file = files.get("recipe", name)
+    if file is None:
+        return
+    source = f" (in {files.shown(file.path)})"
+    for group, value in file.choices.items():
+        if group == "recipe":
+            yield f"recipe={value}: a recipe cannot choose another one{source}; take the line out"
+        elif value not in (valid := files.options(group)):
+            yield _no_such(group, value, valid, source)
+    for group in sorted(files.groups & file.tree.keys()):
+        value = file.tree[group]
+        if not isinstance(value, dict | None):
+            yield (
+                f"{group}={show(value)}: expected keys and values{source}, or one of "
+                f"{', '.join(files.options(group))}"
+            )
 
 
 def _is_path(text: str) -> bool:
@@ -190,7 +232,11 @@ def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> 
     for setting in settings:
         if setting.key == "trusted_packages":
             found = setting.value
-    return [str(name) for name in found] if isinstance(found, list) else []
+    return _package_names(found)
+
+
+def _package_names(value: Any) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else []
 
 
 def _compose(
@@ -204,7 +250,9 @@ def _compose(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _store(files)
+    if recipe_faults := list(_recipe_faults(choices.get("recipe", ""), files)):
+        return [], recipe_faults
+    store(files)
     overrides = [f"{group}={option}" for group, option in choices.items()]
     try:
         with initialize(None, job_name="clf", version_base="1.3"):
@@ -214,7 +262,9 @@ def _compose(
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         named = " ".join(overrides) or "no choice"
-        return [], [f"{files.folder.name}/{config_name}.yaml with {named}: {reason}"]
+        fault = f"{files.folder.name}/{config_name}.yaml with {named}: {reason}"
+        own = files.get("recipe", OWN_RECIPE)
+        return [], [fault.replace(OWN_RECIPE, files.shown(own.path)) if own else fault]
     assert isinstance(tree, dict)
     del tree["hydra"]
     faults: list[str] = []
@@ -232,20 +282,6 @@ def _compose(
     return [
         Setting(".".join(path), value, source=origins.get(path, "")) for path, value in leaves(tree)
     ], faults
-
-
-def _store(files: ConfigFiles) -> None:
-    """Hand the files that were read to Hydra, and what is registered as files of its own."""
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for group, key in CHOOSES.items():
-        for name, entry in entries(group).items():
-            value = entry.target if key == "_target_" else name
-            store.store(name, {key: value}, group=group, provider="clf")
-    for group, name, file in files:
-        package = "_global_" if file.is_global else None
-        store.store(name, file.tree, group=group or None, package=package, provider="clf")
 
 
 def _shadowed(group: str, name: str, target: Any, path: Path) -> list[str]:

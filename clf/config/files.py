@@ -8,7 +8,7 @@ file as it does on the command line.
 import functools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 # Groups of which a registered name can be chosen without a file -> the key that the choice sets.
 CHOOSES = {"model": "_target_", "data": "name"}
 FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+PROVIDER = "clf"  # marks what we put into Hydra's store
 GLOBAL = "@package _global_"  # Hydra's word for a file that holds settings of every group
 
 
@@ -29,6 +30,7 @@ class ConfigFile:
     tree: dict[str, Any]
     is_global: bool
     fault: str | None = None  # why it cannot be read
+    choices: dict[str, str] = field(default_factory=dict)  # a recipe's `model: resnet50`
 
 
 class ConfigFiles:
@@ -54,6 +56,10 @@ class ConfigFiles:
             file = _with_choices(file, self.groups)
         self._files[group, name] = file
         return file
+
+    def refuse(self, group: str, name: str, fault: str) -> None:
+        """Leave out the content of a file; the fault is reported if the file is chosen."""
+        self._files[group, name] = replace(self._files[group, name], tree={}, fault=fault)
 
     def get(self, group: str, name: str) -> ConfigFile | None:
         return self._files.get((group, name))
@@ -81,39 +87,75 @@ def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple
             yield (*prefix, str(key)), value
 
 
+def store(files: ConfigFiles) -> None:
+    """Hand the files that were read to Hydra, and what is registered as files of its own, in place
+    of those of the call before."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf.errors import OmegaConfBaseException
+
+    config_store = ConfigStore.instance()
+    _take_out(config_store.repo)
+    for group, key in CHOOSES.items():
+        for name, entry in entries(group).items():
+            value = entry.target if key == "_target_" else name
+            config_store.store(name, {key: value}, group=group, provider=PROVIDER)
+    for group, name, file in list(files):
+        package = "_global_" if file.is_global else None
+        where: dict[str, Any] = {"group": group or None, "package": package, "provider": PROVIDER}
+        try:
+            config_store.store(name, file.tree, **where)
+        except OmegaConfBaseException as error:  # such as "${" without its end
+            files.refuse(group, name, _one_line(error))
+            config_store.store(name, {}, **where)
+
+
+def _take_out(repo: dict[str, Any]) -> None:
+    for name, node in list(repo.items()):
+        if isinstance(node, dict):
+            _take_out(node)
+        elif node.provider == PROVIDER:
+            del repo[name]
+
+
 def _read(path: Path, group: str) -> ConfigFile:
     import yaml
 
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, yaml_loader()) or {}
+        tree = yaml.load(text, yaml_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return ConfigFile(path, {}, False, " ".join(str(error).split()))
+        return ConfigFile(path, {}, False, _one_line(error))
+    if tree is None:  # an empty file
+        tree = {}
     if not isinstance(tree, dict):
         return ConfigFile(path, {}, False, "expected keys and values")
-    return ConfigFile(path, {str(key): value for key, value in tree.items()}, GLOBAL in text)
+    if not isinstance(tree.get("defaults") or [], list):
+        return ConfigFile(path, {}, False, "defaults: expected a list")
+    return ConfigFile(path, tree, GLOBAL in text)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).replace('in "<unicode string>",', "at")
 
 
 @functools.cache
 def yaml_loader() -> Any:
     """YAML 1.2's reading of plain words, which is a person's: 1e-4 is a number, 12:30:00 and `on`
-    are texts. A key that stands twice is an error."""
+    are texts. A key is the text that is written. A key that stands twice is an error."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         yaml_implicit_resolvers: dict[str, list[Any]] = {}
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            words = [key.value for key, _ in node.value]
-            for key, _ in node.value:
-                if words.count(key.value) > 1:
-                    place = key.start_mark
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} stands twice", place
-                    )
-            return super().construct_mapping(node, deep)
+        def get_single_data(self) -> Any:
+            node = self.get_single_node()
+            if node is None:
+                return None
+            _check_keys(node, [])
+            return self.construct_document(node)
 
     for kind, pattern, first in (
+        ("merge", "<<", ["<"]),
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
         ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", list("-+0123456789")),
@@ -126,16 +168,39 @@ def yaml_loader() -> Any:
     return Loader
 
 
+def _check_keys(node: Any, above: list[Any]) -> None:
+    """Make the keys of a node and of all inside it texts; refuse a key that stands twice and a node
+    that holds itself. Done before merge keys (`<<`) are followed: those may repeat a key."""
+    from yaml import MappingNode, ScalarNode, SequenceNode
+    from yaml.constructor import ConstructorError
+
+    if any(node is one for one in above):
+        raise ConstructorError(None, None, "this part of the file contains itself", node.start_mark)
+    inside = node.value if isinstance(node, SequenceNode) else []
+    if isinstance(node, MappingNode):
+        inside = [value for _, value in node.value]
+        words = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                raise ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if words.count(key.value) > 1:
+                fault = f"the key {key.value} stands twice"
+                raise ConstructorError(None, None, fault, key.start_mark)
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+    for one in inside:
+        _check_keys(one, [*above, node])
+
+
 def _whole_number(loader: Any, node: Any) -> int:
     return int(node.value, 16 if node.value.startswith("0x") else 10)
 
 
 def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
     """A recipe with `model: resnet50` written as Hydra has it, and settings of every group."""
-    chosen = [key for key in file.tree if key in groups and isinstance(file.tree[key], str)]
+    chosen = {k: v for k, v in file.tree.items() if k in groups and isinstance(v, str)}
     tree = {key: value for key, value in file.tree.items() if key not in chosen}
     defaults = list(tree.pop("defaults", None) or [])
-    defaults += [{f"override /{key}": file.tree[key]} for key in chosen]
-    return ConfigFile(
-        file.path, ({"defaults": defaults} if defaults else {}) | tree, True, file.fault
-    )
+    defaults += [{f"override /{key}": name} for key, name in chosen.items()]
+    tree = ({"defaults": defaults} if defaults else {}) | tree
+    return ConfigFile(file.path, tree, True, file.fault, chosen)

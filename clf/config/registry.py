@@ -14,6 +14,7 @@ package listed in `trusted_packages`, and importing that package must import the
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ GROUPS = {
     "data": ("data", "data/*.py"),
 }
 NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
+NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 
@@ -63,6 +65,11 @@ def register(name: str, group: str = "model") -> Callable[[Named], Named]:
     """
     if group not in GROUPS:
         raise ValueError(f"@register(group={group!r}): expected one of {', '.join(GROUPS)}")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name, re.ASCII):
+        raise ValueError(
+            f"@register(name={name!r}): expected letters, digits, '_', '-' and '.', beginning with "
+            "a letter, such as my_net"
+        )
 
     def add(named: Named) -> Named:
         if named.__module__.startswith(f"{PACKAGE.name}."):
@@ -153,7 +160,22 @@ def _extended(node: str, base: type, chosen: list[Entry]) -> type:
                 )
             own[name] = typed
     added = [(name, *typed) for name, typed in own.items()]
-    return make_dataclass(base.__name__, added, bases=(base,)) if own else base
+    modules = [entry.target.rpartition(".")[0] for entry in chosen]
+
+    def reduce(self: Any) -> Any:
+        return _unpickled, (node, modules, vars(self))
+
+    if not own:
+        return base
+    return make_dataclass(base.__name__, added, bases=(base,), namespace={"__reduce__": reduce})
+
+
+def _unpickled(node: str, modules: list[str], values: dict[str, Any]) -> Any:
+    """A node as it was pickled, perhaps in another process, which has no such dataclass yet."""
+    for module in modules:
+        if not module.startswith(f"{PACKAGE.name}."):
+            importlib.import_module(module)  # which registers
+    return node_schema(node, values)(**values)
 
 
 def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:

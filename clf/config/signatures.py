@@ -179,10 +179,17 @@ def _parameters(
 
 
 def _hints(function: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # known to a type checker only: such a parameter takes anything
-        return {}
+    """Name -> type. Where only a type checker knows the type the parameter takes anything, and the
+    others keep their types."""
+    function = inspect.unwrap(function)
+    hints: dict[str, Any] = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        alone = type("alone", (), {"__annotations__": {name: hint}})
+        try:
+            hints |= typing.get_type_hints(alone, function.__globals__, include_extras=True)
+        except (NameError, TypeError, AttributeError):
+            hints[name] = Any
+    return hints
 
 
 def _about(hint: Any) -> tuple[About, Any]:

@@ -132,6 +132,13 @@ class BaseClassificationModel(LightningModule):
             **own_settings("loss", name, self.hparams),
         )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the arguments that are no plain values, such as a layer's class: a checkpoint
+        with them could not be read by `torch.load(weights_only=True)`."""
+        arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in [name for name, value in arguments.items() if not _is_plain(value)]:
+            del arguments[name]
+
     # --- the loops ---
 
     def setup(self, stage: str) -> None:
@@ -262,3 +269,12 @@ class BaseClassificationModel(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": hp["interval"]},
         }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a YAML file could hold it."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    if isinstance(value, dict):
+        return all(_is_plain(one) for pair in value.items() for one in pair)
+    return value is None or type(value) in (bool, int, float, str)

@@ -1,11 +1,14 @@
 """The model of a config."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
 from clf.config import RunConfig
+from clf.config.faults import show
+from clf.config.registry import node_schema
 from clf.config.targets import check_trusted
 from clf.models.base import BaseClassificationModel
 from clf.models.recompute import recompute_in_backward
@@ -31,6 +34,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     if not pretrained:
         arguments |= {"pretrained": False, "weights": None}
     model = instantiate(arguments, _convert_="all")
+    _check_settings(model, arguments)
     if cfg.strategy.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.strategy.compile:
@@ -44,3 +48,17 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
             )
         recompute_in_backward(blocks)
     return model
+
+
+def _check_settings(model: BaseClassificationModel, arguments: dict[str, Any]) -> None:
+    """ValueError if a class has not handed on a setting, which would stay at its default unseen."""
+    target = arguments["_target_"]
+    shared = node_schema("model", arguments | {"_target_": ""})  # without the class's own
+    names = {one.name for one in fields(shared)} - {"_target_"}
+    for name in sorted(names & arguments.keys()):
+        if model.hparams[name] != arguments[name]:
+            raise ValueError(
+                f"model.{name}={show(arguments[name])}: {target} was built with "
+                f"{show(model.hparams[name])}; its __init__ must take **settings and hand all of "
+                "them to super().__init__(**settings)"
+            )

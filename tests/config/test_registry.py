@@ -1,15 +1,21 @@
 """@register and the list of packages that a `_target_` may name."""
 
+import copy
+import os
+import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from clf.config import ConfigError, ModelConfig
 from clf.config.compose import load, save
 from clf.config.registry import node_schema, register
+from clf.config.schema import About
+from clf.config.signatures import signature
 from clf.config.targets import check_trusted, target_fault, trusted
 from clf.plan import compose
 
@@ -180,3 +186,32 @@ def test_a_network_of_ones_own_need_not_have_an_init(tmp_path: Path) -> None:
         """Its settings are those of every model."""
 
     assert register(name="without_init")(Short) is Short
+
+
+def test_a_configuration_with_settings_of_a_choice_can_be_pickled(package: str) -> None:
+    words = [f"trusted_packages=[{package}]", f"model={package}", "model.optimizer=sgd"]
+    cfg = compose([*words, "model.width=32", "model.momentum=0.5"])
+    assert copy.deepcopy(cfg) == cfg
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).model)"
+    path = os.pathsep.join(sys.path)
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(cfg),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ).stdout.decode()
+    assert printed.strip() == repr(cfg.model)
+
+
+@pytest.mark.parametrize("name", [3, "", "my net", "a=b", "data/mine", "7"])
+def test_a_name_that_cannot_be_typed_as_one_word_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="such as my_net"):
+        register(name=name, group="optimizer")
+
+
+def test_a_type_that_only_a_type_checker_knows_does_not_cost_the_others_theirs() -> None:
+    def step(groups: "Unknown", *, rate: "Annotated[float, About('share', 0.0)]" = 0.5) -> None: ...  # type: ignore[name-defined]  # noqa: E501, F821
+
+    ((kind, default),) = signature(step).parameters.values()
+    assert (kind, default) == (Annotated[float, About("share", 0.0)], 0.5)

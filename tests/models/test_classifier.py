@@ -1,16 +1,22 @@
 """The seed's numbers: heads, parameter counts, loss, weights to start from."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from hydra.utils import instantiate
+from lightning import Trainer
 from torch import nn
 
 from clf.batch import PADDING
 from clf.models import pretrained
 from clf.models.base import BaseClassificationModel
+from clf.models.build import build_model
 from clf.models.resnet import ResNet18Model, ResNet50Model
+from clf.plan import compose
 
 
 @pytest.mark.parametrize(
@@ -161,3 +167,37 @@ def test_the_seeds_words_build_a_model_and_its_loss():
         label_smoothing=0.1,
     )
     torch.testing.assert_close(model.loss_fn(logits, labels), expected)
+
+
+class KeepsSettings(Plain):
+    """Takes every setting and hands none of them on."""
+
+    def __init__(self, num_classes: int, width: int = 4, **settings: Any) -> None:
+        super().__init__(num_classes)
+
+
+def test_a_class_that_keeps_a_setting_to_itself_is_refused():
+    cfg = compose(["trusted_packages=[tests]", "strategy.channels_last=false"])
+    cfg.model._target_ = f"{KeepsSettings.__module__}.KeepsSettings"
+    assert build_model(cfg, 3, pretrained=False).num_classes == 3  # all at their defaults
+    cfg.model.learning_rate = 0.3
+    with pytest.raises(ValueError, match=r"learning_rate=0.3: .*KeepsSettings was built with 0.00"):
+        build_model(cfg, 3, pretrained=False)
+
+
+class WithLayer(Plain):
+    def __init__(self, width: int = 4, layer: type = nn.ReLU, **settings: Any) -> None:
+        super().__init__(**settings)
+
+
+def test_a_checkpoint_holds_plain_arguments_alone_and_the_model_loads_from_it(tmp_path):
+    model = WithLayer(num_classes=3, width=8, optimizer="sgd", momentum=0.5)
+    trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert "layer" not in held
+    assert (held["width"], held["momentum"]) == (8, 0.5)
+    loaded = WithLayer.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert dict(loaded.hparams) == dict(model.hparams)
+    assert dict(copy.deepcopy(model).hparams) == dict(model.hparams)
