@@ -134,7 +134,9 @@ def test_each_rule_is_applied_once_and_to_the_devices_that_the_run_takes(
     seen: list[object] = []
     limit_faults, batches = rules.limit_faults, rules.DEVICE_RULES[-1]
     monkeypatch.setattr(requests, "devices_per_node", lambda cfg: 2)
-    monkeypatch.setattr(rules, "limit_faults", lambda cfg: seen.append("limits") or limit_faults(cfg))
+    monkeypatch.setattr(
+        rules, "limit_faults", lambda cfg: seen.append("limits") or limit_faults(cfg)
+    )
     watched = [*rules.DEVICE_RULES[:-1], lambda cfg: seen.append(cfg.gpus) or batches(cfg)]
     monkeypatch.setattr(rules, "DEVICE_RULES", watched)
     request = requests.to_submit([*SMALL], fetch=False)
