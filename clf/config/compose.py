@@ -97,33 +97,40 @@ def load(path: Path) -> RunConfig:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{path}: expected keys and values, got {show(tree)[:80]}"])
-    return _checked(tree, f" (in {path})")
+    return _checked(tree, f" (in {path})", path.parent / "code")
 
 
-def from_dict(tree: dict[str, Any]) -> RunConfig:
+def from_dict(tree: dict[str, Any], code: Path | None = None) -> RunConfig:
     """A configuration from nested plain values, such as a checkpoint holds; keys and types checked.
+
+    Args:
+        code: as for `import_packages`
 
     Raises:
         ConfigError: with every unknown key and wrong type
     """
-    return _checked(_escaped(tree))
+    return _checked(_escaped(tree), code=code)
 
 
-def _checked(tree: dict[str, Any], source: str = "") -> RunConfig:
-    faults = import_packages(_package_names(tree.get("trusted_packages")))
-    cfg, value_faults = lay(
-        [Setting(str(key), value, source=source) for key, value in tree.items()]
-    )
-    if faults + value_faults or cfg is None:
-        raise ConfigError([*faults, *value_faults])
+def _checked(tree: dict[str, Any], source: str = "", code: Path | None = None) -> RunConfig:
+    if faults := import_packages(_package_names(tree.get("trusted_packages")), code):
+        raise ConfigError(faults)  # without its class a model's own settings would be unknown
+    cfg, faults = lay([Setting(str(key), value, source=source) for key, value in tree.items()])
+    if faults or cfg is None:
+        raise ConfigError(faults)
     return cfg
 
 
-def import_packages(packages: Sequence[str]) -> list[str]:
-    """Import what registers classes and functions of the user's own; the faults."""
+def import_packages(packages: Sequence[str], code: Path | None = None) -> list[str]:
+    """Import what registers classes and functions of the user's own; the faults.
+
+    Args:
+        code: the copy of them that a run keeps, for where they are found nowhere else
+    """
     faults = []
-    if packages and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a command starts with the repository's root alone
+    # A command starts with the repository's root alone.
+    folders = [os.getcwd(), *([str(code)] if code is not None and code.is_dir() else [])]
+    sys.path += [folder for folder in folders if packages and folder not in sys.path]
     for package in packages:
         try:
             importlib.import_module(package)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.config import RunConfig
+from clf.config import ModelConfig, RunConfig
 from clf.config.faults import show
+from clf.config.registry import entries
 from clf.data.index import data_faults
 from clf.run_folder import RunFolder, read_status
 
@@ -117,7 +118,17 @@ def _never(run_dir: Path, now: RunConfig, key: str) -> str | None:
         return f"{done} epochs are done already" if now.epochs < done else None
     if key in ("data.name", "data.root"):
         return next(_other_classes(run_dir, now), None)
+    if key.removeprefix("model.") in _own_settings(now):
+        return "its network was built with that, and the weights of the run belong to it"
     return NEVER.get(key)
+
+
+def _own_settings(cfg: RunConfig) -> set[str]:
+    """The settings that the class of the model adds to those of every model."""
+    shared = {one.name for one in fields(ModelConfig)}
+    models = entries("model").values()
+    own = (set(one.settings) for one in models if one.target == cfg.model._target_)
+    return next(own, set()) - shared
 
 
 def _other_classes(run_dir: Path, now: RunConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from clf.config import ConfigError, ModelConfig
+from clf.config import ConfigError, ModelConfig, registry
 from clf.config.compose import load, save
 from clf.config.registry import node_schema, register
 from clf.config.schema import About
@@ -215,3 +215,17 @@ def test_a_type_that_only_a_type_checker_knows_does_not_cost_the_others_theirs()
 
     ((kind, default),) = signature(step).parameters.values()
     assert (kind, default) == (Annotated[float, About("share", 0.0)], 0.5)
+
+
+def test_a_run_is_read_with_its_own_copy_of_code_that_is_gone_elsewhere(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
+    run = tmp_path / "run"
+    (run / "code").mkdir(parents=True)
+    save(cfg, run / "config.yaml")
+    (tmp_path / package).rename(run / "code" / package)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "_entries", {})
+    sys.modules.pop(package)
+    assert vars(load(run / "config.yaml").model)["width"] == 32

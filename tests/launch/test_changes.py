@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clf.config import ConfigError
+from clf.config import ConfigError, registry
 from clf.config.compose import load, save
 from clf.plan import compose, resolve
 from launch.runs.changes import changes
@@ -174,3 +174,25 @@ def test_the_runs_of_a_sweep_go_on_with_more_epochs(checkout: Path) -> None:
     assert "run 2 of 2: seed-2" in done.stdout
     for run in ("seed-1", "seed-2"):
         assert load(checkout.parent / "runs" / "sw" / run / "config.yaml").epochs == 12
+
+
+def test_what_a_network_was_built_with_can_never_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wide_net.py").write_text(
+        "from clf.config import register\n\n\n"
+        '@register(name="wide_net")\n'
+        "class WideNet:\n"
+        "    def __init__(self, width: int = 16, **settings): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entries", {})
+    words = ["trusted_packages=[wide_net]", "model=wide_net", "name=wide", *SMALL]
+    saved, now = compose(words), compose([*words, "model.width=3", "model.optimizer=sgd"])
+    outcome = changes(tmp_path, saved, now, allow=True)
+    width, optimizer = (
+        next(fault for fault in outcome.faults if fault.startswith(key))
+        for key in ("model.width", "model.optimizer")
+    )
+    assert "its network was built with that" in width
+    assert "the state of its own optimizer" in optimizer
