@@ -14,7 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,15 @@ def record_event(run_dir: Path, event: str, **fields: Any) -> None:
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """All events in order, without a last line that a full disk cut."""
+    """All events in order, without lines that a full disk or a power cut has damaged."""
     path = RunFolder(run_dir).events
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
 
 
 def events_of_last_start(run_dir: Path) -> list[dict[str, Any]]:

@@ -200,3 +200,10 @@ def test_runs_of_a_sweep_are_added_and_a_folder_without_a_record_is_none(tmp_pat
     records.write_sweep(folder, {"b": {"seed": "2"}})
     assert read_sweep(folder) == {"a": {"seed": "1"}, "b": {"seed": "2"}}
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_line_of_the_events_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    lines = ['{"event": "start"}', '{"event": "pre{"event": "start"}', "", '{"event": "finished"}']
+    RunFolder(tmp_path).events.write_text("\n".join(lines) + '\n{"event": "st')
+    assert [one["event"] for one in records.read_events(tmp_path)] == ["start", "finished"]
