@@ -40,7 +40,8 @@ class BaseClassificationModel(LightningModule):
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
-        hp = complete("model", settings | {"num_classes": num_classes})
+        # Without the class: the default one's own parameters are no settings of this model.
+        hp = complete("model", settings | {"num_classes": num_classes, "_target_": ""})
         self.save_hyperparameters()  # what a subclass adds, too
         self.save_hyperparameters({k: v for k, v in hp.items() if k != "_target_"})
         self.num_classes = num_classes
@@ -134,8 +135,10 @@ class BaseClassificationModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the arguments that are no plain values, such as a layer's class: a checkpoint
-        with them could not be read by `torch.load(weights_only=True)`."""
+        with them could not be read by `torch.load(weights_only=True)`. And let nobody who loads the
+        model from the checkpoint download weights that the checkpoint then replaces."""
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        arguments.update({"pretrained": False, "weights": None} if arguments else {})
         for name in [name for name, value in arguments.items() if not _is_plain(value)]:
             del arguments[name]
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from clf.config import RunConfig
@@ -33,7 +34,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     arguments = {**asdict(cfg.model), "num_classes": num_classes}
     if not pretrained:
         arguments |= {"pretrained": False, "weights": None}
-    model = instantiate(arguments, _convert_="all")
+    model = _instantiate(arguments)
     _check_settings(model, arguments)
     if cfg.strategy.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -47,6 +48,24 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
                 "blocks to compute again. Give it recomputed_blocks(), or set false"
             )
         recompute_in_backward(blocks)
+    return model
+
+
+def _instantiate(arguments: dict[str, Any]) -> BaseClassificationModel:
+    target = arguments["_target_"]
+    try:
+        model = instantiate(arguments, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError):  # the model's own message, without Hydra's around it
+            raise cause from cause.__cause__
+        raise
+    if not isinstance(model, BaseClassificationModel):
+        raise ValueError(
+            f"model._target_={target}: builds a {type(model).__name__}, expected a "
+            "BaseClassificationModel; a network of another kind goes into the build_network() of a "
+            "subclass"
+        )
     return model
 
 

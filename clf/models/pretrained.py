@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -98,7 +99,15 @@ def cached_file(weights: WeightsEnum) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     """The network's tensors from a plain state dict, or from a Lightning checkpoint, one of ours
     included."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"model.weights={path}: cannot be read as weights: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"model.weights={path}: expected the state dict of a network or a checkpoint, got a "
+            f"{type(content).__name__}"
+        )
     state = content.get("state_dict", content)
     ours = {
         key.removeprefix("network."): value

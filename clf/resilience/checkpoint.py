@@ -8,6 +8,7 @@ it holds the config and the class names, so it can be evaluated with nothing els
 import os
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -122,8 +123,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if RECORD not in checkpoint:
+    if not isinstance(checkpoint, dict) or RECORD not in checkpoint:
         raise ValueError(f"{path} was not saved by a run of clf: it has no '{RECORD}' entry")
     return checkpoint

@@ -201,3 +201,46 @@ def test_a_checkpoint_holds_plain_arguments_alone_and_the_model_loads_from_it(tm
     loaded = WithLayer.load_from_checkpoint(tmp_path / "last.ckpt")
     assert dict(loaded.hparams) == dict(model.hparams)
     assert dict(copy.deepcopy(model).hparams) == dict(model.hparams)
+
+
+def test_a_model_loads_from_its_checkpoint_without_fetching_the_weights_it_began_with(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ResNet18Model, "load_weights", lambda self: None)
+    model = ResNet18Model(num_classes=3, pretrained=True)
+    monkeypatch.setattr(ResNet18Model, "load_weights", lambda self: pytest.fail("fetches weights"))
+    trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    loaded = ResNet18Model.load_from_checkpoint(tmp_path / "last.ckpt")
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict())
+
+
+def test_a_network_that_is_no_classifier_of_ours_is_refused_with_what_was_expected():
+    cfg = compose(["trusted_packages=[tests]", "strategy.channels_last=false"])
+    cfg.model._target_ = f"{__name__}.not_ours"
+    with pytest.raises(ValueError, match=r"not_ours: builds a Linear, expected a BaseClassifi"):
+        build_model(cfg, 3, pretrained=False)
+
+
+def not_ours(**settings: Any) -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+def test_what_a_model_says_of_its_settings_reaches_the_user_as_it_said_it():
+    cfg = compose(["model.pretrained=true", "strategy.channels_last=false"])
+    cfg.model._target_ = f"{Plain.__module__}.Plain"
+    cfg.trusted_packages = ["tests"]
+    with pytest.raises(ValueError, match=r"^model.pretrained=true: .*Plain knows no weights"):
+        build_model(cfg, 3, pretrained=True)
+
+
+@pytest.mark.parametrize("content", [b"no weights", b"", [1, 2]])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    path = tmp_path / "mine.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=r"model.weights=.*mine.pth: "):
+        ResNet18Model(num_classes=3, weights=str(path))

@@ -46,6 +46,12 @@ def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(ValueError, match="damaged.ckpt cannot be read as a checkpoint"):
         read_checkpoint(tmp_path / "damaged.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="text.ckpt cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "text.ckpt")
+    torch.save([1], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="list.ckpt was not saved by a run of clf"):
+        read_checkpoint(tmp_path / "list.ckpt")
 
 
 def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node() -> None:
