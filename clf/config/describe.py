@@ -4,7 +4,7 @@ python -m clf.config.describe > docs/settings.md
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass
+from dataclasses import Field, dataclass
 from typing import Any
 
 from clf.config.assign import keys, run_schema
@@ -12,6 +12,7 @@ from clf.config.compose import Composed
 from clf.config.faults import ConfigError, did_you_mean, show
 from clf.config.registry import GROUPS, entries
 from clf.config.schema import RunConfig, about
+from clf.config.signatures import default_of
 from clf.config.values import takes
 
 PAGE = """# Settings
@@ -79,7 +80,7 @@ def page() -> str:
     for group, (node, _) in GROUPS.items():
         for entry in entries(group).values():
             rows = [
-                _row(f"{node}.{name}", _typed(one, kind), _default(one))
+                _row(f"{node}.{name}", _typed(one, kind), default_of(one))
                 for name, (kind, one) in entry.settings.items()
             ]
             if rows:
@@ -110,10 +111,6 @@ def _typed(entry: Any, kind: Any) -> Field[Any]:
     """A field that belongs to no dataclass yet, with its type."""
     entry.type = kind
     return entry
-
-
-def _default(entry: Any) -> Any:
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -22,7 +22,14 @@ from typing import Any, TypeVar
 
 from clf.config.faults import nearest
 from clf.config.schema import DataConfig, ModelConfig, about
-from clf.config.signatures import as_field, field_of, signature, stubs
+from clf.config.signatures import (
+    NO_DEFAULT,
+    as_field,
+    default_of,
+    field_of,
+    signature,
+    stubs,
+)
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Group -> the node of the config that its settings join, and the files of clf that register in it.
@@ -33,6 +40,8 @@ GROUPS = {
     "loss": ("model", "models/losses.py"),
     "data": ("data", "data/*.py"),
 }
+# Group -> how many arguments the toolkit passes to a function of it, by position.
+ARGUMENTS = {"optimizer": 2, "schedule": 2, "loss": 3, "data": 1}
 NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -86,6 +95,10 @@ def _add(named: Callable[..., Any], group: str, name: str) -> None:
     taken = find(group, name)
     if taken is None:
         _entries[group, name] = _entry(named, group, name, target)
+    elif taken.target == target and (group, name) in _entries:
+        # A notebook's cell was run again, perhaps with other parameters.
+        _entries[group, name] = _entry(named, group, name, target)
+        _schemas.clear()
     elif taken.target != target:
         raise ValueError(
             f"@register(name={name!r}): the {group} {name!r} is already {taken.target}; "
@@ -103,7 +116,7 @@ def entries(group: str) -> dict[str, Entry]:
     while _waiting:
         _add(*_waiting.pop())
     imported = {name: entry for (of, name), entry in _entries.items() if of == group}
-    return {**_of_clf(group), **imported}
+    return {**of_clf(group), **imported}
 
 
 def load(group: str, name: str) -> Callable[..., Any]:
@@ -151,14 +164,16 @@ def node_schema(node: str, values: Mapping[str, Any]) -> type:
 
 def _extended(node: str, base: type, chosen: list[Entry]) -> type:
     own: dict[str, tuple[Any, Any]] = {}
+    classes = {name for one in chosen if one.group == "model" for name in one.settings}
     for entry in chosen:
-        for name, typed in entry.settings.items():
-            if name in own:
+        for name, (kind, stated) in entry.settings.items():
+            if name in own and name not in classes:
                 raise ValueError(
                     f"{node}.{name}: {entry.target} and another choice of {node} both have a "
                     "setting of that name; rename one of them"
                 )
-            own[name] = typed
+            # A model class may give a setting of its optimizer, schedule or loss another default.
+            own[name] = (kind, _with_default(own[name][1], stated) if name in own else stated)
     added = [(name, *typed) for name, typed in own.items()]
     modules = [entry.target.rpartition(".")[0] for entry in chosen]
 
@@ -168,6 +183,12 @@ def _extended(node: str, base: type, chosen: list[Entry]) -> type:
     if not own:
         return base
     return make_dataclass(base.__name__, added, bases=(base,), namespace={"__reduce__": reduce})
+
+
+def _with_default(of_class: Any, stated: Any) -> Any:
+    """A setting as it is stated, with the default of the model class if that has one."""
+    default = default_of(of_class)
+    return stated if default == NO_DEFAULT else field_of(default, about(stated))
 
 
 def _unpickled(node: str, modules: list[str], values: dict[str, Any]) -> Any:
@@ -230,6 +251,8 @@ def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Ent
             f"@register: {target}.__init__ does not take {', '.join(refused)}, which every run "
             "sets. Add **kwargs and hand them to super().__init__(**kwargs)"
         )
+    if not is_class:
+        _check_positions(named, group, target)
     settings: dict[str, tuple[Any, Any]] = {}
     for key, parameter in read.parameters.items():
         if key not in known:
@@ -245,8 +268,20 @@ def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Ent
     return Entry(group, name, target, settings)
 
 
+def _check_positions(function: Callable[..., Any], group: str, target: str) -> None:
+    """ValueError if a function does not take what the toolkit passes to it."""
+    count = ARGUMENTS.get(group, 0)
+    try:
+        inspect.signature(function).bind_partial(*range(count))
+    except TypeError:
+        raise ValueError(
+            f"@register: {target} takes too few positional arguments: what is registered in "
+            f"group {group!r} is called with {count}. Its own settings are keyword-only, after a *"
+        ) from None
+
+
 @functools.cache
-def _of_clf(group: str) -> dict[str, Entry]:
+def of_clf(group: str) -> dict[str, Entry]:
     """The entries that files of `clf` register, read from their source."""
     found = {}
     for stub, words, path in stubs(sorted(PACKAGE.glob(GROUPS[group][1]))):

@@ -12,13 +12,14 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, field, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from clf.config.schema import About
 
 Parameter = tuple[Any, Any]  # annotation, default
+NO_DEFAULT = "???"  # OmegaConf's mark of a value that must be given
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ def as_field(parameter: Parameter, meaning: str = "") -> tuple[Any, Any] | None:
 
     None for a default that no YAML file can hold, such as a function: the class keeps it.
     """
-    from omegaconf import MISSING
-
     hint, default = parameter
     about, hint = _about(hint)
     if not about.meaning:
@@ -72,7 +71,7 @@ def as_field(parameter: Parameter, meaning: str = "") -> tuple[Any, Any] | None:
     if hint is inspect.Parameter.empty:
         hint = type(default) if isinstance(default, bool | int | float | str) else Any
     if default is inspect.Parameter.empty:
-        default = MISSING
+        default = NO_DEFAULT
     if isinstance(default, tuple):
         default = list(default)
     entry = field_of(default, about)
@@ -85,6 +84,11 @@ def field_of(default: Any, about: About) -> Any:
     if isinstance(default, list | dict | set):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def default_of(entry: Any) -> Any:
+    """The default of a dataclass field."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def stubs(paths: list[Path]) -> Iterator[tuple[Any, dict[str, Any], Path]]:

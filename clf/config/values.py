@@ -89,7 +89,7 @@ def _limit_fault(entry: Field[Any], value: Any) -> str | None:
     said, names = about(entry), choices(entry)
     if names and value is not None and value not in names:
         return f"expected one of {', '.join(names)}{did_you_mean(str(value), names)}"
-    if any(not text.isprintable() for text in _texts(value)):
+    if any(not text.isprintable() for text in texts(value)):
         # a newline would become a line of a job script
         return "holds a line break or control character; take it out"
     if said.pattern and value is not None and not re.fullmatch(said.pattern, value, re.ASCII):
@@ -100,17 +100,19 @@ def _limit_fault(entry: Field[Any], value: Any) -> str | None:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             return "expected a finite number"
-        if said.low is not None and number is not None and not said.low <= number <= said.high:
+        if said.low is None or number is None:
+            continue
+        if not isinstance(number, int | float) or not said.low <= number <= said.high:
             return f"expected a number{limits(entry)}"
     return None
 
 
-def _texts(value: Any) -> list[str]:
+def texts(value: Any) -> list[str]:
     """The texts in a value, those inside lists and dictionaries included."""
     if isinstance(value, dict):
-        return [text for pair in value.items() for one in pair for text in _texts(one)]
+        return [text for pair in value.items() for one in pair for text in texts(one)]
     if isinstance(value, list | tuple):
-        return [text for one in value for text in _texts(one)]
+        return [text for one in value for text in texts(one)]
     return [value] if isinstance(value, str) else []
 
 

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from clf.config import ConfigError, ModelConfig, registry
-from clf.config.compose import load, save
-from clf.config.registry import node_schema, register
+from clf.config.registry import GROUPS, node_schema, of_clf, register
+from clf.config.registry import load as load_registered
+from clf.config.saved import load, save
 from clf.config.schema import About
-from clf.config.signatures import signature
+from clf.config.signatures import default_of, signature
 from clf.config.targets import check_trusted, target_fault, trusted
+from clf.config.values import limit_faults
 from clf.plan import compose
 
 MODEL = """
@@ -229,3 +231,72 @@ def test_a_run_is_read_with_its_own_copy_of_code_that_is_gone_elsewhere(
     monkeypatch.setattr(registry, "_entries", {})
     sys.modules.pop(package)
     assert vars(load(run / "config.yaml").model)["width"] == 32
+
+
+def cell(text: str) -> Any:
+    """What a notebook's cell defines under the name `Own`."""
+    space: dict[str, Any] = {"__name__": "notebook", "Any": Any, "Annotated": Annotated}
+    exec(text, space | {"About": About}, space)
+    space["Own"].__module__ = "notebook"
+    return space["Own"]
+
+
+def test_a_class_that_is_registered_again_has_its_present_parameters() -> None:
+    for name in ("width", "depth"):
+        own = cell(f"class Own:\n    def __init__(self, {name}: int = 1, **settings): ...")
+        register(name="from_a_cell")(own)
+        fields = node_schema("model", {"_target_": "notebook.Own"}).__dataclass_fields__
+        assert {"width", "depth"} & set(fields) == {name}
+
+
+def test_a_model_class_gives_a_setting_of_its_loss_another_default() -> None:
+    class Smooth:
+        def __init__(self, label_smoothing: float = 0.1, **settings: Any) -> None: ...
+
+    register(name="smooth")(Smooth)
+    target = {"_target_": f"{Smooth.__module__}.{Smooth.__qualname__}"}
+    field = node_schema("model", target).__dataclass_fields__["label_smoothing"]
+    assert (field.type, field.default) == (float, 0.1)
+    assert field.metadata["about"].high == 1.0  # as the loss states it
+    assert node_schema("model", {}).__dataclass_fields__["label_smoothing"].default == 0.0
+
+
+def test_an_optimizer_and_a_loss_with_a_setting_of_one_name_do_not_go_together() -> None:
+    def step(groups: Any, learning_rate: float, *, label_smoothing: float = 0.0) -> None: ...
+
+    register(name="smoothing_step", group="optimizer")(step)
+    with pytest.raises(ConfigError, match="label_smoothing: .* both have a setting of that name"):
+        compose(["model.optimizer=smoothing_step"])
+
+
+@pytest.mark.parametrize(
+    ("group", "parameters"), [("data", ""), ("optimizer", "groups"), ("loss", "*, x, y, z")]
+)
+def test_a_function_that_cannot_take_what_it_is_called_with_is_refused(
+    group: str, parameters: str
+) -> None:
+    with pytest.raises(ValueError, match="takes too few positional arguments"):
+        register(name="short", group=group)(cell(f"def Own({parameters}): ..."))
+
+
+def test_a_setting_of_any_type_keeps_its_limits() -> None:
+    own = "class Own:\n    def __init__(self, any: Annotated[Any, About('', 1)] = 3, **s): ..."
+    class_ = cell(own)
+    class_.__qualname__ = "Limited"
+    register(name="limited")(class_)
+    schema = node_schema("model", {"_target_": "notebook.Limited"})
+    assert not list(limit_faults(schema(any=3)))
+    for wrong in ("many", 0):
+        (fault,) = limit_faults(schema(any=wrong))
+        assert fault == f"any={wrong}: expected a number of at least 1"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_read_from_the_source_of_clf_is_what_its_signatures_say(group: str) -> None:
+    """A default that is the name of a constant would be lost without a word."""
+    shared = set(ModelConfig.__dataclass_fields__) if group == "model" else set()
+    for name, entry in of_clf(group).items():
+        stated = signature(load_registered(group, name)).parameters
+        assert set(entry.settings) == set(stated) - shared, name
+        for key, (_, field) in entry.settings.items():
+            assert default_of(field) == stated[key][1], (name, key)
