@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
 from clf.config.build import build
-from clf.config.compose import from_dict
+from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
@@ -62,7 +62,7 @@ def fit(
     is one.
 
     Args:
-        cfg: a checked config, as `clf.config.compose.compose` gives it
+        cfg: a checked config, as `clf.plan.compose` gives it
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: whether the run was asked to leave early; None: it never is
@@ -155,7 +155,7 @@ def evaluate(
     quiet_lightning()
     path = find_checkpoint(run_or_checkpoint)
     record = read_checkpoint(path)[RECORD]
-    cfg = from_dict(record["config"], path.parents[1] / "code")
+    cfg = from_dict(record["config"], path.absolute().parent.parent / "code")
     # The batches of the run's own evaluation, so that floats are added in the same order.
     batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))

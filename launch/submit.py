@@ -18,8 +18,9 @@ if __name__ == "__main__":
     answer_help(submit_parser())
 
 from clf.config import ConfigError, RunConfig
-from clf.config.compose import read, to_yaml
+from clf.config.compose import read
 from clf.config.describe import settings_table
+from clf.config.saved import to_yaml
 from launch.arguments import overrides, parse, settings_group, submit_parser
 from launch.command import again, debug_command, run_command
 from launch.runs import sweep

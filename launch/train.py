@@ -15,8 +15,9 @@ if __name__ == "__main__":
 
     answer_help(train_parser())
 
-from clf.config.compose import read, to_yaml
+from clf.config.compose import read
 from clf.config.describe import settings_table
+from clf.config.saved import to_yaml
 from launch.arguments import overrides, parse, settings_group, train_parser
 from launch.command import again, run_command
 from launch.runs.folders import find_run

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clf.config.compose import load
+from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.run_folder import RunFolder

@@ -15,6 +15,7 @@ assign        settings laid one by one into the schema
 overrides     `key=value` texts
 files         the YAML files
 compose       files and overrides -> RunConfig
+saved         a run's own config.yaml, written and read
 describe      the table of all settings
 
 Imports no torch.

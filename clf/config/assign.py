@@ -7,7 +7,7 @@ from typing import Any
 from clf.config.faults import SECRET_WORDS, nearest, show
 from clf.config.registry import NODES, node_schema, owner
 from clf.config.schema import RunConfig, about
-from clf.config.values import expected, kind
+from clf.config.values import expected, kind, texts
 
 # What other tools call a setting, where its spelling alone would not lead there.
 OTHER_WORDS = {
@@ -86,6 +86,18 @@ def run_schema(settings: Iterable[Setting]) -> RunConfig:
     return RunConfig(**{node: node_schema(node, values[node])() for node in NODES})
 
 
+def is_known(setting: Setting, settings: list[Setting]) -> bool:
+    """Whether there is such a setting of a model or of data, with what the settings choose."""
+    node, _, name = setting.key.partition(".")
+    if node not in NODES or not name:
+        return True
+    try:
+        schema = getattr(run_schema(settings), node)
+    except ValueError:  # two choices that do not go together; `lay` says which
+        return True
+    return name.split(".")[0] in vars(schema)
+
+
 def keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
     """All dotted keys of a dataclass with their fields, and those that are dataclasses."""
     known: dict[str, Field[Any]] = {}
@@ -125,11 +137,11 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
         value = setting.text  # name=007 and data.root=1e3 are text as typed
     if entry.type == dict[str, str]:  # NUMBER: 1 and FLAG: true are texts as typed
-        value = _texts(value)
+        value = _as_texts(value)
     if isinstance(value, str) and (read := about(entry).read):
         number = read(value)  # None for a text that stands for no number
         value = value if number is None else number
-    if isinstance(value, str) and _names_a_secret(value):
+    if any(_names_a_secret(text) for text in texts(value)):
         return [
             f"{given}: a key or token must not stand in a configuration; leave it in the "
             "environment"
@@ -141,9 +153,9 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     return []
 
 
-def _texts(value: Any) -> Any:
+def _as_texts(value: Any) -> Any:
     if isinstance(value, dict):
-        return {show(name): _texts(one) for name, one in value.items()}
+        return {show(name): _as_texts(one) for name, one in value.items()}
     return show(value) if isinstance(value, bool | int | float) else value
 
 

@@ -1,7 +1,6 @@
 """YAML files and `key=value` overrides -> `RunConfig`, with every fault of spelling and type.
 
     composed = read(["model=resnet50", "data.batch_size=256"])  # composed.cfg, composed.faults
-    save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
 
 Hydra composes the files and parses the overrides; the values are then laid one by one into the
 typed schema, so that a second fault shows beside the first.
@@ -9,20 +8,25 @@ typed schema, so that a second fault shows beside the first.
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.config.assign import Setting, lay
-from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.files import CONFIG_DIR, ConfigFiles, leaves, store, yaml_loader
+from clf.config.assign import Setting, is_known, lay
+from clf.config.faults import did_you_mean, show
+from clf.config.files import (
+    CONFIG_DIR,
+    ConfigFiles,
+    folder_of_images,
+    is_path,
+    leaves,
+    store,
+)
 from clf.config.overrides import parse
-from clf.config.registry import entries
+from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
-from clf.run_folder import write_text
 
 OWN_RECIPE = "own_recipe"  # the name under which Hydra gets a recipe that lies elsewhere
 
@@ -55,70 +59,28 @@ def read(
     from_files, compose_faults = _compose(choices, config_name, files)
     file_faults += choice_faults + compose_faults
     laid = [*from_files, *values]
+    for unused in _of_replaced_choices(laid, settings, config_name, files):
+        laid.remove(unused)
+        typed.notes.append(
+            f"{unused.key}={show(unused.value)}: is not used{unused.source}; it is a setting of "
+            f"{owner(*unused.key.split('.', 1))}, and another one is chosen"
+        )
     cfg, value_faults = lay(laid)
     faults += file_faults + value_faults
     return Composed(cfg, faults, typed.notes, laid, not file_faults)
 
 
-def to_yaml(cfg: RunConfig) -> str:
-    """The configuration as YAML, keys in the order of the schema."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(cfg))))
-
-
-def _escaped(value: Any) -> Any:
-    """Plain values in which a text's `${` is written `\\${`, so that it stays a text when read."""
-    if isinstance(value, dict):
-        return {key: _escaped(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_escaped(one) for one in value]
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return value
-
-
-def save(cfg: RunConfig, path: Path) -> None:
-    """Write the configuration whole or not at all."""
-    write_text(path, f"# A run's configuration, resolved.\n{to_yaml(cfg)}")
-
-
-def load(path: Path) -> RunConfig:
-    """What `save` wrote, its keys and types checked again.
-
-    Raises:
-        ConfigError: not there, not YAML, or with keys and types that this version does not know
-    """
-    import yaml
-
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
-    if not isinstance(tree, dict):
-        raise ConfigError([f"{path}: expected keys and values, got {show(tree)[:80]}"])
-    return _checked(tree, f" (in {path})", path.parent / "code")
-
-
-def from_dict(tree: dict[str, Any], code: Path | None = None) -> RunConfig:
-    """A configuration from nested plain values, such as a checkpoint holds; keys and types checked.
-
-    Args:
-        code: as for `import_packages`
-
-    Raises:
-        ConfigError: with every unknown key and wrong type
-    """
-    return _checked(_escaped(tree), code=code)
-
-
-def _checked(tree: dict[str, Any], source: str = "", code: Path | None = None) -> RunConfig:
-    if faults := import_packages(_package_names(tree.get("trusted_packages")), code):
-        raise ConfigError(faults)  # without its class a model's own settings would be unknown
-    cfg, faults = lay([Setting(str(key), value, source=source) for key, value in tree.items()])
-    if faults or cfg is None:
-        raise ConfigError(faults)
-    return cfg
+def _of_replaced_choices(
+    laid: list[Setting], typed: list[Setting], config_name: str, files: ConfigFiles
+) -> list[Setting]:
+    """What the files set for a choice of theirs that the command line replaces: the momentum of a
+    recipe's `optimizer: sgd`, with `model.optimizer=adamw`."""
+    unknown = [one for one in laid if one.source and not is_known(one, laid)]
+    if not unknown:
+        return []
+    choices, _, _ = _split_choices([one for one in typed if one.key == "recipe"], files)
+    as_written, _ = _compose(choices, config_name, files)
+    return [one for one in unknown if is_known(one, as_written)]
 
 
 def import_packages(packages: Sequence[str], code: Path | None = None) -> list[str]:
@@ -134,7 +96,8 @@ def import_packages(packages: Sequence[str], code: Path | None = None) -> list[s
     for package in packages:
         try:
             importlib.import_module(package)
-        except (ImportError, SyntaxError, ValueError) as error:  # @register's is a ValueError
+        # @register raises a ValueError, and a name that begins with a dot a TypeError.
+        except (ImportError, SyntaxError, ValueError, TypeError) as error:
             faults.append(
                 f"trusted_packages={show(list(packages))}: importing {package} failed ({error}); "
                 "it must be installed, or lie in this folder, the repository's root or a folder of "
@@ -190,9 +153,10 @@ def _split_choices(
         if setting.value in valid:
             choices[setting.key] = str(setting.value)
             continue
-        if setting.key == "data" and _is_path(str(setting.value)):
+        text = str(setting.value)
+        if setting.key == "data" and (is_path(text) or Path(text).exists()):
             choices["data"] = "imagefolder"  # a file that changes nothing else
-            values += [Setting("data.name", "auto"), Setting("data.root", str(setting.value))]
+            values += [Setting(f"data.{name}", one) for name, one in folder_of_images(text).items()]
             continue
         faults.append(_no_such(setting.key, setting.value, valid))
     return choices, values, faults
@@ -225,10 +189,6 @@ def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
             )
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith("~") or os.sep in text or Path(text).exists()
-
-
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:
     """`trusted_packages`, known before the rest: what they register is needed to compose it."""
     recipes = [("recipe", str(one.value)) for one in settings if one.key == "recipe"]
@@ -239,10 +199,10 @@ def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> 
     for setting in settings:
         if setting.key == "trusted_packages":
             found = setting.value
-    return _package_names(found)
+    return package_names(found)
 
 
-def _package_names(value: Any) -> list[str]:
+def package_names(value: Any) -> list[str]:
     return [str(name) for name in value] if isinstance(value, list) else []
 
 

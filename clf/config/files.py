@@ -6,6 +6,7 @@ file as it does on the command line.
 """
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,16 @@ def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple
             yield from leaves(value, (*prefix, str(key)))
         else:
             yield (*prefix, str(key)), value
+
+
+def is_path(text: str) -> bool:
+    """Whether a text must be a path, and cannot be the name of a choice."""
+    return text.startswith("~") or os.sep in text
+
+
+def folder_of_images(path: str) -> dict[str, str]:
+    """The settings of `data=/my/images`; what lies there decides how it is read."""
+    return {"name": "auto", "root": path}
 
 
 def store(files: ConfigFiles) -> None:
@@ -200,6 +211,9 @@ def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
     """A recipe with `model: resnet50` written as Hydra has it, and settings of every group."""
     chosen = {k: v for k, v in file.tree.items() if k in groups and isinstance(v, str)}
     tree = {key: value for key, value in file.tree.items() if key not in chosen}
+    if is_path(chosen.get("data", "")):
+        tree["data"] = folder_of_images(chosen["data"])
+        chosen["data"] = "imagefolder"  # a file that changes nothing else
     defaults = list(tree.pop("defaults", None) or [])
     defaults += [{f"override /{key}": name} for key, name in chosen.items()]
     tree = ({"defaults": defaults} if defaults else {}) | tree

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clf.config import RunConfig
-from clf.config.compose import load, save
 from clf.config.faults import ConfigError, nearest
+from clf.config.saved import load, save
 from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import changes
 from slurm.records import private_files

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from clf.config import ConfigError, RunConfig
 from clf.config.assign import Setting, lay
-from clf.config.compose import Composed, load, read
+from clf.config.compose import Composed, read
 from clf.config.faults import Findings, one_a_key
 from clf.config.files import CONFIG_DIR
 from clf.config.overrides import parse
 from clf.config.rules import check
+from clf.config.saved import load
 from clf.plan import class_faults, examine, resolve
 from slurm import preflight
 from slurm.devices import devices_per_node, has_slurm, resources

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from clf.config import ConfigError, RunConfig
-from clf.config.compose import CONFIG_DIR, from_dict, load, save
+from clf.config.compose import CONFIG_DIR
 from clf.config.rules import check
+from clf.config.saved import from_dict, load, save
 from clf.plan import compose, examine, resolve
 
 ON_CPU = "strategy.accelerator=cpu"
@@ -93,6 +94,9 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("+epochs=3", "write epochs=3"),
         ("model._target_=os.system", "model._target_=os.system: not a trusted package"),
         ("tracking.project=${oc.env:WANDB_API_KEY}", "a key or token must not stand in a"),
+        ("slurm.setup=['login ${oc.env:HUB_TOKEN}']", "a key or token must not stand in a"),
+        ("slurm.env={HUB: '${oc.env:HUB_TOKEN}'}", "a key or token must not stand in a"),
+        ("trusted_packages=[.models]", "importing .models failed"),
         ("slurm.account='a\nrm -rf'", r"slurm.account=a\nrm -rf: holds a line break"),
     ],
 )

@@ -5,9 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from clf.config.compose import CONFIG_DIR, from_dict, load, read, save
-from clf.plan import compose
+from clf.config.compose import CONFIG_DIR, read
+from clf.config.saved import from_dict, load, save
+from clf.plan import compose, examine
 
 
 @pytest.fixture
@@ -86,3 +88,43 @@ def test_a_tree_of_the_wrong_types_is_a_fault() -> None:
     for tree in ({"trusted_packages": 3}, {"trusted_packages": "abc"}, {1: 2}, {"model": 3}):
         with pytest.raises(ValueError, match="1 fault in the configuration"):
             from_dict(tree)
+
+
+def test_what_a_recipe_sets_for_a_choice_that_was_replaced_is_left_out_with_a_note(
+    recipe: Path,
+) -> None:
+    recipe.write_text(
+        "defaults: [override /data: jersey]\ndata: {images: 500, threads: 1}\n"
+        "model: {optimizer: sgd, momentum: 0.8}\n"
+    )
+    examined = examine([f"recipe={recipe}", "model.optimizer=adamw", "data=digits"])
+    assert examined.faults == []
+    assert examined.cfg is not None
+    assert (examined.cfg.model.optimizer, examined.cfg.data.threads) == ("adamw", 1)
+    source = f"is not used (in {recipe}); it is a setting of"
+    assert sorted(examined.notes) == [
+        f"data.images=500: {source} data.name=jersey, and another one is chosen",
+        f"model.momentum=0.8: {source} model.optimizer=sgd, and another one is chosen",
+    ]
+    (fault,) = read([f"recipe={recipe}", "model.optimizer=adamw", "model.nesterov=true"]).faults
+    assert fault.startswith("model.nesterov=true: no such key; it is a setting of")
+    recipe.write_text("model: {momentum: 0.8}\n")  # it chooses no optimizer that has it
+    (fault,) = read([f"recipe={recipe}"]).faults
+    assert fault.startswith("model.momentum=0.8: no such key (in ")
+
+
+def test_a_recipe_may_name_the_folder_of_its_images(recipe: Path, tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png", "cat/2.png", "dog/2.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    recipe.write_text(f"data: {tmp_path}/images\n")
+    cfg = compose([f"recipe={recipe}", "data.batch_size=1", "data.test_fraction=0"])
+    assert (cfg.data.name, cfg.data.root) == ("imagefolder", f"{tmp_path}/images")
+
+
+def test_a_run_of_before_the_jersey_settings_moved_can_still_be_read() -> None:
+    before = {"data": {"name": "jersey", "jersey": {"images": 500, "size": 64, "seed": 3}}}
+    data = vars(from_dict(before).data)
+    assert (data["images"], data["pixels"], data["render_seed"]) == (500, 64, 3)
+    before = {"data": {"name": "digits", "jersey": {"images": 500}}}
+    assert from_dict(before) == from_dict({"data": {"name": "digits"}})

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from clf.config import ConfigError, registry
-from clf.config.compose import load, save
+from clf.config.saved import load, save
 from clf.plan import compose, resolve
 from launch.runs.changes import changes
 from launch.runs.requests import to_resume

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clf.config import RunConfig
-from clf.config.compose import save
+from clf.config.saved import save
 from clf.plan import compose, resolve
 from slurm.executor import local_executor, submit
 from slurm.job import Job
@@ -48,7 +48,7 @@ def test_editing_the_checkout_does_not_change_a_job_that_was_submitted(
     # Submitted in the checkout, with it on the path, as by a user.
     program = (
         "import sys; from pathlib import Path; from slurm.executor import submit\n"
-        "from clf.config.compose import load; run = Path(sys.argv[1])\n"
+        "from clf.config.saved import load; run = Path(sys.argv[1])\n"
         "print(submit(load(run / 'config.yaml'), run).result())"
     )
     command = [sys.executable, "-c", program, str(run_dir)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clf.config.compose import save
+from clf.config.saved import save
 from clf.plan import compose
 from clf.run_folder import RunFolder
 from slurm import after, queue, records

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clf.config.compose import CONFIG_DIR, load, save
+from clf.config.compose import CONFIG_DIR
+from clf.config.saved import load, save
 from clf.config.slurm_words import gpus, minutes, seconds
 from clf.plan import compose
 
