@@ -38,7 +38,7 @@ def parts(root: str) -> tuple[tiny.TinyModel, ClassificationDataModule]:
     return tiny.TinyModel(10), datamodule
 
 
-def test_a_label_that_is_no_class_names_its_file(root):
+def test_an_invalid_label_is_reported_with_its_file(root):
     model, data = parts(root)
     data.splits.val.labels[[5, 17]] = 10  # and never a crash of the loss, or of the GPU
     with pytest.raises(ValueError, match=r"2 labels are outside 0\.\.9") as error:
@@ -46,7 +46,7 @@ def test_a_label_that_is_no_class_names_its_file(root):
     assert str(error.value).endswith(f"the first is that of {data.splits.val.paths[5]}")
 
 
-def test_a_bad_training_label_is_told_at_the_epochs_end(root):
+def test_an_invalid_training_label_is_reported_at_the_epochs_end(root):
     model, data = parts(root)
     index = data.train_dataloader().sampler.global_order()[7]
     data.splits.train.labels[index] = -3

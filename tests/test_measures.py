@@ -53,7 +53,7 @@ def names() -> list[str]:
     return [one.name for one in reported()]
 
 
-def test_a_measure_of_ones_own_is_logged_monitored_and_shown(own_module, tmp_path: Path) -> None:
+def test_a_users_own_measure_is_logged_monitored_and_shown(own_module, tmp_path: Path) -> None:
     cfg = compose([f"trusted_packages=[{own_module}]", "checkpoint.monitor=val/error"])
     run = tiny.config(str(tmp_path / "digits"), epochs=1, model={"warmup_epochs": 0})
     run.checkpoint = cfg.checkpoint
@@ -84,7 +84,7 @@ def test_the_best_checkpoint_is_that_of_the_monitored_measure(
     assert chosen["epoch"] == values.index(best(values))
 
 
-def test_the_direction_of_ones_own_measure_is_known(own_module) -> None:
+def test_the_direction_of_a_users_own_measure_is_known(own_module) -> None:
     chosen = [f"trusted_packages=[{own_module}]", "checkpoint.monitor=val/error"]
     assert compose(chosen).checkpoint.mode is None
     assert measures.direction("val/error") == "min"
@@ -92,7 +92,7 @@ def test_the_direction_of_ones_own_measure_is_known(own_module) -> None:
         compose([*chosen, "checkpoint.mode=max"])
 
 
-def test_without_the_module_its_measure_is_no_choice() -> None:
+def test_a_measure_cannot_be_chosen_without_its_module() -> None:
     with pytest.raises(ConfigError, match="checkpoint.monitor=val/error: no such name is logged"):
         compose(["checkpoint.monitor=val/error"])
 

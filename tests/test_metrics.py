@@ -95,7 +95,7 @@ def test_padding_rows_may_hold_anything():
     assert metrics.compute()["acc_top1"] == 1.0
 
 
-def test_a_label_that_is_no_class_is_an_error():
+def test_an_invalid_label_is_an_error():
     metrics = ClassificationMetrics(3, top_k=1)
     metrics.update(torch.zeros(2, 3), torch.tensor([3, 0]), torch.tensor(0.0), torch.tensor(2.0))
     with pytest.raises(ValueError, match=r"1 labels are outside 0\.\.2"):

@@ -43,7 +43,7 @@ def test_json_stays_readable_for_programs_that_know_no_nan(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", '{"state": "run'])
-def test_a_status_that_is_not_there_or_not_whole_is_no_error(tmp_path, content):
+def test_a_missing_or_truncated_status_is_not_an_error(tmp_path, content):
     if content is not None:
         RunFolder(tmp_path).status.write_text(content)
     assert read_status(tmp_path) is None

@@ -308,7 +308,7 @@ def test_ranks_halve_the_micro_batch_together_and_keep_the_step(place, ranks, ru
         assert torch.equal(last["state_dict"][name], value), name
 
 
-def test_where_not_one_image_fits_the_remedy_is_told(place):
+def test_the_error_says_what_to_do_if_not_even_one_image_fits(place):
     cfg = tiny.config(str(place / "digits"), data={"micro_batch_size": "auto"})
     error = torch.OutOfMemoryError("CUDA out of memory (for a test)")
     with (

@@ -142,7 +142,7 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["data.micro_batch_size=auto", ON_CPU], "finds what a GPU's memory holds"),
     ],
 )
-def test_values_that_do_not_go_together_are_told(overrides: list[str], message: str) -> None:
+def test_values_that_do_not_go_together_are_reported(overrides: list[str], message: str) -> None:
     assert any(message in fault for fault in faults_of(*overrides))
 
 
@@ -212,7 +212,7 @@ def own_configs(tmp_path: Path) -> Path:
     return shutil.copytree(CONFIG_DIR, tmp_path / "configs")
 
 
-def test_mistakes_in_a_recipe_of_ones_own_are_told_with_the_file(own_configs: Path) -> None:
+def test_mistakes_in_a_users_own_recipe_are_reported_with_its_file(own_configs: Path) -> None:
     (own_configs / "recipe" / "mine.yaml").write_text(
         "# @package _global_\nepochs: many\ndata:\n  batchsize: 12\nmodel:\n  top_k: 99\n"
     )
@@ -223,7 +223,7 @@ def test_mistakes_in_a_recipe_of_ones_own_are_told_with_the_file(own_configs: Pa
     assert any(f.startswith("nodes=0") for f in faults)
 
 
-def test_a_file_that_is_no_yaml_is_told_and_not_a_traceback(own_configs: Path) -> None:
+def test_a_file_that_is_not_yaml_is_a_fault_and_not_a_traceback(own_configs: Path) -> None:
     (own_configs / "recipe" / "mine.yaml").write_text("# @package _global_\nepochs: [1\n")
     faults = faults_of("recipe=mine", "nodes=0", config_dir=own_configs)
     assert any("mine.yaml" in fault for fault in faults)
@@ -240,7 +240,7 @@ def test_a_saved_run_loads_as_it_was_and_resolving_it_again_changes_nothing(tmp_
     assert resolve(load(tmp_path / "config.yaml")) == cfg
 
 
-def test_a_saved_run_that_was_edited_wrongly_is_told_with_its_file(tmp_path: Path) -> None:
+def test_wrong_edits_of_a_saved_run_are_reported_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     save(resolve(compose()), path)
     path.write_text(path.read_text().replace("epochs: 10", "epochs: ten\nepoch: 3", 1))
@@ -252,7 +252,7 @@ def test_a_saved_run_that_was_edited_wrongly_is_told_with_its_file(tmp_path: Pat
         load(tmp_path / "nowhere.yaml")
 
 
-def test_a_checkpoint_of_another_version_is_told_by_its_unknown_keys() -> None:
+def test_a_checkpoint_of_another_version_is_refused_for_its_unknown_keys() -> None:
     with pytest.raises(ConfigError, match="no such key"):
         from_dict({"epochs": 3, "learning_rat": 1})
 
@@ -291,7 +291,9 @@ def test_one_epoch_is_one_setting_and_a_warm_up_that_was_given_still_counts() ->
     assert faults_of("epochs=1", "model.warmup_epochs=1")
 
 
-def test_a_recipe_lies_anywhere_and_chooses_files_as_the_command_line_does(tmp_path: Path) -> None:
+def test_a_recipe_may_be_anywhere_and_chooses_files_as_the_command_line_does(
+    tmp_path: Path,
+) -> None:
     mine = tmp_path / "my recipe.yaml"
     mine.write_text("model: resnet50\nepochs: 7\ndata:\n  batch_size: 32\n")
     cfg = compose([f"recipe={mine}", "seed=3"])
@@ -310,7 +312,7 @@ def test_a_runs_own_config_is_a_recipe_for_a_new_run(tmp_path: Path) -> None:
     assert again.runs_dir == "runs"
 
 
-def test_a_callback_of_ones_own_must_be_trusted_and_say_its_class() -> None:
+def test_a_users_own_callback_must_be_trusted_and_name_its_class() -> None:
     target = "{_target_: lightning.pytorch.callbacks.Timer}"
     (fault,) = faults_of(f"callbacks=[{target}]")
     assert fault.startswith("callbacks.0._target_=lightning.pytorch.callbacks.Timer: not a trusted")

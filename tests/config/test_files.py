@@ -54,7 +54,9 @@ def test_a_key_is_the_text_that_is_written_and_so_is_an_environment_variable(rec
         ("slurm: {setup: ['echo ${HOME}']}\n", "slurm.setup[0]: Interpolation key 'HOME'"),
     ],
 )
-def test_what_a_recipe_cannot_be_is_a_fault(recipe: Path, text: str, message: str) -> None:
+def test_an_invalid_recipe_is_a_fault_that_names_its_file(
+    recipe: Path, text: str, message: str
+) -> None:
     recipe.write_text(text)
     (fault,) = read([f"recipe={recipe}"]).faults
     assert message in fault

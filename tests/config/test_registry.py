@@ -49,7 +49,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop(name, None)
 
 
-def test_a_model_of_ones_own_is_chosen_by_name_with_its_own_defaults(package: str) -> None:
+def test_a_users_own_model_is_chosen_by_name_with_its_own_defaults(package: str) -> None:
     cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
     assert cfg.model._target_ == f"{package}.Net"
     assert vars(cfg.model)["width"] == 32
@@ -57,7 +57,7 @@ def test_a_model_of_ones_own_is_chosen_by_name_with_its_own_defaults(package: st
     assert cfg.model.learning_rate == 1e-2
 
 
-def test_parameters_of_a_model_of_ones_own_are_typed_and_spell_checked(package: str) -> None:
+def test_parameters_of_a_users_own_model_are_typed_and_spell_checked(package: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose(
             [
@@ -73,7 +73,7 @@ def test_parameters_of_a_model_of_ones_own_are_typed_and_spell_checked(package: 
     assert any("did you mean model.depth?" in fault for fault in caught.value.faults)
 
 
-def test_a_model_of_ones_own_survives_being_saved_and_loaded(package: str, tmp_path: Path) -> None:
+def test_a_users_own_model_survives_being_saved_and_loaded(package: str, tmp_path: Path) -> None:
     cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
     save(cfg, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == cfg
@@ -92,7 +92,7 @@ def test_two_models_of_one_name_are_refused() -> None:
         register(name="twice")(type("Second", (), {"__init__": lambda self, **kwargs: None}))
 
 
-def test_registering_the_same_class_again_is_no_clash() -> None:
+def test_registering_the_same_class_again_is_allowed() -> None:
     model = type("Again", (), {"__init__": lambda self, **kwargs: None})
     assert register(name="again")(model) is register(name="again")(model)
 
@@ -166,7 +166,7 @@ def test_targets_of_clf_and_torchvision_are_trusted(target: str) -> None:
     assert target_fault(target) is None
 
 
-def test_a_package_of_ones_own_is_trusted_once_it_is_listed(package: str) -> None:
+def test_a_users_own_package_is_trusted_once_it_is_listed(package: str) -> None:
     assert not trusted(f"{package}.Net")
     assert trusted(f"{package}.Net", [package])
 
@@ -181,7 +181,7 @@ def test_asking_whether_a_target_is_trusted_runs_none_of_its_code(
     assert trusted("trap.net.Net", ["trap"])
 
 
-def test_a_network_of_ones_own_need_not_have_an_init(tmp_path: Path) -> None:
+def test_a_users_own_network_needs_no_init(tmp_path: Path) -> None:
     from clf.models.base import BaseClassificationModel
 
     class Short(BaseClassificationModel):
@@ -212,7 +212,7 @@ def test_a_name_that_cannot_be_typed_as_one_word_is_refused(name: Any) -> None:
         register(name=name, group="optimizer")
 
 
-def test_a_type_that_only_a_type_checker_knows_does_not_cost_the_others_theirs() -> None:
+def test_a_type_that_only_a_type_checker_knows_leaves_the_other_types_intact() -> None:
     def step(groups: "Unknown", *, rate: "Annotated[float, About('share', 0.0)]" = 0.5) -> None: ...  # type: ignore[name-defined]  # noqa: E501, F821
 
     ((kind, default),) = signature(step).parameters.values()

@@ -88,7 +88,7 @@ def test_a_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(tmp_
     np.testing.assert_array_equal(ours, np.asarray(image.convert("RGB")))
 
 
-def test_sixteen_bits_keep_their_brightness_in_place_of_turning_white(tmp_path):
+def test_sixteen_bit_images_keep_their_brightness_instead_of_turning_white(tmp_path):
     grey_HW = np.linspace(0, 65535, 30 * 40).reshape(30, 40).astype(np.uint16)
     path = saved(tmp_path / "a.png", Image.fromarray(grey_HW))
     expected = np.repeat((grey_HW // 256).astype(np.uint8)[..., None], 3, axis=2)
@@ -177,7 +177,7 @@ def test_an_empty_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     "data", [b"<html>404</html>", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\x00", b"\x00"]
 )
-def test_what_is_no_image_is_named(tmp_path, data):
+def test_a_file_that_is_not_an_image_is_named(tmp_path, data):
     (tmp_path / "page.jpg").write_bytes(data)
     with pytest.raises(DataError, match=rf"^{tmp_path}/page.jpg: cannot be read as an image"):
         decode(str(tmp_path / "page.jpg"))

@@ -93,7 +93,7 @@ def run(*settings: str) -> RunConfig:
     return compose(["trusted_packages=[my_readers]", "data.batch_size=4", *settings])
 
 
-def test_a_reader_of_ones_own_is_chosen_by_its_name_with_settings_of_its_own():
+def test_a_users_own_reader_is_chosen_by_name_with_its_own_settings():
     cfg = resolve(run("data=in_memory", "data.images=6", "data.image_size=16"))
     assert cfg.model.num_classes == 2
     splits = load_splits(cfg.data)
@@ -173,12 +173,12 @@ def test_labels_of_numpy_and_paths_of_pathlib_are_taken():
     assert type(checked["all"][0].label) is int
 
 
-def test_a_name_that_is_no_reader_is_refused_with_those_that_are(tmp_path):
+def test_an_unknown_reader_is_refused_with_the_known_names(tmp_path):
     with pytest.raises(DataError, match=r"data.name=imagefodler: .*did you mean imagefolder\?"):
         load_splits(DataConfig(name="imagefodler", root=str(tmp_path)))
 
 
-def test_a_data_set_of_ones_own_is_written_once_and_then_read(tmp_path):
+def test_a_users_own_data_set_is_written_once_and_then_read(tmp_path):
     settings = ("data=painted", f"data.root={tmp_path / 'images'}", "data.images=5")
     cfg = run(*settings).data
     assert not (tmp_path / "images").exists()

@@ -65,7 +65,7 @@ def test_both_sides_take_turns_and_warm_ups_do_not_count() -> None:
     assert (a, b) == ([13, 15], [24, 26])
 
 
-def test_a_section_that_there_is_not_is_told_those_there_are(
+def test_an_unknown_section_is_refused_with_the_known_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

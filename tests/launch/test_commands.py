@@ -285,7 +285,7 @@ def test_train_runs_in_this_process(checkout: Path) -> None:
         assert f"{line}\n" in config
 
 
-def test_a_folder_that_is_no_run_is_not_written_into(checkout: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_written_into(checkout: Path) -> None:
     folder = checkout.parent / "runs" / "mine"
     folder.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(folder / "holiday.png")

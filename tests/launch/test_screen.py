@@ -116,7 +116,7 @@ def test_a_long_class_name_is_whole_in_a_pipe(home: Path) -> None:
         "benchmark.py --help",
     ],
 )
-def test_a_reader_that_has_read_enough_is_no_error(home: Path, words: str) -> None:
+def test_closing_the_pipe_early_is_not_an_error(home: Path, words: str) -> None:
     script, *rest = words.split()
     reading, writing = os.pipe()
     os.close(reading)

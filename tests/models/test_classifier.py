@@ -99,9 +99,7 @@ def test_a_missing_file_and_an_unknown_name_say_what_is_valid():
         ResNet18Model(num_classes=10, weights="IMAGENET9")
 
 
-def test_where_weights_cannot_be_downloaded_the_error_says_where_to_put_the_file(
-    tmp_path, monkeypatch
-):
+def test_the_error_says_where_to_put_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def no_network(*args, **kwargs):
@@ -129,7 +127,7 @@ class Plain(BaseClassificationModel):
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, self.num_classes))
 
 
-def test_a_network_of_ones_own_starts_from_a_file_of_weights_but_for_its_head(tmp_path):
+def test_a_users_own_network_starts_from_a_file_of_weights_except_its_head(tmp_path):
     state = Plain(num_classes=5).network.state_dict()
     torch.save(state, tmp_path / "plain.pth")
     model = Plain(num_classes=3, weights=str(tmp_path / "plain.pth"))
@@ -137,7 +135,7 @@ def test_a_network_of_ones_own_starts_from_a_file_of_weights_but_for_its_head(tm
     assert model.network[2].weight.shape == (3, 4)
 
 
-def test_a_network_of_ones_own_refuses_weights_that_it_does_not_know():
+def test_a_users_own_network_refuses_weights_that_it_does_not_know():
     with pytest.raises(ValueError, match="model.pretrained=true: .*Plain knows no weights to down"):
         Plain(num_classes=3, pretrained=True)
 
@@ -150,7 +148,7 @@ def test_a_setting_that_no_part_of_the_model_has_is_refused_by_its_name():
     assert Plain(num_classes=3, optimizer="sgd", momentum=0.5).hparams["momentum"] == 0.5
 
 
-def test_the_seeds_words_build_a_model_and_its_loss():
+def test_the_original_arguments_build_a_model_and_its_loss():
     settings = {"learning_rate": 1e-4, "weight_decay": 0.01, "warmup_epochs": 2}
     settings |= {"label_smoothing": 0.1, "warmup_start_factor": 0.2, "cosine_eta_min_factor": 0.05}
     model = ResNet18Model(num_classes=43, **settings)
@@ -176,7 +174,7 @@ class KeepsSettings(Plain):
         super().__init__(num_classes)
 
 
-def test_a_class_that_keeps_a_setting_to_itself_is_refused():
+def test_a_class_that_does_not_pass_a_setting_on_is_refused():
     cfg = compose(["trusted_packages=[tests]", "strategy.channels_last=false"])
     cfg.model._target_ = f"{KeepsSettings.__module__}.KeepsSettings"
     assert build_model(cfg, 3, pretrained=False).num_classes == 3  # all at their defaults
@@ -216,7 +214,7 @@ def test_a_model_loads_from_its_checkpoint_without_fetching_the_weights_it_began
     torch.testing.assert_close(loaded.state_dict(), model.state_dict())
 
 
-def test_a_network_that_is_no_classifier_of_ours_is_refused_with_what_was_expected():
+def test_a_target_that_builds_no_classifier_is_refused_with_what_was_expected():
     cfg = compose(["trusted_packages=[tests]", "strategy.channels_last=false"])
     cfg.model._target_ = f"{__name__}.not_ours"
     with pytest.raises(ValueError, match=r"not_ours: builds a Linear, expected a BaseClassifi"):
@@ -227,7 +225,7 @@ def not_ours(**settings: Any) -> nn.Module:
     return nn.Linear(1, 1)
 
 
-def test_what_a_model_says_of_its_settings_reaches_the_user_as_it_said_it():
+def test_an_error_that_a_model_raises_reaches_the_user_unchanged():
     cfg = compose(["model.pretrained=true", "strategy.channels_last=false"])
     cfg.model._target_ = f"{Plain.__module__}.Plain"
     cfg.trusted_packages = ["tests"]

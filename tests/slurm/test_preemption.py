@@ -272,7 +272,7 @@ def test_a_run_goes_on_from_the_step_at_which_it_left(place: Place) -> None:
     assert starts[3]["nodes"][1] not in starts[4]["nodes"]
 
 
-def test_a_time_limit_is_no_end(place: Place) -> None:
+def test_a_run_continues_after_a_time_limit(place: Place) -> None:
     assert happened(place.run("short"))[:3] == ["start", "preempted", "requeued"]
     assert happened(place.run("short"))[-1] == "finished"
 

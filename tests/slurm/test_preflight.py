@@ -85,7 +85,7 @@ def test_what_a_partition_cannot_give_is_reported_by_the_setting(
     ]
 
 
-def test_a_client_without_a_cluster_is_no_slurm(
+def test_a_client_without_a_cluster_does_not_count_as_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("sbatch", "srun"):

@@ -99,7 +99,7 @@ def test_slurm_decides_about_a_job_that_lives_and_the_folder_about_how_it_ended(
     assert what_it_does(run_dir) == does
 
 
-def test_a_job_that_slurm_has_forgotten_was_cancelled_if_somebody_did_so(
+def test_a_job_that_slurm_has_forgotten_is_shown_as_cancelled_if_a_user_cancelled_it(
     run_dir: Path, slurm_says: Callable[[str | None], None]
 ) -> None:
     slurm_says(None)
@@ -153,7 +153,7 @@ def test_a_local_job_is_starting_as_long_as_its_process_is_there_and_no_longer(
     assert (read_state(run_dir).state, what_it_does(run_dir)) == ("failed", "")
 
 
-def test_a_process_id_that_another_program_has_by_now_is_no_job_of_the_run(run_dir: Path) -> None:
+def test_a_process_id_that_another_program_now_has_is_not_the_runs_job(run_dir: Path) -> None:
     submitted(run_dir, LOCAL, str(os.getpid()))
     assert not local_job_lives(run_dir)
     assert read_state(run_dir).state == "ended"

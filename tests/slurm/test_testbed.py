@@ -209,7 +209,7 @@ def test_nothing_of_it_can_be_reached_from_another_machine(slurm_testbed: Testbe
     assert addresses == ["0100007F"] * 5  # 127.0.0.1: the controller and four nodes
 
 
-def test_a_folder_that_is_no_testbed_is_not_deleted(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_testbed_is_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for action in ("up", "down"):
         done = cli(action, "--folder", str(tmp_path))

@@ -64,7 +64,7 @@ def test_a_resumed_run_keeps_what_came_before_and_replaces_what_is_done_again(tm
     assert found == [*kept, ("49", "49.0", ""), ("59", "59.0", "1.0")]
 
 
-def test_a_run_that_begins_anew_does_not_mix_with_its_first_try(tmp_path):
+def test_a_run_that_starts_over_does_not_mix_with_its_first_attempt(tmp_path):
     path = tmp_path / "metrics.csv"
     CsvLogger(path).log_metrics({"train/loss": 7.0}, step=9)
     CsvLogger(path).log_metrics({"train/loss": 8.0}, step=9)

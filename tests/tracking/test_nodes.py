@@ -28,7 +28,7 @@ def test_of_two_nodes_the_worse_is_named():
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.9, 0.999])
-def test_chance_alone_accuses_nobody(accuracy):
+def test_chance_alone_raises_no_warning_about_a_node(accuracy):
     for seed in range(200):
         assert departing_nodes(*counts([accuracy] * 4, 300, seed), NODES) == []
 

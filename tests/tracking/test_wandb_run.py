@@ -252,7 +252,9 @@ def test_a_resumed_run_goes_on_in_the_same_dashboard_run(folder):
     close([other])
 
 
-def test_a_failure_while_logging_is_told_once_and_training_goes_on(folder, monkeypatch, recwarn):
+def test_a_failure_while_logging_is_reported_once_and_training_continues(
+    folder, monkeypatch, recwarn
+):
     logger = start(folder, "offline")
     calls = []
 
@@ -270,7 +272,7 @@ def test_a_failure_while_logging_is_told_once_and_training_goes_on(folder, monke
     assert not recwarn.list
 
 
-def test_the_table_in_wandb_is_the_csv_and_no_images_is_no_accuracy(folder):
+def test_the_table_in_wandb_equals_the_csv_and_a_class_without_images_has_no_accuracy(folder):
     logger = start(folder, "offline")
     logger.log_per_class("val/per_class", ROWS, epoch=4, step=99)
     close([logger])
