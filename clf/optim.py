@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from clf.config import register
-from clf.config.schema import About
+from clf.config.about import About
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:

@@ -5,8 +5,6 @@ YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) ->
      -> one sync an epoch -> scalars and per-class tables (tracking) -> run folder and W&B
 """
 
-import logging
-import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,11 @@ from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
 from clf.parallel.batchnorm import AgreeOnBatchNorm
-from clf.parallel.lightning_internals import check_lightning, remove_sigterm_broadcast
+from clf.parallel.lightning_internals import (
+    check_lightning,
+    quiet_lightning,
+    remove_sigterm_broadcast,
+)
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
 from clf.resilience.checkpoint import (
@@ -155,22 +157,11 @@ def evaluate(
     quiet_lightning()
     path = find_checkpoint(run_or_checkpoint)
     record = read_checkpoint(path)[RECORD]
-    cfg = from_dict(record["config"], path.absolute().parent.parent / "code")
-    # The batches of the run's own evaluation, so that floats are added in the same order.
-    batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
-    images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
-    one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
-    cfg = replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
+    cfg = _on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"), data)
     datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
-    if datamodule.class_to_idx != record["class_to_idx"]:
-        different = set(datamodule.class_to_idx.items()) ^ set(record["class_to_idx"].items())
-        raise ValueError(
-            f"{path} was trained on other classes than {cfg.data.root or cfg.data.name} has; they "
-            f"differ in {sorted({name for name, _ in different})[:10]}. Give data.root=FOLDER with "
-            "the same class folders"
-        )
+    _check_classes(path, record["class_to_idx"], datamodule)
     split = split or ("test" if len(datamodule.splits.test) else "val")
     loader = datamodule.eval_loader(split)
     if not len(loader):
@@ -193,23 +184,31 @@ def evaluate(
     return Evaluation(split, path, scalars, rows)
 
 
-def quiet_lightning() -> None:
-    """Keep Lightning's notices that are not about the user's run off the screen."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Our numbers are sums over all ranks before they are logged: syncing them again would be wrong.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    # A run that goes on writes into the folder that it wrote into before.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # With few steps in an epoch, the last one is still logged.
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # An evaluation needs the weights alone.
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-    # Under SLURM too, the ranks and addresses are those that the job has set.
-    warnings.filterwarnings("ignore", message="The `srun` command is available")
-    # Names that torch has changed since the oldest version that we support.
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
+    """The config that a run was trained with, changed to evaluate on one device.
+
+    Args:
+        data: as for `evaluate`
+    """
+    # The batches of the run's own evaluation, so that floats are added in the same order.
+    batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
+    images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
+    one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
+    return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
+
+
+def _check_classes(
+    checkpoint: Path, trained: dict[str, int], datamodule: ClassificationDataModule
+) -> None:
+    """ValueError if the data has other classes than the checkpoint was trained on."""
+    different = set(datamodule.class_to_idx.items()) ^ set(trained.items())
+    if different:
+        place = datamodule.cfg.root or datamodule.cfg.name
+        raise ValueError(
+            f"{checkpoint} was trained on other classes than {place} has; they differ in "
+            f"{sorted({name for name, _ in different})[:10]}. Give data.root=FOLDER with the same "
+            "class folders"
+        )
 
 
 def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[Callback]]:

@@ -4,6 +4,7 @@ From the bottom up; each file knows only those above it in this list:
 
 faults        ConfigError, Findings, and how a fault is worded
 slurm_words   how SLURM writes times and GPUs
+about         what is stated about a setting: meaning, limits, choices
 schema        every setting with its type, default, limits and meaning: RunConfig
 signatures    the settings that a class or function states itself
 registry      @register: what a setting chooses by name

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
+from clf.config.about import about
 from clf.config.faults import SECRET_WORDS, nearest, show
 from clf.config.registry import NODES, node_schema, owner
-from clf.config.schema import RunConfig, about
+from clf.config.schema import RunConfig
 from clf.config.values import expected, kind, texts
 
 # What other tools call a setting, where its spelling alone would not lead there.

@@ -234,9 +234,19 @@ def _compose(
         return [], [fault.replace(OWN_RECIPE, files.shown(own.path)) if own else fault]
     assert isinstance(tree, dict)
     del tree["hydra"]
+    origins, faults = _origins({"": config_name, **chosen}, files)
+    return [
+        Setting(".".join(path), value, source=origins.get(path, "")) for path, value in leaves(tree)
+    ], faults
+
+
+def _origins(
+    chosen: dict[str, str], files: ConfigFiles
+) -> tuple[dict[tuple[str, ...], str], list[str]]:
+    """The last of the chosen files that sets each path of keys; and the faults of these files."""
     faults: list[str] = []
-    origins: dict[tuple[str, ...], str] = {}  # path of a key -> the last file that sets it
-    for group, option in [("", config_name), *chosen.items()]:
+    origins: dict[tuple[str, ...], str] = {}
+    for group, option in chosen.items():
         file = files.get(group, option) if option else None
         if file is None:
             continue
@@ -246,9 +256,7 @@ def _compose(
         package = () if file.is_global or not group else (group,)
         for path, _ in leaves(file.tree):
             origins[(*package, *path)] = f" (in {files.shown(file.path)})"
-    return [
-        Setting(".".join(path), value, source=origins.get(path, "")) for path, value in leaves(tree)
-    ], faults
+    return origins, faults
 
 
 def _shadowed(group: str, name: str, target: Any, path: Path) -> list[str]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass
 from typing import Any
 
+from clf.config.about import about
 from clf.config.assign import keys, run_schema
 from clf.config.compose import Composed
 from clf.config.faults import ConfigError, did_you_mean, show
 from clf.config.registry import GROUPS, entries
-from clf.config.schema import RunConfig, about
+from clf.config.schema import RunConfig
 from clf.config.signatures import default_of
 from clf.config.values import takes
 

@@ -6,6 +6,11 @@ from importlib.util import find_spec
 from clf.config.batch_rules import batches
 from clf.config.schema import RunConfig
 
+NO_SYNC_BATCHNORM = (
+    "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only; set "
+    "strategy.sync_batchnorm=false"
+)
+
 
 def devices(cfg: RunConfig) -> Iterator[str]:
     strategy, devices = cfg.strategy, cfg.nodes * (cfg.gpus or 1)
@@ -29,12 +34,31 @@ def devices(cfg: RunConfig) -> Iterator[str]:
 
 def strategy(cfg: RunConfig) -> Iterator[str]:
     asked = cfg.strategy
-    zero = asked.name.startswith("deepspeed")
-    if zero and find_spec("deepspeed") is None:
+    if asked.name.startswith("deepspeed") and find_spec("deepspeed") is None:
         yield (
             f"strategy.name={asked.name}: the package deepspeed is not installed; "
             "DS_BUILD_OPS=0 pip install deepspeed, or set strategy=ddp"
         )
+    yield from _offload(cfg)
+    if asked.sync_batchnorm and asked.accelerator == "cpu":
+        yield NO_SYNC_BATCHNORM
+    if asked.compile and asked.gradient_checkpointing:
+        yield (
+            "strategy.compile=true: compiled, the blocks that strategy.gradient_checkpointing "
+            "computes again would count their images twice in BatchNorm's statistics; set one of "
+            "them to false"
+        )
+    if asked.compile and asked.name == "deepspeed_zero3":
+        yield (
+            "strategy.compile=true: deepspeed_zero3 fetches each layer's weights when it is "
+            "reached, which breaks a compiled network into pieces; set strategy.compile=false, or "
+            "strategy=deepspeed_zero2"
+        )
+
+
+def _offload(cfg: RunConfig) -> Iterator[str]:
+    asked = cfg.strategy
+    zero = asked.name.startswith("deepspeed")
     for name, needed, right in (
         ("offload_optimizer", "a deepspeed strategy; set strategy=deepspeed_zero2", zero),
         (
@@ -52,23 +76,6 @@ def strategy(cfg: RunConfig) -> Iterator[str]:
                 f"strategy.{name}=true: moves memory from a GPU to the CPU, and with "
                 f"strategy.accelerator=cpu all is there; set strategy.{name}=false"
             )
-    if asked.sync_batchnorm and asked.accelerator == "cpu":
-        yield (
-            "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only; "
-            "set strategy.sync_batchnorm=false"
-        )
-    if asked.compile and asked.gradient_checkpointing:
-        yield (
-            "strategy.compile=true: compiled, the blocks that strategy.gradient_checkpointing "
-            "computes again would count their images twice in BatchNorm's statistics; set one of "
-            "them to false"
-        )
-    if asked.compile and asked.name == "deepspeed_zero3":
-        yield (
-            "strategy.compile=true: deepspeed_zero3 fetches each layer's weights when it is "
-            "reached, which breaks a compiled network into pieces; set strategy.compile=false, or "
-            "strategy=deepspeed_zero2"
-        )
 
 
 def gpu_fault(accelerator: str, gpus: int, available: int) -> str | None:

@@ -20,8 +20,9 @@ from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clf.config.about import about
 from clf.config.faults import nearest
-from clf.config.schema import DataConfig, ModelConfig, about
+from clf.config.schema import DataConfig, ModelConfig
 from clf.config.signatures import (
     NO_DEFAULT,
     as_field,

@@ -7,36 +7,11 @@ of data) adds settings of its own, which its signature states: see `clf.config.r
 Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from clf.config.about import setting
 from clf.config.slurm_words import TIME_FORMS, minutes
-
-
-class About(NamedTuple):
-    """What a setting means and which values it takes. In a signature:
-    `momentum: Annotated[float, About("share of the last step's direction", 0.0, 1.0)] = 0.9`."""
-
-    meaning: str = ""
-    low: float | None = None  # the least number that is allowed
-    high: float = math.inf  # the largest one
-    choices: tuple[str, ...] | None = None
-    pattern: str | None = None  # that the whole text must match; it goes into a job script
-    example: str | None = None  # a text that matches the pattern
-    group: str | None = None  # a name registered in this group, which brings its own settings
-    takes: str | None = None  # what is allowed, where the type does not say it
-    read: Callable[[str], Any] | None = None  # a text's value; None of a text that stands for none
-
-
-def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:
-    """A field of a dataclass below; arguments as in `About`."""
-    about = {"about": About(meaning, low, **more)}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=about)
-    return field(default=default, metadata=about)
-
 
 NAMES = r"[\w.,+@:/=-]+"  # SLURM's names, separated by commas: nothing that a shell would read
 HOSTS = r"[\w.,\[\]-]+"
@@ -321,8 +296,3 @@ class RunConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
-
-
-def about(entry: Any) -> About:
-    """What is said of a field."""
-    return entry.metadata.get("about") or About()

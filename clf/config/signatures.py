@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from clf.config.schema import About
+from clf.config.about import About
 
 Parameter = tuple[Any, Any]  # annotation, default
 NO_DEFAULT = "???"  # OmegaConf's mark of a value that must be given

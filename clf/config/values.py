@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
+from clf.config.about import about
 from clf.config.faults import did_you_mean, show
 from clf.config.registry import entries
-from clf.config.schema import about
 
 WORDS: dict[Any, str] = {
     bool: "true or false",

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from clf.config import register
-from clf.config.schema import About
+from clf.config.about import About
 from clf.cores import usable_cores
 from clf.data.drawing import FONTS, draw_jersey
 from clf.data.generated import writes_images

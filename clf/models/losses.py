@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clf.batch import PADDING
 from clf.config import register
-from clf.config.schema import About
+from clf.config.about import About
 
 
 @register(name="cross_entropy", group="loss")

@@ -7,6 +7,8 @@ name of that part. Without the check, replacing a method would only create an at
 nobody reads.
 """
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
@@ -84,6 +86,28 @@ def _has(owner: Any, path: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+# --- notices ---
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's notices that are not about the user's run off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Our numbers are sums over all ranks before they are logged: syncing them again would be wrong.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # A run that goes on writes into the folder that it wrote into before.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # With few steps in an epoch, the last one is still logged.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # An evaluation needs the weights alone.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    # Under SLURM too, the ranks and addresses are those that the job has set.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # Names that torch has changed since the oldest version that we support.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
 
 
 # --- the training loop ---

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from clf.config import RunConfig, StrategyConfig
-from clf.config.device_rules import gpu_fault
+from clf.config.device_rules import NO_SYNC_BATCHNORM, gpu_fault
 from clf.cores import cores_per_rank
 
 
@@ -30,10 +30,7 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
         raise ValueError(fault)
     if accelerator == "cpu":
         if cfg.strategy.sync_batchnorm and world_size(cfg) > 1:
-            raise ValueError(
-                "strategy.sync_batchnorm=true: torch's SyncBatchNorm computes on GPUs only. "
-                "Set strategy.sync_batchnorm=false to run on the CPU"
-            )
+            raise ValueError(NO_SYNC_BATCHNORM)
         # Each rank computes with its share of the cores. Torch would use all of them in each rank.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cores_per_rank(gpus))

@@ -16,8 +16,9 @@ def step(sizes: Sizes) -> Iterator[Comparison]:
 
     from clf.config import RunConfig
     from clf.models.resnet import ResNet18Model
+    from clf.parallel.lightning_internals import quiet_lightning
     from clf.parallel.strategies import resolve_accelerator, trainer_arguments
-    from clf.run import Trainer, quiet_lightning
+    from clf.run import Trainer
 
     quiet_lightning()
     torch.manual_seed(0)

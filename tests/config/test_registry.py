@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from clf.config import ConfigError, ModelConfig, registry
+from clf.config.about import About
 from clf.config.registry import GROUPS, node_schema, of_clf, register
 from clf.config.registry import load as load_registered
 from clf.config.saved import load, save
-from clf.config.schema import About
 from clf.config.signatures import default_of, signature
 from clf.config.targets import check_trusted, target_fault, trusted
 from clf.config.values import limit_faults
