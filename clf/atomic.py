@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed.
+"""Writes files and folders completely or not at all, even if the process is killed.
 
     write_text(path, text)
     write_file(path, lambda temporary: torch.save(checkpoint, temporary))
@@ -59,7 +59,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed processes left of the folder `path`; nobody may be writing it now."""
+    """Delete what killed processes left of the folder `path`, which no process may still write."""
     for left in path.parent.glob(f".{path.name}.*.part"):
         shutil.rmtree(left)
 

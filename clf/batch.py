@@ -17,4 +17,4 @@ class ClassificationBatch(TypedDict):
 
     images: "Tensor"  # [B, 3, H, W] uint8, channels_last
     labels: "Tensor"  # [B] int64; PADDING where the row counts for nothing
-    indices: "Tensor"  # [B] int64, position in the split; PADDING likewise
+    indices: "Tensor"  # [B] int64, position in the split; PADDING where there is no image

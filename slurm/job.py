@@ -1,4 +1,4 @@
-"""What runs on each task of a job. It needs the run folder alone, so every start is alike.
+"""What runs on each task of a job. It needs only the run folder, so all starts are the same.
 
 submitit pickles `Job` by name; the job's process imports it from the run's code snapshot.
 """

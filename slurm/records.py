@@ -50,7 +50,7 @@ def read_job(run_dir: Path) -> dict[str, Any]:
 def write_job(
     cfg: RunConfig, run_dir: Path, job_id: str, cluster: str, sweep: str | None = None
 ) -> None:
-    """Record a submission in place of an earlier one."""
+    """Record a submission, replacing an earlier one."""
     record = {
         "job_id": job_id,
         "cluster": cluster,
@@ -155,7 +155,7 @@ def read_sweep(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def write_sweep(folder: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
-    """Add runs to a sweep's folder, which is made if need be."""
+    """Add runs to a sweep's folder, which is created if necessary."""
     with private_files():
         content = {"name": folder.name, "runs": {**read_sweep(folder), **runs}}
         RunFolder.write_json(folder / SWEEP, content)

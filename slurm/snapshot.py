@@ -6,7 +6,7 @@ queued job.
 
 Beside our own packages the copy holds the user's: of each module that a configuration names the
 whole top-level package, and every local module that one of these imports, directly or through
-others. Local is what lies in the repository's root, the working directory or a folder of
+others. A module is local if it is in the repository's root, the working directory or a folder of
 PYTHONPATH. Everything else is installed, and the job finds it where this process does. Imports are
 read from the sources; nothing is executed.
 """
@@ -96,7 +96,7 @@ def _copy_path(source: Path, target: Path) -> None:
 
 
 def _base(spec: ModuleSpec, file: Path) -> Path:
-    """The folder of the search path under which a file of a package lies."""
+    """The folder of the search path that contains the package of a file."""
     return next(path.parent for path in _paths(spec) if path in file.parents)
 
 

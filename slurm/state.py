@@ -140,7 +140,7 @@ def best_top1(run_dir: Path) -> float | None:
 
 
 def local_job_lives(run_dir: Path) -> bool:
-    """Whether the process that controls a job of this machine is there."""
+    """Whether the process that controls a local job is still running."""
     record = records.read_job(run_dir)
     if record.get("cluster") != records.LOCAL:
         return False

@@ -1,4 +1,4 @@
-"""The arrows between the packages, read from the sources: launch -> slurm -> clf, and none back."""
+"""The packages import each other in one direction only: launch -> slurm -> clf."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""The main promises, as a person meets them: commands are typed, files and screens are read.
+"""The main promises, tested as a user meets them: by typing commands and reading files and screens.
 
 One run through `launch/submit.py` serves most tests; it takes real digits, a real ResNet18 and two
 CPU processes where a promise is about ranks.

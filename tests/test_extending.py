@@ -1,4 +1,4 @@
-"""docs/extending.md, typed: every example runs as it stands there, from a folder of the user's own.
+"""Every example of docs/extending.md runs exactly as printed, from a folder of the user's own.
 
 All commands run in one process, which imports torch once; training ones with `--smoke`.
 """

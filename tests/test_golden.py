@@ -1,6 +1,6 @@
-"""The first 20 losses of the default config, as they were: a change of the mathematics shows here.
+"""The first 20 losses of the default config, which change if the mathematics does.
 
-python -m tests.test_golden      writes tests/golden/losses.json anew, after a change on purpose
+python -m tests.test_golden      rewrites tests/golden/losses.json after an intended change
 
 Computed in float64: another CPU, or another layout of the same images, rounds otherwise, and in
 float32 twenty steps of a ResNet18 amplify that to 10 %.

@@ -1,5 +1,4 @@
-"""The one list of metrics: what a user's own module adds to it, and what everything else takes
-from it."""
+"""The single list of metrics: how a user's module adds to it, and everything that reads it."""
 
 import csv
 import math

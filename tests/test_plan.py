@@ -1,4 +1,4 @@
-"""The number of images that BatchNorm sees is what the run really gives it."""
+"""The printed number of images for BatchNorm is the number that it sees in training."""
 
 from pathlib import Path
 

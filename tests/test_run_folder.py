@@ -1,4 +1,4 @@
-"""The run folder: private, and never with half a file in it."""
+"""The run folder is private and never holds half a file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run is, and how it is said: every setting, the YAML files, `key=value`, and their faults.
+"""What a run is and how a user describes it: settings, YAML files, `key=value`, and their faults.
 
 From the bottom up; each file knows only those above it in this list:
 

@@ -14,11 +14,11 @@ class About(NamedTuple):
     low: float | None = None  # the least number that is allowed
     high: float = math.inf  # the largest one
     choices: tuple[str, ...] | None = None
-    pattern: str | None = None  # that the whole text must match; it goes into a job script
+    pattern: str | None = None  # must match the whole text, which goes into a job script
     example: str | None = None  # a text that matches the pattern
     group: str | None = None  # a name registered in this group, which brings its own settings
     takes: str | None = None  # what is allowed, where the type does not say it
-    read: Callable[[str], Any] | None = None  # a text's value; None of a text that stands for none
+    read: Callable[[str], Any] | None = None  # converts a text; returns None if it cannot
 
 
 def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:

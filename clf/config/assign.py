@@ -28,23 +28,23 @@ OTHER_WORDS = {
     "output_dir": "runs_dir",
     "wandb": "tracking.mode",
 }
-LIKE = 0.75  # how like a key must be to what was typed; less would be a guess
+LIKE = 0.75  # how similar a key must be to what was typed; less would be a guess
 
 
 @dataclass
 class Setting:
-    """One `key=value`, and where it stands."""
+    """One `key=value`, and where it comes from."""
 
     key: str
     value: Any
-    text: str | None = None  # what was typed after "="; None: it came from a file
+    text: str | None = None  # what was typed after "="; None if it came from a file
     source: str = ""  # " (in configs/recipe/mine.yaml)"
 
 
 def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
     """The settings laid over the schema's defaults in order, and what did not fit.
 
-    None in place of a configuration where it cannot be made at all: a value is missing or an
+    The configuration is None if it cannot be built at all, because a value is missing or an
     interpolation fails.
     """
     from omegaconf import OmegaConf
@@ -75,8 +75,8 @@ def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
 
 
 def run_schema(settings: Iterable[Setting]) -> RunConfig:
-    """The defaults, with the settings of all that the given ones choose: `model.optimizer=sgd`
-    brings `model.momentum`."""
+    """The defaults of every setting. What the given settings choose adds its own:
+    `model.optimizer=sgd` adds `model.momentum`."""
     values: dict[str, dict[str, Any]] = {node: {} for node in NODES}
     for setting in settings:
         node, _, name = setting.key.partition(".")
@@ -88,7 +88,7 @@ def run_schema(settings: Iterable[Setting]) -> RunConfig:
 
 
 def is_known(setting: Setting, settings: list[Setting]) -> bool:
-    """Whether there is such a setting of a model or of data, with what the settings choose."""
+    """Whether such a setting exists in `model` or `data`, given what the other settings choose."""
     node, _, name = setting.key.partition(".")
     if node not in NODES or not name:
         return True
@@ -115,7 +115,7 @@ def keys(node: Any, prefix: str = "") -> tuple[dict[str, Field[Any]], set[str]]:
 
 
 def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Setting) -> list[str]:
-    """Set one key, or each key of a dictionary given for a group of keys. Faults, if any."""
+    """Set one key, or each key of a dictionary given for a group of keys; return the faults."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -140,7 +140,7 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     if entry.type == dict[str, str]:  # NUMBER: 1 and FLAG: true are texts as typed
         value = _as_texts(value)
     if isinstance(value, str) and (read := about(entry).read):
-        number = read(value)  # None for a text that stands for no number
+        number = read(value)  # None if the text is not a number
         value = value if number is None else number
     if any(_names_a_secret(text) for text in texts(value)):
         return [
@@ -165,7 +165,7 @@ def _names_a_secret(value: str) -> bool:
 
 
 def guesses(word: str) -> list[str]:
-    """The keys, two at most, that were probably meant by a word that is no key."""
+    """At most two keys that the user probably meant by a word that is not a key."""
     return _guesses(word, list(keys(RunConfig())[0]))
 
 

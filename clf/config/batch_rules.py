@@ -1,4 +1,4 @@
-"""Which batches a run can be cut into. What submits and what trains both ask here."""
+"""Which batches a run can be cut into. Both the submitting command and the training ask here."""
 
 from collections.abc import Iterator
 
@@ -41,8 +41,7 @@ def share_fault(batch_size: int, micro_batch_size: int | None, ranks: int) -> st
 
 
 def size_fault(batch_size: int, train_size: int) -> str | None:
-    """What is wrong if an epoch would not have a single batch, since the last incomplete one is
-    left out."""
+    """What is wrong if an epoch would have no batch at all; an incomplete last batch is dropped."""
     if batch_size <= train_size:
         return None
     return (

@@ -28,18 +28,18 @@ from clf.config.overrides import parse
 from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
 
-OWN_RECIPE = "own_recipe"  # the name under which Hydra gets a recipe that lies elsewhere
+OWN_RECIPE = "own_recipe"  # Hydra's name for a recipe from outside of configs/
 
 
 @dataclass
 class Composed:
-    """What files and overrides gave."""
+    """The result of reading files and overrides."""
 
     cfg: RunConfig | None  # without what does not fit; None if there can be none
     faults: list[str] = field(default_factory=list)  # of spelling and type
     notes: list[str] = field(default_factory=list)
-    settings: list[Setting] = field(default_factory=list)  # all that were laid, in order
-    files_are_right: bool = True  # else what the data lacks would only mislead
+    settings: list[Setting] = field(default_factory=list)  # all of them, in order
+    files_are_right: bool = True  # if not, faults of the data would only mislead
 
 
 def read(
@@ -73,8 +73,8 @@ def read(
 def _of_replaced_choices(
     laid: list[Setting], typed: list[Setting], config_name: str, files: ConfigFiles
 ) -> list[Setting]:
-    """What the files set for a choice of theirs that the command line replaces: the momentum of a
-    recipe's `optimizer: sgd`, with `model.optimizer=adamw`."""
+    """Settings from files that belong to a choice which the command line replaces, such as the
+    momentum of a recipe's `optimizer: sgd` under `model.optimizer=adamw`."""
     unknown = [one for one in laid if one.source and not is_known(one, laid)]
     if not unknown:
         return []
@@ -84,7 +84,7 @@ def _of_replaced_choices(
 
 
 def import_packages(packages: Sequence[str], code: Path | None = None) -> list[str]:
-    """Import what registers classes and functions of the user's own; the faults.
+    """Import the packages that register the user's own classes and functions; return the faults.
 
     Args:
         code: the copy of them that a run keeps, for where they are found nowhere else
@@ -110,7 +110,7 @@ def import_packages(packages: Sequence[str], code: Path | None = None) -> list[s
 
 
 def _own_files(settings: list[Setting], files: ConfigFiles) -> tuple[list[Setting], list[str]]:
-    """`recipe=/path/mine.yaml` becomes a choice of that file, added to the others."""
+    """Turn `recipe=/path/mine.yaml` into a choice of that file, which is added to the others."""
     faults: list[str] = []
     kept = []
     for setting in settings:
@@ -139,7 +139,7 @@ def _drop_place_of_run(tree: dict[str, Any], path: Path) -> None:
 def _split_choices(
     settings: list[Setting], files: ConfigFiles
 ) -> tuple[dict[str, str], list[Setting], list[str]]:
-    """Choices of an option (model=resnet50) apart from plain values, and unknown options."""
+    """Separate choices such as model=resnet50 from plain values; report unknown options."""
     choices: dict[str, str] = {}
     values: list[Setting] = []
     faults: list[str] = []
@@ -190,7 +190,7 @@ def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:
-    """`trusted_packages`, known before the rest: what they register is needed to compose it."""
+    """`trusted_packages`, which are needed first: what they register can be chosen."""
     recipes = [("recipe", str(one.value)) for one in settings if one.key == "recipe"]
     found: Any = None
     for group, name in [("", config_name), *recipes]:
@@ -209,7 +209,7 @@ def package_names(value: Any) -> list[str]:
 def _compose(
     choices: dict[str, str], config_name: str, files: ConfigFiles
 ) -> tuple[list[Setting], list[str]]:
-    """The files as one setting a key, each naming the file that it came from; and the faults."""
+    """The files as settings, each with the file that it comes from; and the faults."""
     import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize
@@ -260,7 +260,7 @@ def _origins(
 
 
 def _shadowed(group: str, name: str, target: Any, path: Path) -> list[str]:
-    """A registered class that a YAML file of the same name for another class hides."""
+    """The fault of a registered class whose name is also that of a YAML file for another class."""
     entry = entries("model").get(name) if group == "model" else None
     if entry is None or target in (None, entry.target):
         return []

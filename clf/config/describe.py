@@ -109,7 +109,7 @@ def _at(node: Any, key: str) -> Any:
 
 
 def _typed(entry: Any, kind: Any) -> Field[Any]:
-    """A field that belongs to no dataclass yet, with its type."""
+    """Give a field, which belongs to no dataclass yet, its type."""
     entry.type = kind
     return entry
 

@@ -74,13 +74,13 @@ def _offload(cfg: RunConfig) -> Iterator[str]:
         elif asked.accelerator == "cpu":
             yield (
                 f"strategy.{name}=true: moves memory from a GPU to the CPU, and with "
-                f"strategy.accelerator=cpu all is there; set strategy.{name}=false"
+                f"strategy.accelerator=cpu everything is there already; set strategy.{name}=false"
             )
 
 
 def gpu_fault(accelerator: str, gpus: int, available: int) -> str | None:
-    """Why a machine with `available` GPUs cannot give a run `gpus` of them; None if it can. For the
-    side that submits and for the job alike."""
+    """Why a machine with `available` GPUs cannot give a run `gpus` of them; None if it can. The
+    submitting side and the job both use this."""
     if accelerator == "gpu" and available == 0:
         return (
             "strategy.accelerator=gpu: no GPU was found on this machine; "

@@ -1,4 +1,5 @@
-"""Faults: one line each, "key=value: what is wrong; what to do", raised all together."""
+"""Faults of a configuration: each is one line, "key=value: what is wrong; what to do", and all are
+raised together."""
 
 import difflib
 import traceback
@@ -11,7 +12,7 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
 
 @dataclass
 class Findings:
-    """What a check found: `faults`, which refuse a run, and `notes`, which may be as intended."""
+    """What a check found: `faults`, which stop a run, and `notes`, which may be intended."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -23,7 +24,7 @@ class Findings:
 
 
 class ConfigError(ValueError):
-    """All faults of a configuration, one a line; `faults` holds them singly."""
+    """All faults of a configuration, one per line; `faults` is the list of them."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = list(dict.fromkeys(faults))
@@ -46,8 +47,8 @@ def show(value: Any) -> str:
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The names most like `word`, upper and lower case alike; of equals, the one that comes
-    first."""
+    """The names that are most similar to `word`, ignoring case; the first of equally similar ones
+    comes first."""
     likeness = {
         name: difflib.SequenceMatcher(None, name.lower(), word.lower()).ratio() for name in valid
     }
@@ -66,7 +67,7 @@ def did_you_mean(word: str, valid: Iterable[str], write: str = "{}") -> str:
 
 
 def one_a_key(faults: Iterable[str]) -> list[str]:
-    """The first fault of each key: a wrong type would be reported again for its default."""
+    """The first fault of each key, since a wrong type would be reported again for its default."""
     seen: set[str] = set()
     kept = []
     for fault in faults:

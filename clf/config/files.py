@@ -16,7 +16,7 @@ from typing import Any
 from clf.config.registry import entries
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
-# Groups of which a registered name can be chosen without a file -> the key that the choice sets.
+# Groups in which a registered name can be chosen without a file -> the key that the choice sets
 CHOOSES = {"model": "_target_", "data": "name"}
 FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 PROVIDER = "clf"  # marks what we put into Hydra's store
@@ -35,7 +35,7 @@ class ConfigFile:
 
 
 class ConfigFiles:
-    """The files of a folder, and those of the user's own that were added.
+    """The files of a folder, and files of the user's own that are added to them.
 
     Args:
         folder: of `train.yaml` and the groups
@@ -74,13 +74,13 @@ class ConfigFiles:
         return ((group, name, file) for (group, name), file in self._files.items())
 
     def shown(self, path: Path) -> str:
-        """A file's path as a message has it."""
+        """A file's path as it is written in messages."""
         base = self.folder.parent
         return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """(path of keys, value) of all that is no dictionary."""
+    """(path of keys, value) of every value that is not a dictionary."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*prefix, str(key)))
@@ -89,18 +89,18 @@ def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def is_path(text: str) -> bool:
-    """Whether a text must be a path, and cannot be the name of a choice."""
+    """Whether a text must be a path, because it cannot be the name of a choice."""
     return text.startswith("~") or os.sep in text
 
 
 def folder_of_images(path: str) -> dict[str, str]:
-    """The settings of `data=/my/images`; what lies there decides how it is read."""
+    """The settings that `data=/my/images` stands for. The content decides which reader is used."""
     return {"name": "auto", "root": path}
 
 
 def store(files: ConfigFiles) -> None:
-    """Hand the files that were read to Hydra, and what is registered as files of its own, in place
-    of those of the call before."""
+    """Give Hydra the files that were read, and a file for each registered name. They replace those
+    of the previous call."""
     from hydra.core.config_store import ConfigStore
     from omegaconf.errors import OmegaConfBaseException
 
@@ -151,8 +151,8 @@ def _one_line(error: Exception) -> str:
 
 @functools.cache
 def yaml_loader() -> Any:
-    """YAML 1.2's reading of plain words, which is a person's: 1e-4 is a number, 12:30:00 and `on`
-    are texts. A key is the text that is written. A key that stands twice is an error."""
+    """A loader that reads plain words as YAML 1.2 does, which is what people expect: 1e-4 is a
+    number, 12:30:00 and `on` are texts. Every key is a text, and a repeated key is an error."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -180,8 +180,9 @@ def yaml_loader() -> Any:
 
 
 def _check_keys(node: Any, above: list[Any]) -> None:
-    """Make the keys of a node and of all inside it texts; refuse a key that stands twice and a node
-    that holds itself. Done before merge keys (`<<`) are followed: those may repeat a key."""
+    """Make the keys of a node, and of all nodes inside it, texts. Refuse repeated keys and a node
+    that contains itself. This comes before merge keys (`<<`) are followed, which may repeat a key.
+    """
     from yaml import MappingNode, ScalarNode, SequenceNode
     from yaml.constructor import ConstructorError
 
@@ -208,7 +209,7 @@ def _whole_number(loader: Any, node: Any) -> int:
 
 
 def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
-    """A recipe with `model: resnet50` written as Hydra has it, and settings of every group."""
+    """A recipe whose choices, such as `model: resnet50`, are written in Hydra's own form."""
     chosen = {k: v for k, v in file.tree.items() if k in groups and isinstance(v, str)}
     tree = {key: value for key, value in file.tree.items() if key not in chosen}
     if is_path(chosen.get("data", "")):

@@ -1,5 +1,5 @@
-"""What a configuration may not ask of a job: environment, options of sbatch, container, mail,
-staging, and the place of its folder. Part of `clf.config.rules.check`."""
+"""What a configuration may not ask of a job: the rules for its environment, options of sbatch,
+container, mail, staging and folder. A part of `clf.config.rules`."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from clf.config.faults import SECRET_WORDS, show
 from clf.config.schema import RunConfig
 from clf.config.slurm_words import gpus
 
-# Options of sbatch that a job has from elsewhere -> where
+# Options of sbatch that other settings control -> what to do instead
 OWN_OPTIONS = {
     "job-name": "set name",
     "nodes": "set nodes",

@@ -11,7 +11,7 @@ ONE_VALUE = "several values where a run takes one; write a list as {key}=[{text}
 
 @dataclass
 class Overrides:
-    """What was typed; of a key that is given twice the last one counts."""
+    """The settings that were typed. If a key is given twice, the last one counts."""
 
     settings: list[Setting] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -70,8 +70,8 @@ def _parse_one(override: str) -> tuple[Setting | None, str]:
 
 
 def sweep(texts: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Keys with the values that each is to take, of `key=1,2,3` and `key=range(0,5)` texts; and
-    the faults."""
+    """Each key of a sweep with its values, from texts such as `key=1,2,3` and `key=range(0,5)`;
+    and the faults."""
     values: dict[str, list[str]] = {}
     faults: list[str] = []
     for text in texts:
@@ -106,5 +106,5 @@ def _swept(text: str, listed: str) -> list[str]:
 
 
 def _as_path(text: str) -> str | None:
-    """A path that is no value in Hydra's grammar, such as ~/crops or /data/a,b."""
+    """The text if it is a path that Hydra's grammar cannot read, such as ~/crops or /data/a,b."""
     return text if text.startswith(("~", "/", "./", "../")) else None

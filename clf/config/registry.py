@@ -7,7 +7,7 @@
     def sgd(groups, learning_rate, *, momentum: float = 0.9): ...    # model.momentum=0.95
 
 What the signature adds becomes settings of the same node, typed, with their defaults (see
-`clf.config.signatures`). Those of `clf` are known without importing them; one's own are in a
+`clf.config.signatures`). Those of `clf` are known without importing them. Your own must be in a
 package listed in `trusted_packages`, and importing that package must import them.
 """
 
@@ -50,7 +50,7 @@ Named = TypeVar("Named", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """What is registered: where it is, and the settings that it states itself."""
+    """A registered class or function: where it is, and the settings that it adds."""
 
     group: str
     name: str
@@ -58,13 +58,13 @@ class Entry:
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
 
 
-_schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass: one for equal choices
+_schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass
 _entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry, of modules that are imported
-_waiting: list[tuple[Callable[..., Any], str, str]] = []  # registered by `clf`, not looked at yet
+_waiting: list[tuple[Callable[..., Any], str, str]] = []  # of `clf`, not read yet
 
 
 def register(name: str, group: str = "model") -> Callable[[Named], Named]:
-    """Decorator: the class or function can be chosen by its name.
+    """Decorator that lets a class or function be chosen by its name.
 
     Args:
         name: what is typed, after `--model` or `model.optimizer=`
@@ -83,7 +83,7 @@ def register(name: str, group: str = "model") -> Callable[[Named], Named]:
 
     def add(named: Named) -> Named:
         if named.__module__.startswith(f"{PACKAGE.name}."):
-            _waiting.append((named, group, name))  # a command starts sooner if nobody looks yet
+            _waiting.append((named, group, name))  # read later, so that commands start sooner
         else:
             _add(named, group, name)
         return named
@@ -139,7 +139,7 @@ def load(group: str, name: str) -> Callable[..., Any]:
 
 
 def own_settings(group: str, name: str, node: Any) -> dict[str, Any]:
-    """The settings that an entry states itself, out of its node (a dataclass or a mapping)."""
+    """The values, from a node (a dataclass or a mapping), of the settings that an entry adds."""
     entry, values = find(group, name), node if isinstance(node, Mapping) else vars(node)
     return {key: values[key] for key in (entry.settings if entry else {}) if key in values}
 
@@ -150,7 +150,7 @@ def node_schema(node: str, values: Mapping[str, Any]) -> type:
     Args:
         node: "model" or "data"
         values: those that choose something, such as {"_target_": ..., "optimizer": "sgd"};
-            the defaults stand for the others
+            the others have their defaults
 
     Raises:
         ValueError: two of the chosen ones have a setting of the same name
@@ -187,13 +187,13 @@ def _extended(node: str, base: type, chosen: list[Entry]) -> type:
 
 
 def _with_default(of_class: Any, stated: Any) -> Any:
-    """A setting as it is stated, with the default of the model class if that has one."""
+    """The setting `stated`, with the model class's default if the class has one."""
     default = default_of(of_class)
     return stated if default == NO_DEFAULT else field_of(default, about(stated))
 
 
 def _unpickled(node: str, modules: list[str], values: dict[str, Any]) -> Any:
-    """A node as it was pickled, perhaps in another process, which has no such dataclass yet."""
+    """Rebuild a pickled node, whose dataclass this process may not have created yet."""
     for module in modules:
         if not module.startswith(f"{PACKAGE.name}."):
             importlib.import_module(module)  # which registers
@@ -201,10 +201,10 @@ def _unpickled(node: str, modules: list[str], values: dict[str, Any]) -> Any:
 
 
 def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a node, those that are not given at their defaults.
+    """All settings of a node; those that are not given have their defaults.
 
     Raises:
-        TypeError: a name that is no setting of what is chosen
+        TypeError: a name is not a setting of what is chosen
     """
     made = node_schema(node, given)
     names = [one.name for one in fields(made)]
@@ -242,7 +242,7 @@ def _chosen(base: type, values: Mapping[str, Any]) -> list[Entry]:
 
 
 def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Entry:
-    """Reads the signature. A class may give a setting of its node another default."""
+    """Read the signature. A class may change the default of a setting of its node."""
     read = signature(named)
     known: dict[str, Field[Any]] = {one.name: one for one in fields(NODES[GROUPS[group][0]])}
     is_class = isinstance(named, type)

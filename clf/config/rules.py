@@ -1,4 +1,4 @@
-"""What a configuration may not be: limits of single values, and values that do not go together.
+"""The rules that a configuration must meet: limits of single values, and values that fit together.
 
 `check(cfg)` gives every fault as a line "key=value: what is wrong; what to do". `compose` adds
 those of spelling and type, and raises them all together. Imports no torch.

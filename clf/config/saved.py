@@ -1,4 +1,4 @@
-"""A run's own configuration, `config.yaml` in its folder: written whole, read and checked again.
+"""The resolved configuration of a run, `config.yaml` in its folder: write it, read and check it.
 
 save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
 """

@@ -19,7 +19,7 @@ HOSTS = r"[\w.,\[\]-]+"
 
 @dataclass
 class ModelConfig:
-    """The network, its loss, optimizer and learning rate: a model class's arguments, flat."""
+    """The network, its loss, optimizer and learning rate: the arguments of a model class."""
 
     _target_: str = setting(
         "clf.models.resnet.ResNet18Model", "class to build, of a trusted package"
@@ -269,7 +269,7 @@ class SlurmConfig:
 
 @dataclass
 class RunConfig:
-    """One run, whole. `runs/<name>/config.yaml` holds it resolved."""
+    """All settings of a run. `runs/<name>/config.yaml` holds the resolved ones."""
 
     name: str | None = setting(None, "of the run folder; null: <data>-<model>-<date>-<time>")
     runs_dir: str = setting("runs", "folder of all runs")

@@ -24,7 +24,7 @@ NO_DEFAULT = "???"  # OmegaConf's mark of a value that must be given
 
 @dataclass(frozen=True)
 class Signature:
-    """Name -> parameter, the nearest class's first, and whether any other name is taken too."""
+    """The parameters by name, and whether any other name is accepted too."""
 
     parameters: dict[str, Parameter]
     takes_any: bool
@@ -32,7 +32,7 @@ class Signature:
 
 
 def signature(made: Callable[..., Any]) -> Signature:
-    """What can be set of a class or function."""
+    """The settings that a class or function states."""
     if not inspect.isclass(made):
         return Signature(dict(_parameters(made, keyword_only=True)), False, _meanings(made))
     parameters: dict[str, Parameter] = {}
@@ -79,7 +79,7 @@ def as_field(parameter: Parameter, meaning: str = "") -> tuple[Any, Any] | None:
 
 
 def field_of(default: Any, about: About) -> Any:
-    """A dataclass field that says so."""
+    """A dataclass field with this default and description."""
     metadata = {"about": about}
     if isinstance(default, list | dict | set):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

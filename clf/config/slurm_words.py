@@ -1,4 +1,4 @@
-"""How SLURM writes times and GPUs, for its answers and for what is asked of it alike.
+"""How SLURM writes times and GPUs, both in its answers and in requests to it.
 
 minutes("4:00:00") == 240    minutes("1-12") == 2160    gpus("gpu:a100:2") == 2
 """

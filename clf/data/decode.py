@@ -54,7 +54,7 @@ def _read(path: str) -> bytes:
 
 
 def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
-    """The image, or None where libjpeg alone will not do: CMYK, or data that it complains about."""
+    """The image, or None where libjpeg is not enough: for CMYK, or data that it rejects."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("YCbCr", "Gray", "RGB"):

@@ -1,5 +1,5 @@
-"""Data sets that are written to disk on first use, such as digits and jersey: once and whole or not
-at all, however many processes ask for them at the same time.
+"""Data sets that are written to disk on first use, such as digits and jersey: once, and completely
+or not at all, however many processes ask for them at the same time.
 
     @register(name="mine", group="data")
     @writes_images(classes=("cat", "dog"))

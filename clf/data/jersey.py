@@ -2,7 +2,7 @@
 
 Classes are 0, 00 and 1 to 41, the numbers that the rules of basketball and football allow most
 often. Each image has a generator of its own, so the files are the same however many processes
-render them. `clf/data/drawing.py` draws one picture; this file decides how many of which.
+render them. `clf/data/drawing.py` draws one picture; this file decides how many of each class.
 """
 
 import pickle

@@ -1,4 +1,4 @@
-"""Batches made by threads. Decoding and resizing release the GIL, so threads scale; unlike worker
+"""Threads make the batches. Decoding and resizing release the GIL, so threads scale; unlike worker
 processes they start at once, copy nothing, and no signal can reach them.
 
 B images of a batch, 3 channels, S pixels a side.
@@ -69,7 +69,7 @@ class ThreadedLoader:
         return self.split.path(index)
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches the caller has had; those made ahead do not
+        """The epoch, and how many of its batches the caller has received; those made ahead do not
         count."""
         return {"epoch": self._epoch, "batches": self._handed_out}
 

@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """`where`, or what stands for it."""
+        """`where`, or the path if it is empty."""
         return self.where or (self.image if isinstance(self.image, str) else "an image in memory")
 
 

@@ -1,4 +1,4 @@
-"""`--data /my/images`: which settings read a path, found out from what is there."""
+"""`--data /my/images`: finds the settings that read a path by looking at its content."""
 
 import tarfile
 from pathlib import Path, PurePosixPath

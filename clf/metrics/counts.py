@@ -36,7 +36,7 @@ class BadLabelError(ValueError):
 
 
 def sum_over_ranks(state: Tensor, group: Any = None) -> list[Tensor]:
-    """One all-reduce in place of torchmetrics' barrier and two all-gathers. It returns [sum], which
+    """One all-reduce instead of torchmetrics' barrier and two all-gathers. It returns [sum], which
     is what torchmetrics expects of a `dist_sync_fn`."""
     total = state.clone()
     torch.distributed.all_reduce(total, group=group)

@@ -1,4 +1,4 @@
-"""What every classifier shares: loss, metrics, optimizer, learning rate. A model of one's own
+"""What every classifier shares: loss, metrics, optimizer, learning rate. Your own model
 overrides `build_network`; see `clf/models/resnet.py`.
 
 B images, C classes, H x W pixels.
@@ -40,7 +40,7 @@ class BaseClassificationModel(LightningModule):
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
-        # Without the class: the default one's own parameters are no settings of this model.
+        # No `_target_`: parameters of the default class are not settings of this model.
         hp = complete("model", settings | {"num_classes": num_classes, "_target_": ""})
         self.save_hyperparameters()  # what a subclass adds, too
         self.save_hyperparameters({k: v for k, v in hp.items() if k != "_target_"})
@@ -134,9 +134,9 @@ class BaseClassificationModel(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the arguments that are no plain values, such as a layer's class: a checkpoint
-        with them could not be read by `torch.load(weights_only=True)`. And let nobody who loads the
-        model from the checkpoint download weights that the checkpoint then replaces."""
+        """Keep only plain values among the arguments: with a layer's class, for example, the
+        checkpoint could not be read by `torch.load(weights_only=True)`. Pretrained weights are left
+        out too, since the checkpoint's own weights replace them when the model is loaded."""
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         arguments.update({"pretrained": False, "weights": None} if arguments else {})
         for name in [name for name, value in arguments.items() if not _is_plain(value)]:

@@ -70,7 +70,7 @@ def _instantiate(arguments: dict[str, Any]) -> BaseClassificationModel:
 
 
 def _check_settings(model: BaseClassificationModel, arguments: dict[str, Any]) -> None:
-    """ValueError if a class has not handed on a setting, which would stay at its default unseen."""
+    """ValueError if a class did not pass a setting on, which would silently keep its default."""
     target = arguments["_target_"]
     shared = node_schema("model", arguments | {"_target_": ""})  # without the class's own
     names = {one.name for one in fields(shared)} - {"_target_"}

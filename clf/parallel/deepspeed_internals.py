@@ -1,4 +1,4 @@
-"""The internal parts of DeepSpeed that this project uses without a promise that they will stay.
+"""The internal parts of DeepSpeed that this project uses although they may change in any release.
 
 `check_deepspeed` runs before an engine is built, and `check_optimizer` once it is there: if another
 version has renamed one of these parts, the run ends at its start with the name of that part.

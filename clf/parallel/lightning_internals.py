@@ -1,5 +1,5 @@
-"""The internal parts of Lightning, and of torch, that this project uses without a promise that
-they will stay.
+"""The internal parts of Lightning, and of torch, that this project uses although they may
+change in any release.
 
 No other file of clf names a private attribute of these libraries. `check_lightning` runs once, at
 the start of a fit: if another version has renamed one of these parts, the run ends there with the

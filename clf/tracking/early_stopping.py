@@ -11,7 +11,7 @@ from clf.metrics.measures import direction, shown
 
 
 class StopEarly(EarlyStopping):
-    """Lightning's EarlyStopping, for runs that start again: one that had stopped stays stopped.
+    """Lightning's EarlyStopping, which does not train a run on that had stopped before its restart.
 
     Args:
         monitor: name of a logged number, such as "val/acc_top1"

@@ -37,7 +37,7 @@ class CountsEpochsFromOne(Logger):
 
 
 class EpochLines(Callback):
-    """A printed line for each epoch, which a log file shows in place of a progress bar.
+    """A printed line for each epoch, which a log file shows instead of a progress bar.
 
     The training's own numbers are the last that an epoch computes, after the hooks of callbacks. So
     the line is printed when the next epoch starts, or the training ends.
@@ -73,7 +73,7 @@ class EpochLines(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, which shows `Epoch 1/10` for the first of ten epochs in place of `0/9`."""
+    """Lightning's bar, which shows `Epoch 1/10` for the first of ten epochs instead of `0/9`."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"

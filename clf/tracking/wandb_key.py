@@ -1,4 +1,4 @@
-"""Whether there is a key for Weights & Biases, told without importing it."""
+"""Finds out whether there is a key for Weights & Biases, without importing it."""
 
 import netrc
 import os

@@ -75,7 +75,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
 
     @rank_zero_only
     def mark_preempting(self) -> None:
-        """The dashboard shows "preempting" in place of "crashed" until the run goes on."""
+        """The dashboard shows "preempting" instead of "crashed" until the run goes on."""
         self._guarded(lambda: self.experiment.mark_preempting())
 
     def close(self, exit_code: int = 0) -> None:

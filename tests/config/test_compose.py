@@ -1,5 +1,5 @@
-"""YAML and `key=value` -> RunConfig: what fits is typed, what does not is told all at once, with
-its remedy."""
+"""YAML and `key=value` -> RunConfig: valid settings get their types, and all invalid ones are
+reported at once, each with its remedy."""
 
 from datetime import datetime
 from pathlib import Path

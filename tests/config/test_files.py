@@ -1,4 +1,4 @@
-"""YAML files of the user's own: what a person may write in them, and the fault of what not."""
+"""The user's own YAML files: what may be written in them, and the fault for anything else."""
 
 import shutil
 from dataclasses import asdict

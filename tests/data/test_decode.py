@@ -1,4 +1,4 @@
-"""Image files against PIL: every format, mode and orientation, and files that are broken."""
+"""Decoded images equal PIL's, in every format, mode and orientation; broken files are named."""
 
 import io
 import warnings

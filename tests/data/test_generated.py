@@ -1,4 +1,4 @@
-"""The data sets that are generated, digits and jersey: once and whole, whoever asks for them."""
+"""The generated data sets, digits and jersey, are written once and completely."""
 
 import json
 import subprocess

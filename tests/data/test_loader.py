@@ -1,4 +1,4 @@
-"""Batches by threads: the same whatever their number, resumable, and gone when they are left."""
+"""Batches do not depend on the number of threads, can be resumed, and leave no thread behind."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A reader of one's own from a trusted package: paths or bytes, settings of its own, and faults."""
+"""A user's own reader from a trusted package: paths or bytes, its own settings, and its faults."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`--data /my/images`: class folders, lists and tar files are told apart by what is there."""
+"""`--data /my/images`: class folders, lists and tar files are recognised by their content."""
 
 import json
 import tarfile

@@ -1,4 +1,4 @@
-"""Which images make which batch: the same over all ranks whatever their number, none twice."""
+"""Which images form which batch: the same for any number of ranks, and no image twice."""
 
 import re
 from collections.abc import Iterable

@@ -1,5 +1,5 @@
-"""What is printed can be copied: names, paths and commands are whole at 60 columns, in a terminal
-that cannot draw, and in a pipe; and a reader that has gone is no error."""
+"""What is printed can be copied: names, paths and commands are not cut at 60 columns, in a dumb
+terminal, or in a pipe. Closing the pipe early is not an error."""
 
 import json
 import os

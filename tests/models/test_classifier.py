@@ -1,4 +1,4 @@
-"""The seed's numbers: heads, parameter counts, loss, weights to start from."""
+"""Models: heads, parameter counts, loss, and the weights that they start from."""
 
 import copy
 from typing import Any

@@ -1,5 +1,5 @@
-"""If the installed Lightning or DeepSpeed lacks a part that we use, the run ends at its start and
-says so: nothing may go on with a replaced method that nobody calls."""
+"""If the installed Lightning or DeepSpeed lacks a part that we use, the run ends at its start with
+the name of that part. It must not continue with a replacement that is never called."""
 
 import tomllib
 from importlib import import_module

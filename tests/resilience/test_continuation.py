@@ -1,4 +1,4 @@
-"""A run that goes on with other settings trains, from there on, as a run that had them all along.
+"""A run that continues with other settings trains as if it had had them from the start.
 
 The runs are on the digits, 32 images a step in micro-batches of 8. An epoch is `limit_batches`
 micro-batches of each rank.

@@ -1,5 +1,5 @@
-"""Whichever rank is asked to leave, at whatever moment: no rank hangs, one whole checkpoint, and
-the run that goes on ends as if nobody had left.
+"""A run is asked to leave on any rank at any moment: no rank hangs, one complete checkpoint is left,
+and the resumed run ends as if it had not been interrupted.
 
 Two real ranks over gloo, started once; they are signalled and started again in one process each.
 """

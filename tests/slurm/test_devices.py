@@ -1,4 +1,4 @@
-"""How many devices a run gets where none were asked for, and what a machine cannot give."""
+"""How many devices a run gets if none were requested, and requests that a machine cannot meet."""
 
 from pathlib import Path
 

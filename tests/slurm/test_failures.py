@@ -1,4 +1,4 @@
-"""Why a job ended is said in one line, and only those jobs that should be requeued are.
+"""The reason why a job ended is one line, and only jobs that should be requeued are requeued.
 
 Logs and records as SLURM 22.05 and the ranks leave them; tests/slurm/test_preemption.py and
 test_failing.py have them made by a real SLURM.

@@ -1,5 +1,5 @@
-"""Looking after jobs of a real SLURM, without accounting: jobs.py and sweeps, as a person types
-them. Training is the stand-in of tests/conftest.py."""
+"""jobs.py and sweeps on a real SLURM without accounting, by the commands that a user types.
+Training is the stand-in of tests/conftest.py."""
 
 import json
 import subprocess

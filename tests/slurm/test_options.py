@@ -1,4 +1,4 @@
-"""slurm.options: any other option of sbatch reaches SLURM as it is written, and only such ones."""
+"""slurm.options: any other option of sbatch reaches SLURM exactly as it was written."""
 
 import json
 import shlex

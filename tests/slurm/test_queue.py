@@ -1,4 +1,4 @@
-"""How SLURM's answers are read that the testbed does not give: accounting, and no answer at all.
+"""Reading the answers of SLURM that the testbed does not give: accounting, and no answer at all.
 test_jobs.py asks a real SLURM."""
 
 from pathlib import Path

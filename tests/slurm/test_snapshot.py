@@ -1,4 +1,4 @@
-"""The snapshot holds all of the user's code that a job imports, and says so if some cannot be."""
+"""The snapshot holds all of the user's code that a job imports; a missing module is a fault."""
 
 import json
 import os

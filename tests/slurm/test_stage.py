@@ -1,4 +1,4 @@
-"""data.stage=node: the node's copy is the data set, made once, whole or not at all."""
+"""data.stage=node: each node copies the data set once, completely or not at all."""
 
 import os
 import subprocess

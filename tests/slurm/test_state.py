@@ -1,4 +1,4 @@
-"""What the records, status.json and SLURM say together, where they disagree too."""
+"""The state that follows from the records, status.json and SLURM, even where they disagree."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Submitting to a real SLURM, as a person types it: the job that runs is the one that was meant.
+"""Submitting to a real SLURM by the commands that a user types: the right job runs.
 Training is the stand-in of tests/conftest.py, once the real one."""
 
 import csv

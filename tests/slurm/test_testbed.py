@@ -1,4 +1,4 @@
-"""The testbed is a SLURM like a cluster's: what the tests of jobs lean on, asked of it directly."""
+"""The testbed behaves like a cluster's SLURM in everything that the tests of jobs rely on."""
 
 import os
 import subprocess

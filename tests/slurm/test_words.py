@@ -1,4 +1,4 @@
-"""Times and GPUs as SLURM writes them are read alike wherever they come from."""
+"""Times and GPU counts in SLURM's notation mean the same wherever they are read."""
 
 import shutil
 from pathlib import Path

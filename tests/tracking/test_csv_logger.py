@@ -1,4 +1,4 @@
-"""metrics.csv: nothing is lost or said twice, over restarts and kills."""
+"""metrics.csv loses and repeats nothing when a run is killed and started again."""
 
 import csv
 import os

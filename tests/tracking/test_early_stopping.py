@@ -1,4 +1,4 @@
-"""Early stopping says that it stopped and why; a run that stopped early stays stopped."""
+"""Early stopping reports that it stopped the run and why; such a run does not train on later."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The first epoch is 1 everywhere a person looks, and the terminal's lines are complete."""
+"""The first epoch has the number 1 everywhere, and the terminal's lines are complete."""
 
 import io
 from pathlib import Path

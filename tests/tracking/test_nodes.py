@@ -1,4 +1,4 @@
-"""A broken node is named, and a healthy one never accused."""
+"""A broken node is reported by name, and a healthy one never is."""
 
 import numpy as np
 import pytest
