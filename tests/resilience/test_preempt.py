@@ -1,4 +1,4 @@
-"""A run is asked to leave on any rank at any moment: no rank hangs, one complete checkpoint is left,
+"""A run is asked to leave on any rank at any moment: no rank hangs, a whole checkpoint is left,
 and the resumed run ends as if it had not been interrupted.
 
 Two real ranks over gloo, started once; they are signalled and started again in one process each.
