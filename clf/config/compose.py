@@ -18,7 +18,7 @@ from typing import Any
 
 from clf.config.assign import Setting, lay
 from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.files import CONFIG_DIR, ConfigFiles, leaves, store, yaml_loader
+from clf.config.files import CHOOSES, CONFIG_DIR, ConfigFiles, leaves, store, yaml_loader
 from clf.config.overrides import parse
 from clf.config.registry import entries
 from clf.config.schema import RunConfig
@@ -52,6 +52,7 @@ def read(
     settings, file_faults = _own_files(typed.settings, files)
     faults = typed.faults + import_packages(_packages(settings, config_name, files))
     choices, values, choice_faults = _split_choices(settings, files)
+    _let_choices_win(choices, values, files)
     from_files, compose_faults = _compose(choices, config_name, files)
     file_faults += choice_faults + compose_faults
     laid = [*from_files, *values]
@@ -227,6 +228,32 @@ def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
 
 def _is_path(text: str) -> bool:
     return text.startswith("~") or os.sep in text or Path(text).exists()
+
+
+def _let_choices_win(choices: dict[str, str], values: list[Setting], files: ConfigFiles) -> None:
+    """Take out of the recipe what a typed choice such as model=resnet50 decides. A run's config
+    holds its class and its data as plain values, which would otherwise win over the choice."""
+    recipe = files.get("recipe", choices.get("recipe", ""))
+    for group, option in choices.items():
+        held = recipe.tree.get(group) if recipe else None
+        key = {**CHOOSES, "strategy": "name"}.get(group, "")
+        if not isinstance(held, dict) or key not in held:
+            continue
+        file = files.get(group, option)
+        other_root = any(one.key == "data.root" for one in values)
+        if recipe and group == "data" and (other_root or held[key] != option):
+            # These belong to the data that the recipe was for.
+            _take_out({"root": None, "stage": None}, held)
+            _take_out({"model": {"num_classes": None}}, recipe.tree)
+        _take_out({key: option} | (file.tree if file else {}), held)
+
+
+def _take_out(keys: dict[str, Any], tree: dict[str, Any]) -> None:
+    for key, value in keys.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _take_out(value, tree[key])
+        else:
+            tree.pop(key, None)
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:
