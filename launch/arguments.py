@@ -23,7 +23,7 @@ FLAGS = {  # flag -> (key, placeholder, help)
     ),
     "--strategy": ("strategy", "S", "auto, single, ddp, deepspeed_zero1, 2 or 3"),
     "--config": ("recipe", "FILE", "a YAML file of settings, such as the config.yaml of a run"),
-    "--name": ("name", "X", "name of the run folder; an unfinished run of that name goes on"),
+    "--name": ("name", "X", "name of the run folder; a run of that name goes on where it stopped"),
     "--slurm": ("slurm", "S", "a file of configs/slurm: what to ask of SLURM"),
     "--partition": ("slurm.partition", "P", "SLURM partition"),
     "--time": ("slurm.time", "T", "time limit, minutes or [D-]HH:MM:SS; default: the partition's"),
@@ -40,7 +40,7 @@ SUBMIT = """\
   python launch/submit.py --gpus 2 strategy.accelerator=cpu   two CPU processes
   python launch/submit.py --sweep model.learning_rate=1e-4,3e-4 --sweep seed=0,1,2 --parallel 4
   python launch/submit.py recipe=jersey_finetune data.root=/my/jerseys --dry-run
-  python launch/submit.py --name NAME epochs=30               a run goes on for more epochs
+  python launch/submit.py --name NAME epochs=30               a run of defaults goes on
   python launch/submit.py --settings model                    the settings of the model
 """
 TRAIN = """\

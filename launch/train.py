@@ -55,6 +55,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     run = find_run(cfg, arguments.allow_change)
     device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
     if arguments.dry_run:
+        print_notes(request.notes, sys.stderr)
         print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
         for line in run.changes:
             print(f"# change: {line}")

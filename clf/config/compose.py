@@ -17,6 +17,7 @@ from typing import Any
 from clf.config.assign import Setting, is_known, lay
 from clf.config.faults import did_you_mean, show
 from clf.config.files import (
+    CHOOSES,
     CONFIG_DIR,
     ConfigFiles,
     folder_of_images,
@@ -56,10 +57,11 @@ def read(
     settings, file_faults = _own_files(typed.settings, files)
     faults = typed.faults + import_packages(_packages(settings, config_name, files))
     choices, values, choice_faults = _split_choices(settings, files)
+    _let_choices_win(choices, values, files)
     from_files, compose_faults = _compose(choices, config_name, files)
     file_faults += choice_faults + compose_faults
     laid = [*from_files, *values]
-    for unused in _of_replaced_choices(laid, settings, config_name, files):
+    for unused in _of_replaced_choices(laid, typed.settings, config_name, config_dir):
         laid.remove(unused)
         typed.notes.append(
             f"{unused.key}={show(unused.value)}: is not used{unused.source}; it is a setting of "
@@ -71,14 +73,16 @@ def read(
 
 
 def _of_replaced_choices(
-    laid: list[Setting], typed: list[Setting], config_name: str, files: ConfigFiles
+    laid: list[Setting], typed: list[Setting], config_name: str, config_dir: Path
 ) -> list[Setting]:
     """Settings from files that belong to a choice which the command line replaces, such as the
     momentum of a recipe's `optimizer: sgd` under `model.optimizer=adamw`."""
     unknown = [one for one in laid if one.source and not is_known(one, laid)]
     if not unknown:
         return []
-    choices, _, _ = _split_choices([one for one in typed if one.key == "recipe"], files)
+    files = ConfigFiles(config_dir)  # as they were before the choices took something out of them
+    recipe, _ = _own_files([one for one in typed if one.key == "recipe"], files)
+    choices, _, _ = _split_choices(recipe, files)
     as_written, _ = _compose(choices, config_name, files)
     return [one for one in unknown if is_known(one, as_written)]
 
@@ -187,6 +191,32 @@ def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
                 f"{group}={show(value)}: expected keys and values{source}, or one of "
                 f"{', '.join(files.options(group))}"
             )
+
+
+def _let_choices_win(choices: dict[str, str], values: list[Setting], files: ConfigFiles) -> None:
+    """Take out of the recipe what a typed choice such as model=resnet50 decides. A run's config
+    holds its class and its data as plain values, which would otherwise win over the choice."""
+    recipe = files.get("recipe", choices.get("recipe", ""))
+    for group, option in choices.items():
+        held = recipe.tree.get(group) if recipe else None
+        key = {**CHOOSES, "strategy": "name"}.get(group, "")
+        if not isinstance(held, dict) or key not in held:
+            continue
+        file = files.get(group, option)
+        other_root = any(one.key == "data.root" for one in values)
+        if recipe and group == "data" and (other_root or held[key] != option):
+            # These belong to the data that the recipe was for.
+            _take_out({"root": None, "stage": None}, held)
+            _take_out({"model": {"num_classes": None}}, recipe.tree)
+        _take_out({key: option} | (file.tree if file else {}), held)
+
+
+def _take_out(keys: dict[str, Any], tree: dict[str, Any]) -> None:
+    for key, value in keys.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _take_out(value, tree[key])
+        else:
+            tree.pop(key, None)
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:

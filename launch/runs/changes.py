@@ -95,6 +95,8 @@ def changes(run_dir: Path, saved: RunConfig, now: RunConfig, allow: bool = False
                 f"{given}: the run {now.name} was begun with {was}; {reason or _first(ASK, key)}. "
                 f"{_remedy(run_dir, was, reason is None)}"
             )
+    if outcome.faults:
+        outcome.faults[0] += f". `jobs.py resume {run_dir.name}` keeps all settings of the run"
     return outcome
 
 

@@ -312,6 +312,22 @@ def test_a_runs_own_config_is_a_recipe_for_a_new_run(tmp_path: Path) -> None:
     assert again.runs_dir == "runs"
 
 
+def test_a_choice_that_is_typed_wins_over_a_runs_own_config(tmp_path: Path) -> None:
+    first = resolve(compose([f"runs_dir={tmp_path}", "name=first", "model.learning_rate=0.3"]))
+    (tmp_path / "first").mkdir()
+    save(first, tmp_path / "first" / "config.yaml")
+    recipe = f"recipe={tmp_path}/first/config.yaml"
+    cfg = compose([recipe, "model=resnet50", "strategy=ddp"])
+    assert cfg.model._target_ == "clf.models.resnet.ResNet50Model"
+    assert (cfg.model.learning_rate, cfg.strategy.name) == (0.3, "ddp")
+    assert (cfg.data.name, cfg.data.root) == ("digits", first.data.root)
+    first.data.stage = "node"
+    save(first, tmp_path / "first" / "config.yaml")
+    other = compose([recipe, "data=jersey"])
+    assert (other.data.name, other.data.image_size, other.data.root) == ("jersey", 64, None)
+    assert (other.data.stage, other.model.num_classes) == (compose([]).data.stage, None)
+
+
 def test_a_users_own_callback_must_be_trusted_and_name_its_class() -> None:
     target = "{_target_: lightning.pytorch.callbacks.Timer}"
     (fault,) = faults_of(f"callbacks=[{target}]")

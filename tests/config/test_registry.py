@@ -13,6 +13,7 @@ import pytest
 
 from clf.config import ConfigError, ModelConfig, registry
 from clf.config.about import About
+from clf.config.compose import read
 from clf.config.registry import GROUPS, node_schema, of_clf, register
 from clf.config.registry import load as load_registered
 from clf.config.saved import load, save
@@ -77,6 +78,20 @@ def test_a_users_own_model_survives_being_saved_and_loaded(package: str, tmp_pat
     cfg = compose([f"trusted_packages=[{package}]", f"model={package}", "model.width=32"])
     save(cfg, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == cfg
+
+
+def test_settings_of_a_class_that_another_choice_replaces_are_left_out_with_a_note(
+    package: str, tmp_path: Path
+) -> None:
+    words = [f"trusted_packages=[{package}]", f"model={package}", "model.optimizer=sgd"]
+    save(compose([*words, "model.width=32", "epochs=3"]), tmp_path / "config.yaml")
+    composed = read([f"recipe={tmp_path}/config.yaml", "model=resnet18", "model.optimizer=adamw"])
+    assert composed.faults == []
+    assert composed.cfg is not None
+    assert (composed.cfg.epochs, composed.cfg.model.optimizer) == (3, "adamw")
+    assert composed.cfg.model._target_ == "clf.models.resnet.ResNet18Model"
+    left_out = {note.split("=")[0] for note in composed.notes}
+    assert left_out == {"model.width", "model.depth", "model.momentum", "model.nesterov"}
 
 
 def test_a_package_that_cannot_be_imported_is_a_fault_among_the_others() -> None:

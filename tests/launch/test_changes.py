@@ -78,6 +78,7 @@ def test_what_changes_the_mathematics_is_refused_until_it_is_allowed(
 ) -> None:
     (fault,) = found(run_dir, setting).faults
     assert fault.startswith(f"{setting}: the run first was begun with {setting.split('=')[0]}=")
+    assert fault.endswith("`jobs.py resume first` keeps all settings of the run")
     assert reason in fault
     assert "--allow-change" in fault
     assert f"model.weights={run_dir}/checkpoints/best.ckpt --name NEW" in fault

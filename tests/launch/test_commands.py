@@ -166,8 +166,11 @@ def test_one_process_takes_one_device_and_says_so() -> None:
 
 
 def test_a_dry_run_of_train_shows_the_config_and_leaves_nothing(checkout: Path) -> None:
-    done = typed(checkout, "train.py", "--gpus", "1", "--dry-run", "--name", "dry", "epochs=3")
+    done = typed(
+        checkout, "train.py", "--gpus", "1", "--dry-run", "--name", "dry", "epochs=2", "epochs=3"
+    )
     assert done.returncode == 0, done.stderr
+    assert "note: epochs is given twice: epochs=3 counts, epochs=2 does not\n" in done.stderr
     assert "epochs: 3\n" in done.stdout
     assert "gpus: 1\n" in done.stdout
     assert done.stdout.endswith("# nothing was trained\n")
