@@ -155,7 +155,7 @@ def evaluate(
     quiet_lightning()
     path = find_checkpoint(run_or_checkpoint)
     record = read_checkpoint(path)[RECORD]
-    cfg = from_dict(record["config"], path.parents[1] / "code")
+    cfg = from_dict(record["config"], path.absolute().parents[1] / "code")
     # The batches of the run's own evaluation, so that floats are added in the same order.
     batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
