@@ -178,7 +178,8 @@ def run_and_disturb(place: Place) -> None:
                 *("--nodes", "2", "--gpus", "1", "slurm.exclude=node4"),
                 *("model.pause=1.0", "--partition", "preempt"),
             ),
-            "cancelled": ("model.pause=3", *elsewhere),
+            # KillWait leaves five seconds for the step, the checkpoint and the end of the script.
+            "cancelled": ("model.pause=1.5", *elsewhere),
         }
     )
     place.wait_for_step("moved", 2)
