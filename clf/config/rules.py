@@ -12,12 +12,13 @@ from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
+from clf.config.network_rules import NETWORK_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.config.weights import FILE_ENDINGS, is_file
 from clf.metrics.measures import TOP_K, direction, monitors, reported
 
-WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
@@ -39,6 +40,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         *DEVICE_RULES,
         _ranges,
         _model,
+        *NETWORK_RULES,
         _schedule,
         _monitor,
         *JOB_RULES,
@@ -99,31 +101,30 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             "nothing is left to "
             "train on; their sum must be below 1"
         )
-    if data.eval_resize is not None and data.eval_resize < data.image_size:
+    if data.eval_resize is not None and data.eval_resize < data.size:
         yield (
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
-            f"data.image_size={data.image_size}; "
-            f"set data.eval_resize={data.image_size} or more, or null"
+            f"data.image_size={data.size}; "
+            f"set data.eval_resize={data.size} or more, or null"
         )
 
 
 def _model(cfg: RunConfig) -> Iterator[str]:
     model = cfg.model
     weights = model.weights
-    if weights is not None and (weights.endswith(WEIGHT_FILE_ENDINGS) or "/" in weights):
+    if weights is not None and is_file(weights):
         path = Path(weights).expanduser()
         if not path.is_file():
             also = " (it goes before model.pretrained=true)" if model.pretrained else ""
             yield (
                 f"model.weights={weights}: no such file{also}; looked for {path.absolute()}. Give "
                 "the path of a "
-                f"{'/'.join(WEIGHT_FILE_ENDINGS)} file, a weights name such as IMAGENET1K_V1, or "
+                f"{'/'.join(FILE_ENDINGS)} file, a weights name such as IMAGENET1K_V1, or "
                 "null"
             )
-        elif path.suffix not in WEIGHT_FILE_ENDINGS:
+        elif path.suffix not in FILE_ENDINGS:
             yield (
-                f"model.weights={weights}: expected a file that ends in "
-                f"{', '.join(WEIGHT_FILE_ENDINGS)}"
+                f"model.weights={weights}: expected a file that ends in {', '.join(FILE_ENDINGS)}"
             )
     if model.class_weights is not None:
         if cfg.data.class_weights != "none":

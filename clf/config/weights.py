@@ -5,6 +5,7 @@ weights(find("convnext_tiny"))["IMAGENET1K_V1"].size
 """
 
 import ast
+import copy
 import functools
 import math
 import re
@@ -13,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from clf.config.networks import SIZES, Network, accepts, of_target, source_of
+from clf.config.schema import RunConfig
 from clf.config.source import Source, assignments, folder
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
+CENTRE = 0.875  # the usual share of the short side that the centre crop keeps
+FILE_ENDINGS = (".pth", ".pt", ".ckpt")
+INCEPTION = "transform_input"  # of torchvision's Inception and GoogLeNet
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ def _of_torchvision(given: dict[str, Any]) -> Weights:
         presets["std"],
         meta.get("num_params"),
         accuracy if isinstance(accuracy, float) else None,  # of features there is none
-        max(smallest) if smallest else None,
+        # Of Swin it is the size that its weights want, and smaller images are right too.
+        max(smallest) if smallest and max(smallest) < presets["crop_size"] else None,
     )
 
 
@@ -115,10 +123,10 @@ def _of_timm(cfg: dict[str, Any]) -> Weights:
     smallest = cfg.get("min_input_size")
     return Weights(
         size,
-        math.floor(size / (cfg.get("crop_pct") or 0.875)),
+        math.floor(size / (cfg.get("crop_pct") or CENTRE)),
         "bicubic" if bicubic else "bilinear",
-        list(cfg.get("mean") or (0.485, 0.456, 0.406)),
-        list(cfg.get("std") or (0.229, 0.224, 0.225)),
+        list(cfg.get("mean") or IMAGENET_MEAN),
+        list(cfg.get("std") or IMAGENET_STD),
         smallest=max(smallest[1:]) if smallest else None,
     )
 
@@ -137,3 +145,56 @@ def needs_fixed_size(target: str) -> bool:
     """Whether a `_target_` builds a network whose images must keep one size during a run."""
     network = of_target(target)
     return network is not None and size_argument(network) is not None
+
+
+# --- what a run takes from its weights ---
+
+
+def of_run(cfg: RunConfig) -> Weights | None:
+    """The named weights that a run begins with; None for a file, and for a model of the user's."""
+    model = cfg.model
+    network = of_target(model._target_)
+    if network is None or is_file(model.weights) or not (model.pretrained or model.weights):
+        return None
+    known = weights(network)
+    return known.get(model.weights) if model.weights else next(iter(known.values()), None)
+
+
+def is_file(name: str | None) -> bool:
+    """Whether `model.weights` means a file."""
+    return name is not None and (name.endswith(FILE_ENDINGS) or "/" in name)
+
+
+def fill(cfg: RunConfig) -> None:
+    """Set (in place) the images' size, resizing and normalisation to those of the named weights,
+    where the run does not say them; a value that is the usual one anyway stays null."""
+    data, model, given = cfg.data, cfg.model, of_run(cfg)
+    if given is None:
+        data.image_size = data.size
+        return
+    data.image_size = size = data.image_size or given.size
+    resize = max(size, round(size * given.resize / given.size))
+    if data.eval_resize is None and resize != round(size / CENTRE):
+        data.eval_resize = resize
+    if data.interpolation is None and given.interpolation != "bilinear":
+        data.interpolation = given.interpolation
+    if model.mean is None and given.mean != list(IMAGENET_MEAN):
+        model.mean = given.mean
+    if model.std is None and given.std != list(IMAGENET_STD):
+        model.std = given.std
+    if vars(model).get(INCEPTION, False) is None:
+        setattr(model, INCEPTION, True)
+
+
+def keep(cfg: RunConfig) -> None:
+    """Write out (in place) what a run of an earlier version did, which took nothing from its
+    weights, where `fill` would now say something else."""
+    now = copy.deepcopy(cfg)
+    fill(now)
+    data, model = cfg.data, cfg.model
+    if now.data.eval_resize != data.eval_resize:
+        data.eval_resize = round(data.size / CENTRE)
+    if now.data.interpolation != data.interpolation:
+        data.interpolation = "bilinear"
+    if (now.model.mean, now.model.std) != (model.mean, model.std):
+        model.mean, model.std = list(IMAGENET_MEAN), list(IMAGENET_STD)

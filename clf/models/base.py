@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete, load, own_settings
+from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.pretrained import load_file
 from clf.optim import parameter_groups, with_warmup
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
 
 class BaseClassificationModel(LightningModule):
@@ -51,12 +50,9 @@ class BaseClassificationModel(LightningModule):
         self.register_buffer("class_weights", torch.ones(num_classes))
         if class_weights is not None:
             self.set_class_weights(class_weights)
-        self.register_buffer(
-            "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False
-        )
+        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            of_rgb = torch.tensor(hp[name] or usual).view(3, 1, 1)
+            self.register_buffer(name, of_rgb * 255, persistent=False)
         self.split_metrics = nn.ModuleDict()
         self._build_metrics(num_nodes=1, node_rank=0)
         self._counts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}

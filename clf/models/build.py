@@ -73,7 +73,7 @@ def _built(cfg: RunConfig, arguments: dict[str, Any]) -> BaseClassificationModel
     check_takes_classes(made)
     own = {name: arguments[name] for name in (entry.settings if entry else ())}
     shared = {name: one for name, one in arguments.items() if name not in {*own, "_target_"}}
-    return network_class(made)(arguments_of(target, own, cfg.data.image_size), **shared)
+    return network_class(made)(arguments_of(target, own, cfg.data.size), **shared)
 
 
 def _instantiate(arguments: dict[str, Any]) -> BaseClassificationModel:

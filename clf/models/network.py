@@ -15,10 +15,10 @@ from torchvision.ops import StochasticDepth
 
 from clf.config.faults import show
 from clf.config.networks import ARGUMENTS, Network, accepts, bound, of_target
-from clf.config.weights import size_argument
+from clf.config.weights import FILE_ENDINGS, size_argument
 from clf.models.base import BaseClassificationModel
 from clf.models.head import name_within
-from clf.models.pretrained import FILE_ENDINGS, fetch, load_file, load_pretrained
+from clf.models.pretrained import fetch, load_file, load_pretrained
 
 Builder = Callable[..., Any]
 # Kinds of layers whose outermost ones `strategy.gradient_checkpointing` computes again

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-FILE_ENDINGS = (".pth", ".pt", ".ckpt")
+from clf.config.weights import FILE_ENDINGS
+
 OLD_DENSENET = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
 )

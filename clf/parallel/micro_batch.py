@@ -40,7 +40,7 @@ class FindMicroBatch(Callback):
         data = trainer.datamodule.cfg  # type: ignore[attr-defined]
         share = data.batch_size // trainer.world_size
         m = _largest_divisor(share, min(self.largest or share, share))
-        size, all_agree = data.image_size, trainer.strategy.reduce_boolean_decision
+        size, all_agree = data.size, trainer.strategy.reduce_boolean_decision
         while not all_agree(fits(trainer, module, m, size)):
             if m == 1:
                 raise ValueError(
