@@ -15,6 +15,7 @@ from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import TOP_K, reported
+from clf.models.head import head_of, name_within
 from clf.models.pretrained import load_file
 from clf.optim import parameter_groups, with_warmup
 
@@ -69,8 +70,8 @@ class BaseClassificationModel(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must define build_network()")
 
     def load_weights(self) -> None:
-        """Fill all of the network but its head (the last linear layer) from the file
-        `hparams["weights"]`. A network whose weights can be downloaded overrides this.
+        """Fill all of the network but its head from the file `hparams["weights"]`. A network whose
+        weights can be downloaded overrides this.
 
         Raises:
             ValueError: no such file, or weights of another architecture
@@ -81,8 +82,13 @@ class BaseClassificationModel(LightningModule):
                 f"model.pretrained=true: {name} knows no weights to download; give a file as "
                 "model.weights=/path/to/file.pth, or set model.pretrained=false"
             )
-        linear = [key for key, part in self.network.named_modules() if isinstance(part, nn.Linear)]
-        load_file(self.network, self.hparams["weights"], head=linear[-1] if linear else None)
+        head = name_within(self.network, self.head())
+        load_file(self.network, self.hparams["weights"], head=head)
+
+    def head(self) -> nn.Module | None:
+        """The part of the network that maps features to classes, new whatever the weights were
+        trained for. A network that has another one than `head_of` finds overrides this."""
+        return head_of(self.network)
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """What `strategy.gradient_checkpointing` computes again in the backward pass, such as
