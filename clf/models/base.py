@@ -256,7 +256,14 @@ class BaseClassificationModel(LightningModule):
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
         optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(self.network, hp["weight_decay"]),
+            parameter_groups(
+                self.network,
+                hp["weight_decay"],
+                hp["learning_rate"],
+                self.head(),
+                hp["head_lr_factor"],
+                hp["layer_decay"],
+            ),
             hp["learning_rate"],
             **own_settings("optimizer", hp["optimizer"], hp),
         )
