@@ -18,7 +18,8 @@ from clf.metrics.measures import TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.pretrained import load_file
-from clf.optim import parameter_groups, with_warmup
+from clf.optim.groups import parameter_groups
+from clf.optim.schedules import with_warmup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
@@ -301,6 +302,7 @@ class BaseClassificationModel(LightningModule):
             warmup=warmup_epochs * per_epoch,
             total=epochs * per_epoch,
             start_factor=hp["warmup_start_factor"],
+            per_epoch=per_epoch,
         )
         return {
             "optimizer": optimizer,
