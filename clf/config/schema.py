@@ -140,8 +140,12 @@ class DataConfig:
     )
     class_weights: str = setting(
         "none",
-        "inverse_frequency: rare classes weigh more in the loss",
-        choices=("none", "inverse_frequency"),
+        "rare classes weigh more in the loss: by 1 / images of the class, or by 1 / effective "
+        "number of images, which grows more slowly",
+        choices=("none", "inverse_frequency", "effective_number"),
+    )
+    effective_number_beta: float = setting(
+        0.999, "of effective_number: near 1 as 1 / images, 0 all alike", 0.0, high=0.9999999
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -49,6 +49,7 @@ NEVER = {
     "model.interval": "the run's schedule is counted in its own steps or epochs",
     "model.class_weights": "the run's checkpoint holds its own class weights",
     "data.class_weights": "the run's checkpoint holds its own class weights",
+    "data.effective_number_beta": "the run's checkpoint holds its own class weights",
     "model.weights": "the run goes on from its own checkpoint and would not read other weights",
     "model.pretrained": "the run goes on from its own checkpoint and would not read other weights",
 }
