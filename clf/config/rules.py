@@ -15,7 +15,7 @@ from clf.config.job_rules import JOB_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
-from clf.metrics.measures import TOP_K, direction, monitors, reported
+from clf.metrics.measures import AS_TRAINED, TOP_K, direction, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -40,6 +40,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _ranges,
         _model,
         _schedule,
+        _ema,
         _monitor,
         *JOB_RULES,
     ]
@@ -149,6 +150,14 @@ def _schedule(cfg: RunConfig) -> Iterator[str]:
         )
 
 
+def _ema(cfg: RunConfig) -> Iterator[str]:
+    if cfg.ema.decay == 1:
+        yield (
+            "ema.decay=1.0: the average would keep the first weights for ever; use a number "
+            "below 1 such as 0.999, or null for no average"
+        )
+
+
 def _monitor(cfg: RunConfig) -> Iterator[str]:
     yield from monitor_faults(cfg, cfg.model.num_classes)
 
@@ -157,7 +166,13 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
     names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
-    if monitor not in names:
+    if monitor.startswith(f"{AS_TRAINED}/"):
+        yield (
+            f"checkpoint.monitor={monitor}: judges the weights as trained, and best.ckpt holds "
+            f"their average; set checkpoint.monitor=val/{monitor.partition('/')[2]}, or "
+            "ema.decay=null to keep the weights as trained"
+        )
+    elif monitor not in names:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected one of "
