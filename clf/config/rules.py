@@ -167,11 +167,11 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
     names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
     if monitor.startswith(f"{AS_TRAINED}/"):
-        yield (
-            f"checkpoint.monitor={monitor}: judges the weights as trained, and best.ckpt holds "
-            f"their average; set checkpoint.monitor=val/{monitor.partition('/')[2]}, or "
-            "ema.decay=null to keep the weights as trained"
-        )
+        why = "judges the weights as trained, and best.ckpt holds their average"
+        if cfg.ema.decay is None:
+            why = "is of the weights beside their average, and ema.decay=null averages nothing"
+        instead = monitor.replace(AS_TRAINED, "val", 1)
+        yield f"checkpoint.monitor={monitor}: {why}; set checkpoint.monitor={instead}"
     elif monitor not in names:
         guess = nearest(monitor, names)
         yield (
