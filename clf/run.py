@@ -20,7 +20,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
-from clf.models.ema import WeightAverage, WeightsAsTrained
+from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
 from clf.parallel.lightning_internals import (
     check_lightning,

@@ -36,8 +36,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Group -> the node of the config that its settings join, and the files of clf that register in it.
 GROUPS = {
     "model": ("model", "models/*.py"),
-    "optimizer": ("model", "optim.py"),
-    "schedule": ("model", "optim.py"),
+    "optimizer": ("model", "optim/*.py"),
+    "schedule": ("model", "optim/*.py"),
     "loss": ("model", "models/losses.py"),
     "data": ("data", "data/*.py"),
 }

@@ -12,6 +12,7 @@ from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
+from clf.config.optimizer_rules import OPTIMIZER_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
@@ -39,7 +40,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         *DEVICE_RULES,
         _ranges,
         _model,
-        _schedule,
+        *OPTIMIZER_RULES,
         _ema,
         _monitor,
         *JOB_RULES,
@@ -139,15 +140,6 @@ def _model(cfg: RunConfig) -> Iterator[str]:
                 "0, not all 0, "
                 "one per class in label order"
             )
-
-
-def _schedule(cfg: RunConfig) -> Iterator[str]:
-    warmup = cfg.model.warmup_epochs or 0
-    if warmup >= cfg.epochs and warmup > 0:
-        yield (
-            f"model.warmup_epochs={warmup}: the warm-up would fill all of epochs={cfg.epochs}; "
-            f"set model.warmup_epochs={cfg.epochs - 1} or less, or more epochs"
-        )
 
 
 def _ema(cfg: RunConfig) -> Iterator[str]:

@@ -17,7 +17,8 @@ from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.pretrained import load_file
-from clf.optim import parameter_groups, with_warmup
+from clf.optim.groups import parameter_groups
+from clf.optim.schedules import with_warmup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
@@ -164,7 +165,7 @@ class BaseClassificationModel(LightningModule):
         return self._step("val", batch)[0]
 
     def validation_step_as_trained(self, batch: ClassificationBatch) -> None:
-        """Count a validation batch once more, with the weights as trained (`clf.models.ema`)."""
+        """Count a validation batch once more, with the weights as trained (`clf.optim.ema`)."""
         self._step(AS_TRAINED, batch)
 
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
@@ -282,6 +283,7 @@ class BaseClassificationModel(LightningModule):
             warmup=warmup_epochs * per_epoch,
             total=epochs * per_epoch,
             start_factor=hp["warmup_start_factor"],
+            per_epoch=per_epoch,
         )
         return {
             "optimizer": optimizer,

@@ -41,9 +41,12 @@ class StopEarly(EarlyStopping):
         if self.stopping_reason != EarlyStoppingReason.PATIENCE_EXHAUSTED:
             return start + (self.stopping_reason_message or self.stopping_reason.name)
         best, epochs = shown(self.monitor, float(self.best_score)), self.patience
+        settings = f"early_stopping.patience={epochs}"
+        if self.min_delta:  # Lightning keeps it with the sign of the direction
+            settings += f", early_stopping.min_delta={abs(self.min_delta):g}"
         return (
             f"{start}{self.monitor} has not become better than {best} for "
-            f"{epochs} epoch{'' if epochs == 1 else 's'} (early_stopping.patience={epochs})"
+            f"{epochs} epoch{'' if epochs == 1 else 's'} ({settings})"
         )
 
 
