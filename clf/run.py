@@ -118,6 +118,7 @@ def _prepare(
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
+    model.set_class_shares(datamodule.class_shares())
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),

@@ -16,7 +16,7 @@ from clf.config.optimizer_rules import OPTIMIZER_RULES
 from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
-from clf.metrics.measures import AS_TRAINED, TOP_K, direction, monitors, reported
+from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -157,7 +157,8 @@ def _monitor(cfg: RunConfig) -> Iterator[str]:
 def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-    names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
+    known = reported(cfg.model.top_k or TOP_K, num_classes)
+    names = monitors(known)
     if monitor.startswith(f"{AS_TRAINED}/"):
         why = "judges the weights as trained, and best.ckpt holds their average"
         if cfg.ema.decay is None:
@@ -167,8 +168,9 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     elif monitor not in names:
         guess = nearest(monitor, names)
         yield (
-            f"checkpoint.monitor={monitor}: no such name is logged; expected one of "
-            f"{', '.join(names)}" + (f"; did you mean {guess[0]}?" if guess else "")
+            f"checkpoint.monitor={monitor}: no such name is logged; expected "
+            + listed(known)
+            + (f"; did you mean {guess[0]}?" if guess else "")
         )
     elif mode not in (None, direction(monitor)):
         best = direction(monitor)

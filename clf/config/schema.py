@@ -29,7 +29,17 @@ class ModelConfig:
     weights: str | None = setting(None, "a weights name (IMAGENET1K_V2), or a .pth or .ckpt file")
     optimizer: str = setting("adamw", "turns gradients into steps", group="optimizer")
     learning_rate: float = setting(5e-4, "peak, reached after the warm-up", 0.0)
-    weight_decay: float = setting(0.05, "not applied to biases and normalisation layers", 0.0)
+    head_lr_factor: float = setting(1.0, "learning rate of the head / of the rest", 0.0)
+    layer_decay: float | None = setting(
+        None,
+        "learning rate of each layer / of the next one, down from the head, such as 0.75; null: "
+        "the same for all",
+        1e-9,
+        high=1.0,
+    )
+    weight_decay: float = setting(
+        0.05, "not applied to biases, normalisation layers and embeddings", 0.0
+    )
     loss: str = setting("cross_entropy", "what is minimised", group="loss")
     class_weights: list[float] | None = setting(
         None, "a weight a class in the loss, in label order"
@@ -130,8 +140,12 @@ class DataConfig:
     )
     class_weights: str = setting(
         "none",
-        "inverse_frequency: rare classes weigh more in the loss",
-        choices=("none", "inverse_frequency"),
+        "rare classes weigh more in the loss: by 1 / images of the class, or by 1 / effective "
+        "number of images, which grows more slowly",
+        choices=("none", "inverse_frequency", "effective_number"),
+    )
+    effective_number_beta: float = setting(
+        0.999, "of effective_number: near 1 as 1 / images, 0 all alike", 0.0, high=0.9999999
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -16,6 +16,7 @@ from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
+from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.pretrained import load_file
 from clf.optim.groups import parameter_groups
 from clf.optim.schedules import with_warmup
@@ -37,6 +38,7 @@ class BaseClassificationModel(LightningModule):
 
     takes_every_setting = True  # the registry reads signatures up to this class
     class_weights: Tensor
+    class_shares: Tensor | None  # where the loss asks for it
     mean: Tensor
     std: Tensor
 
@@ -52,6 +54,9 @@ class BaseClassificationModel(LightningModule):
         self.register_buffer("class_weights", torch.ones(num_classes))
         if class_weights is not None:
             self.set_class_weights(class_weights)
+        needs_shares = "class_shares_C" in asks_for(hp["loss"])
+        alike_C = torch.full((num_classes,), 1 / num_classes) if needs_shares else None
+        self.register_buffer("class_shares", alike_C)
         self.register_buffer(
             "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
         )
@@ -114,6 +119,11 @@ class BaseClassificationModel(LightningModule):
             )
         self.class_weights.copy_(weights_C)
 
+    def set_class_shares(self, class_shares: list[float]) -> None:
+        """The share of each class among the training images, for a loss that asks for it."""
+        if self.class_shares is not None:
+            self.class_shares.copy_(torch.tensor(class_shares))
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
         if images_BCHW.dtype == torch.uint8:
@@ -125,20 +135,38 @@ class BaseClassificationModel(LightningModule):
         loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B)
         return loss_sum / weight_sum
 
-    def loss_sums(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sums(
+        self, logits_BC: Tensor, labels_B: Tensor, mixed: Mixed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss as (sum over rows, sum of the rows' weights), computed in float32 or in the
         logits' float64.
 
         A label that is no class adds nothing here; the metrics report it at the epoch's end.
         """
-        is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
-        name = self.hparams["loss"]
-        return load("loss", name)(
+
+        def known(labels_B: Tensor) -> Tensor:
+            is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
+            return torch.where(is_class_B, labels_B, PADDING)
+
+        losses_B, weights_B = loss_rows(
+            self.hparams["loss"],
+            self.hparams,
             logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32)),
-            torch.where(is_class_B, labels_B, PADDING),
+            known(labels_B),
             self.class_weights,
-            **own_settings("loss", name, self.hparams),
+            self.class_shares,
+            mixed and mixed._replace(labels_B=known(mixed.labels_B)),
         )
+        return losses_B.sum(), weights_B.sum()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of another loss: keep the shares that this one was built with, or drop
+        those that this one has no use for."""
+        state = checkpoint["state_dict"]
+        if self.class_shares is None:
+            state.pop("class_shares", None)
+        else:
+            state.setdefault("class_shares", self.class_shares)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain values among the arguments: with a layer's class, for example, the
@@ -265,7 +293,14 @@ class BaseClassificationModel(LightningModule):
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
         optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(self.network, hp["weight_decay"]),
+            parameter_groups(
+                self.network,
+                hp["weight_decay"],
+                hp["learning_rate"],
+                self.head(),
+                hp["head_lr_factor"],
+                hp["layer_decay"],
+            ),
             hp["learning_rate"],
             **own_settings("optimizer", hp["optimizer"], hp),
         )

@@ -45,9 +45,12 @@ NEVER = {
     "model._target_": "the weights of the run belong to its own network",
     "model.num_classes": "the last layer of the run has an output for each of its own classes",
     "model.optimizer": "the run's checkpoint holds the state of its own optimizer",
+    "model.layer_decay": "the run's checkpoint holds its weights in groups that follow from it",
+    "model.head_lr_factor": "the run's checkpoint holds its weights in groups that follow from it",
     "model.interval": "the run's schedule is counted in its own steps or epochs",
     "model.class_weights": "the run's checkpoint holds its own class weights",
     "data.class_weights": "the run's checkpoint holds its own class weights",
+    "data.effective_number_beta": "the run's checkpoint holds its own class weights",
     "model.weights": "the run goes on from its own checkpoint and would not read other weights",
     "model.pretrained": "the run goes on from its own checkpoint and would not read other weights",
 }
