@@ -207,6 +207,24 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class EmaConfig:
+    """An exponential moving average of the weights. With it, the average is what a run evaluates
+    as `val` and `test` and keeps in its checkpoints; `val_raw` is of the weights as trained."""
+
+    decay: float | None = setting(
+        None,
+        "share of the average that an optimizer step keeps, such as 0.999; null: no average",
+        0.5,
+        high=1.0,
+    )
+    warmup: bool = setting(
+        True,
+        "after t steps keep (1 + t) / (10 + t) at most: the average spans the last tenth of the "
+        "steps until decay is reached, so a short run forgets its first weights",
+    )
+
+
+@dataclass
 class TrackingConfig:
     """What goes to Weights & Biases, and how often."""
 
@@ -308,5 +326,6 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

@@ -35,6 +35,7 @@ FREE = {
     "slurm.": "only what the next job asks of SLURM changes",
     "debug": "only how the run can be looked at changes",
     "checkpoint.": "the best checkpoint is judged in another way from here on",
+    "ema.": "the weights are averaged in another way from here on; the training is the same",
     "early_stopping.": "training may stop at another epoch",
     "callbacks": "other callbacks are called from here on",
     "trusted_packages": "classes of other packages may be used",
