@@ -14,13 +14,19 @@ from clf.config.signatures import as_field, field_of, signature
 # Group -> the node of the config that its settings join, and the files of clf that register in it.
 GROUPS = {
     "model": ("model", "models/*.py"),
-    "optimizer": ("model", "optim.py"),
-    "schedule": ("model", "optim.py"),
+    "optimizer": ("model", "optim/*.py"),
+    "schedule": ("model", "optim/*.py"),
     "loss": ("model", "models/losses.py"),
     "data": ("data", "data/*.py"),
 }
 # Group -> how many arguments the toolkit passes to a function of it, by position.
 ARGUMENTS = {"optimizer": 2, "schedule": 2, "loss": 3, "data": 1}
+# Group -> what a function of it gets besides, if it has a parameter of that name.
+OFFERED = {
+    "loss": ("class_shares_C", "mixed"),
+    "optimizer": ("not_hidden",),
+    "schedule": ("epochs",),
+}
 NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 
 
@@ -32,9 +38,14 @@ class Entry:
     name: str
     target: str  # module.name
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
+    asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
+    whole_weights: bool = False  # an optimizer that needs each weight in one piece
+    needs: str | None = None  # a package that an installation may lack
 
 
-def entry_of(named: Callable[..., Any], group: str, name: str, target: str) -> Entry:
+def entry_of(
+    named: Callable[..., Any], group: str, name: str, target: str, declared: dict[str, Any]
+) -> Entry:
     """Read the signature. A class may change the default of a setting of its node."""
     known: dict[str, Field[Any]] = {one.name: one for one in fields(NODES[GROUPS[group][0]])}
     if group == "model" and is_network(named):
@@ -47,8 +58,7 @@ def entry_of(named: Callable[..., Any], group: str, name: str, target: str) -> E
             f"@register: {target}.__init__ does not take {', '.join(refused)}, which every run "
             "sets. Add **kwargs and hand them to super().__init__(**kwargs)"
         )
-    if not is_class:
-        _check_positions(named, group, target)
+    asks = () if is_class else _asked(named, group, target)
     settings: dict[str, tuple[Any, Any]] = {}
     for key, parameter in read.parameters.items():
         if key not in known:
@@ -61,7 +71,7 @@ def entry_of(named: Callable[..., Any], group: str, name: str, target: str) -> E
             )
         elif parameter[1] is not inspect.Parameter.empty:
             settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    return Entry(group, name, target, settings)
+    return Entry(group, name, target, settings, asks, **declared)
 
 
 def is_network(made: Callable[..., Any]) -> bool:
@@ -98,8 +108,12 @@ def _network_entry(
     return Entry("model", name, target, settings)
 
 
-def _check_positions(function: Callable[..., Any], group: str, target: str) -> None:
-    """ValueError if a function does not take what the toolkit passes to it."""
+def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:
+    """What a function gets besides the arguments of its group.
+
+    Raises:
+        ValueError: it does not take those, or asks for something that there is not
+    """
     count = ARGUMENTS.get(group, 0)
     try:
         inspect.signature(function).bind_partial(*range(count))
@@ -108,3 +122,14 @@ def _check_positions(function: Callable[..., Any], group: str, target: str) -> N
             f"@register: {target} takes too few positional arguments: what is registered in "
             f"group {group!r} is called with {count}. Its own settings are keyword-only, after a *"
         ) from None
+    offered = OFFERED.get(group, ())
+    parameters = list(inspect.signature(function).parameters.values())
+    further = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][count:]
+    for one in further:
+        if offered and one.default is one.empty and one.name not in offered:
+            raise ValueError(
+                f"@register: {target} asks for {one.name}; beside {count} arguments a function of "
+                f"group {group!r} can have {' and '.join(offered)}. Its own settings are "
+                "keyword-only, after a *"
+            )
+    return tuple(one.name for one in further if one.name in offered)

@@ -36,15 +36,20 @@ Named = TypeVar("Named", bound=Callable[..., Any])
 
 _schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass
 _entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry, of modules that are imported
-_waiting: list[tuple[Callable[..., Any], str, str]] = []  # of `clf`, not read yet
+_waiting: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = []  # of `clf`, not read yet
 
 
-def register(name: str, group: str = "model") -> Callable[[Named], Named]:
+def register(
+    name: str, group: str = "model", *, whole_weights: bool = False, needs: str | None = None
+) -> Callable[[Named], Named]:
     """Decorator that lets a class or function be chosen by its name.
 
     Args:
         name: what is typed, after `--model` or `model.optimizer=`
         group: one of `GROUPS`
+        whole_weights: of an optimizer: a step depends on a weight as a whole (its norm, its
+            singular values), so that ZeRO, which cuts weights into pieces, would change it
+        needs: a package without which it cannot be used, if an installation may lack it
 
     Raises:
         ValueError: the name is taken, or the signature cannot take what the toolkit gives
@@ -57,24 +62,27 @@ def register(name: str, group: str = "model") -> Callable[[Named], Named]:
             "a letter, such as my_net"
         )
 
+    declared = {"whole_weights": whole_weights, "needs": needs}
+
     def add(named: Named) -> Named:
         if named.__module__.startswith(f"{PACKAGE.name}."):
-            _waiting.append((named, group, name))  # read later, so that commands start sooner
+            # Read later, so that commands start sooner.
+            _waiting.append((named, group, name, declared))
         else:
-            _add(named, group, name)
+            _add(named, group, name, declared)
         return named
 
     return add
 
 
-def _add(named: Callable[..., Any], group: str, name: str) -> None:
+def _add(named: Callable[..., Any], group: str, name: str, declared: dict[str, Any]) -> None:
     target = f"{named.__module__}.{named.__qualname__}"
     taken = find(group, name)
     if taken is None:
-        _entries[group, name] = entry_of(named, group, name, target)
+        _entries[group, name] = entry_of(named, group, name, target, declared)
     elif taken.target == target and (group, name) in _entries:
         # A notebook's cell was run again, perhaps with other parameters.
-        _entries[group, name] = entry_of(named, group, name, target)
+        _entries[group, name] = entry_of(named, group, name, target, declared)
         _schemas.clear()
     elif taken.target != target:
         raise ValueError(
@@ -129,6 +137,18 @@ def own_settings(group: str, name: str, node: Any) -> dict[str, Any]:
     """The values, from a node (a dataclass or a mapping), of the settings that an entry adds."""
     entry, values = find(group, name), node if isinstance(node, Mapping) else vars(node)
     return {key: values[key] for key in (entry.settings if entry else {}) if key in values}
+
+
+def call(group: str, name: str, node: Any, *given: Any, **offered: Any) -> Any:
+    """What a registered function returns for the arguments of its group, its own settings in a node
+    and those of `offered` that it asks for.
+
+    Raises:
+        ValueError: there is none of that name
+    """
+    function, entry = load(group, name), find(group, name)
+    asked = {key: offered[key] for key in (entry.asks if entry else ())}
+    return function(*given, **own_settings(group, name, node), **asked)
 
 
 def node_schema(node: str, values: Mapping[str, Any]) -> type:
@@ -236,5 +256,6 @@ def of_clf(group: str) -> dict[str, Entry]:
         if words.get("group", "model") == group:
             module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
             target = f"{module}.{stub.__qualname__}"
-            found[words["name"]] = entry_of(stub, group, words["name"], target)
+            name, declared = words.pop("name"), {k: v for k, v in words.items() if k != "group"}
+            found[name] = entry_of(stub, group, name, target, declared)
     return found
