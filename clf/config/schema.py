@@ -165,6 +165,9 @@ class StrategyConfig:
     gradient_checkpointing: bool = setting(
         False, "less memory, a third more time, the same numbers"
     )
+    find_unused_parameters: bool = setting(
+        False, "for a network of which a step leaves out parameters (ddp; under deepspeed_* rarely)"
+    )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
     compile: bool = setting(False, "torch.compile the network")
