@@ -166,7 +166,7 @@ class StrategyConfig:
         False, "less memory, a third more time, the same numbers"
     )
     find_unused_parameters: bool = setting(
-        False, "for a network of which a step leaves out parameters (ddp; under deepspeed_* rarely)"
+        False, "the ranks tell each other in each step which parameters it left out (ddp, deepspeed_zero1, 2)"
     )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")

@@ -83,6 +83,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         import deepspeed
 
         assert optimizer is not None
+        if scalars := [name for name, p in model.named_parameters() if not p.ndim]:
+            raise ValueError(
+                f"strategy.name: DeepSpeed takes no parameter without dimensions, such as "
+                f"{scalars[0]}; give it one, as nn.Parameter(torch.ones(1)), or set strategy=ddp"
+            )
         self._sharded = ShardedOptimizer(optimizer)
         names = {id(p): name for name, p in model.named_parameters()}
         engine, zero_optimizer, _, _ = deepspeed.initialize(
