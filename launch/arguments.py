@@ -89,7 +89,8 @@ class Parser(argparse.ArgumentParser):
 
     def _advice(self, word: str) -> str:
         flag, _, value = word.partition("=")
-        if near := difflib.get_close_matches(flag, self.flags, 1, FLAG_LIKENESS):
+        begun = [known for known in self.flags if len(flag) > 3 and known.startswith(flag)]
+        if near := begun or difflib.get_close_matches(flag, self.flags, 1, FLAG_LIKENESS):
             return f"{flag}: no such flag; did you mean {near[0]}?"
         # Late, because only this message needs the settings, and --help should not wait for them.
         from clf.config.assign import guesses

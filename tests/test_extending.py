@@ -141,7 +141,7 @@ def test_the_optimizer_the_schedule_and_the_loss_have_their_settings(
     assert {group["alpha"] for group in optimizer["param_groups"]} == {0.95}
     (schedule,) = outcomes["schedule"].checkpoint["lr_schedulers"]
     assert schedule["end_factor"] == 0.2
-    assert outcomes["loss"].checkpoint["hyper_parameters"]["focus"] == 1.5
+    assert outcomes["loss"].checkpoint["hyper_parameters"]["poly_epsilon"] == 1.5
 
 
 def test_the_metric_the_gradients_norm_and_the_picture_are_recorded(

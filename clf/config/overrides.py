@@ -6,7 +6,10 @@ from typing import Any
 
 from clf.config.assign import Setting
 
-ONE_VALUE = "several values where a run takes one; write a list as {key}=[{text}]"
+ONE_VALUE = (
+    "several values where a run takes one; write a list as {key}=[{text}], or submit a run for "
+    "each value with --sweep {key}={text}"
+)
 
 
 @dataclass

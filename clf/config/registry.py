@@ -36,13 +36,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Group -> the node of the config that its settings join, and the files of clf that register in it.
 GROUPS = {
     "model": ("model", "models/*.py"),
-    "optimizer": ("model", "optim.py"),
-    "schedule": ("model", "optim.py"),
+    "optimizer": ("model", "optim/*.py"),
+    "schedule": ("model", "optim/*.py"),
     "loss": ("model", "models/losses.py"),
     "data": ("data", "data/*.py"),
 }
 # Group -> how many arguments the toolkit passes to a function of it, by position.
 ARGUMENTS = {"optimizer": 2, "schedule": 2, "loss": 3, "data": 1}
+# Group -> what a function of it gets besides, if it has a parameter of that name.
+OFFERED = {"loss": ("class_shares_C", "mixed")}
 NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -56,6 +58,7 @@ class Entry:
     name: str
     target: str  # module.name
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
+    asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
 
 
 _schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass
@@ -252,8 +255,7 @@ def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Ent
             f"@register: {target}.__init__ does not take {', '.join(refused)}, which every run "
             "sets. Add **kwargs and hand them to super().__init__(**kwargs)"
         )
-    if not is_class:
-        _check_positions(named, group, target)
+    asks = () if is_class else _asked(named, group, target)
     settings: dict[str, tuple[Any, Any]] = {}
     for key, parameter in read.parameters.items():
         if key not in known:
@@ -266,11 +268,15 @@ def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Ent
             )
         elif parameter[1] is not inspect.Parameter.empty:
             settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    return Entry(group, name, target, settings)
+    return Entry(group, name, target, settings, asks)
 
 
-def _check_positions(function: Callable[..., Any], group: str, target: str) -> None:
-    """ValueError if a function does not take what the toolkit passes to it."""
+def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:
+    """What a function gets besides the arguments of its group.
+
+    Raises:
+        ValueError: it does not take those, or asks for something that there is not
+    """
     count = ARGUMENTS.get(group, 0)
     try:
         inspect.signature(function).bind_partial(*range(count))
@@ -279,6 +285,17 @@ def _check_positions(function: Callable[..., Any], group: str, target: str) -> N
             f"@register: {target} takes too few positional arguments: what is registered in "
             f"group {group!r} is called with {count}. Its own settings are keyword-only, after a *"
         ) from None
+    offered = OFFERED.get(group, ())
+    parameters = list(inspect.signature(function).parameters.values())
+    further = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][count:]
+    for one in further:
+        if offered and one.default is one.empty and one.name not in offered:
+            raise ValueError(
+                f"@register: {target} asks for {one.name}; beside {count} arguments a function of "
+                f"group {group!r} can have {' and '.join(offered)}. Its own settings are "
+                "keyword-only, after a *"
+            )
+    return tuple(one.name for one in further if one.name in offered)
 
 
 @functools.cache

@@ -29,7 +29,17 @@ class ModelConfig:
     weights: str | None = setting(None, "a weights name (IMAGENET1K_V2), or a .pth or .ckpt file")
     optimizer: str = setting("adamw", "turns gradients into steps", group="optimizer")
     learning_rate: float = setting(5e-4, "peak, reached after the warm-up", 0.0)
-    weight_decay: float = setting(0.05, "not applied to biases and normalisation layers", 0.0)
+    head_lr_factor: float = setting(1.0, "learning rate of the head / of the rest", 0.0)
+    layer_decay: float | None = setting(
+        None,
+        "learning rate of each layer / of the next one, down from the head, such as 0.75; null: "
+        "the same for all",
+        1e-9,
+        high=1.0,
+    )
+    weight_decay: float = setting(
+        0.05, "not applied to biases, normalisation layers and embeddings", 0.0
+    )
     loss: str = setting("cross_entropy", "what is minimised", group="loss")
     class_weights: list[float] | None = setting(
         None, "a weight a class in the loss, in label order"
@@ -130,8 +140,12 @@ class DataConfig:
     )
     class_weights: str = setting(
         "none",
-        "inverse_frequency: rare classes weigh more in the loss",
-        choices=("none", "inverse_frequency"),
+        "rare classes weigh more in the loss: by 1 / images of the class, or by 1 / effective "
+        "number of images, which grows more slowly",
+        choices=("none", "inverse_frequency", "effective_number"),
+    )
+    effective_number_beta: float = setting(
+        0.999, "of effective_number: near 1 as 1 / images, 0 all alike", 0.0, high=0.9999999
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -166,7 +180,8 @@ class StrategyConfig:
         False, "less memory, a third more time, the same numbers"
     )
     find_unused_parameters: bool = setting(
-        False, "the ranks tell each other in each step which parameters it left out (ddp, deepspeed_zero1, 2)"
+        False,
+        "for a network of which steps leave out parameters, under ddp and deepspeed_zero1 and 2",
     )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
@@ -193,6 +208,24 @@ class EarlyStoppingConfig:
         None, "epochs without a better checkpoint.monitor; null: never", 1
     )
     min_delta: float = setting(0.0, "least change that counts as better", 0.0)
+
+
+@dataclass
+class EmaConfig:
+    """An exponential moving average of the weights. With it, the average is what a run evaluates
+    as `val` and `test` and keeps in its checkpoints; `val_raw` is of the weights as trained."""
+
+    decay: float | None = setting(
+        None,
+        "share of the average that an optimizer step keeps, such as 0.999; null: no average",
+        0.5,
+        high=1.0,
+    )
+    warmup: bool = setting(
+        True,
+        "after t steps keep (1 + t) / (10 + t) at most: the average spans the last tenth of the "
+        "steps until decay is reached, so a short run forgets its first weights",
+    )
 
 
 @dataclass
@@ -297,5 +330,6 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

@@ -55,12 +55,28 @@ class ClassificationDataModule(LightningDataModule):
         return len(self.classes)
 
     def class_weights(self) -> list[float] | None:
-        """n / (C * n_c) over the training images, as scikit-learn's "balanced"; None unless
-        `cfg.class_weights` asks for them."""
-        if self.cfg.class_weights == "none":
-            return None
-        counts_C = np.bincount(self.splits.train.labels, minlength=self.num_classes)
-        return (counts_C.sum() / (len(counts_C) * counts_C)).tolist()
+        """A weight a class from the n_c training images of each, by `cfg.class_weights`; None for
+        "none".
+
+        "inverse_frequency": n / (C * n_c), as scikit-learn's "balanced", so that the mean over the
+        images is 1. "effective_number": 1 / (1 - beta ** n_c), times what makes the mean over the
+        classes 1 (Cui et al. 2019, arXiv 1901.05555).
+        """
+        counts_C = self._class_counts()
+        if self.cfg.class_weights == "inverse_frequency":
+            return (counts_C.sum() / (len(counts_C) * counts_C)).tolist()
+        if self.cfg.class_weights == "effective_number":
+            weights_C = 1 / (1 - self.cfg.effective_number_beta**counts_C)
+            return (weights_C / weights_C.mean()).tolist()
+        return None
+
+    def class_shares(self) -> list[float]:
+        """The share of each class among the training images."""
+        counts_C = self._class_counts()
+        return (counts_C / counts_C.sum()).tolist()
+
+    def _class_counts(self) -> np.ndarray:
+        return np.bincount(self.splits.train.labels, minlength=self.num_classes)
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a rank per optimizer step; ValueError if the batch cannot be cut so."""

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
-from clf.metrics.measures import TOP_K, reported
+from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
+from clf.models.head import head_of, name_within
+from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.pretrained import load_file
-from clf.optim import parameter_groups, with_warmup
+from clf.optim.groups import parameter_groups
+from clf.optim.schedules import with_warmup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
@@ -35,6 +38,7 @@ class BaseClassificationModel(LightningModule):
 
     takes_every_setting = True  # the registry reads signatures up to this class
     class_weights: Tensor
+    class_shares: Tensor | None  # where the loss asks for it
     mean: Tensor
     std: Tensor
 
@@ -50,6 +54,9 @@ class BaseClassificationModel(LightningModule):
         self.register_buffer("class_weights", torch.ones(num_classes))
         if class_weights is not None:
             self.set_class_weights(class_weights)
+        needs_shares = "class_shares_C" in asks_for(hp["loss"])
+        alike_C = torch.full((num_classes,), 1 / num_classes) if needs_shares else None
+        self.register_buffer("class_shares", alike_C)
         self.register_buffer(
             "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
         )
@@ -69,8 +76,8 @@ class BaseClassificationModel(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must define build_network()")
 
     def load_weights(self) -> None:
-        """Fill all of the network but its head (the last linear layer) from the file
-        `hparams["weights"]`. A network whose weights can be downloaded overrides this.
+        """Fill all of the network but its head from the file `hparams["weights"]`. A network whose
+        weights can be downloaded overrides this.
 
         Raises:
             ValueError: no such file, or weights of another architecture
@@ -81,8 +88,13 @@ class BaseClassificationModel(LightningModule):
                 f"model.pretrained=true: {name} knows no weights to download; give a file as "
                 "model.weights=/path/to/file.pth, or set model.pretrained=false"
             )
-        linear = [key for key, part in self.network.named_modules() if isinstance(part, nn.Linear)]
-        load_file(self.network, self.hparams["weights"], head=linear[-1] if linear else None)
+        head = name_within(self.network, self.head())
+        load_file(self.network, self.hparams["weights"], head=head)
+
+    def head(self) -> nn.Module | None:
+        """The part of the network that maps features to classes, new whatever the weights were
+        trained for. A network that has another one than `head_of` finds overrides this."""
+        return head_of(self.network)
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """What `strategy.gradient_checkpointing` computes again in the backward pass, such as
@@ -107,6 +119,11 @@ class BaseClassificationModel(LightningModule):
             )
         self.class_weights.copy_(weights_C)
 
+    def set_class_shares(self, class_shares: list[float]) -> None:
+        """The share of each class among the training images, for a loss that asks for it."""
+        if self.class_shares is not None:
+            self.class_shares.copy_(torch.tensor(class_shares))
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
         if images_BCHW.dtype == torch.uint8:
@@ -118,20 +135,38 @@ class BaseClassificationModel(LightningModule):
         loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B)
         return loss_sum / weight_sum
 
-    def loss_sums(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sums(
+        self, logits_BC: Tensor, labels_B: Tensor, mixed: Mixed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss as (sum over rows, sum of the rows' weights), computed in float32 or in the
         logits' float64.
 
         A label that is no class adds nothing here; the metrics report it at the epoch's end.
         """
-        is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
-        name = self.hparams["loss"]
-        return load("loss", name)(
+
+        def known(labels_B: Tensor) -> Tensor:
+            is_class_B = (labels_B >= 0) & (labels_B < self.num_classes)
+            return torch.where(is_class_B, labels_B, PADDING)
+
+        losses_B, weights_B = loss_rows(
+            self.hparams["loss"],
+            self.hparams,
             logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32)),
-            torch.where(is_class_B, labels_B, PADDING),
+            known(labels_B),
             self.class_weights,
-            **own_settings("loss", name, self.hparams),
+            self.class_shares,
+            mixed and mixed._replace(labels_B=known(mixed.labels_B)),
         )
+        return losses_B.sum(), weights_B.sum()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of another loss: keep the shares that this one was built with, or drop
+        those that this one has no use for."""
+        state = checkpoint["state_dict"]
+        if self.class_shares is None:
+            state.pop("class_shares", None)
+        else:
+            state.setdefault("class_shares", self.class_shares)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain values among the arguments: with a layer's class, for example, the
@@ -157,6 +192,10 @@ class BaseClassificationModel(LightningModule):
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("val", batch)[0]
 
+    def validation_step_as_trained(self, batch: ClassificationBatch) -> None:
+        """Count a validation batch once more, with the weights as trained (`clf.optim.ema`)."""
+        self._step(AS_TRAINED, batch)
+
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
@@ -173,9 +212,12 @@ class BaseClassificationModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.metrics("val").reset()  # the sanity check has counted too
+        self.metrics(AS_TRAINED).reset()
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
+        if self.metrics(AS_TRAINED).update_called:
+            self._log_epoch(AS_TRAINED)
 
     def on_test_epoch_start(self) -> None:
         self.metrics("test").reset()
@@ -186,7 +228,7 @@ class BaseClassificationModel(LightningModule):
     # --- metrics ---
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        """The counts of "train", "val" or "test" in the epoch that runs."""
+        """The counts of a split ("train", "val", "val_raw", "test") in the epoch that runs."""
         metrics = self.split_metrics[f"{split}_metrics"]
         assert isinstance(metrics, ClassificationMetrics)
         return metrics
@@ -197,7 +239,7 @@ class BaseClassificationModel(LightningModule):
         return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             self.split_metrics[f"{split}_metrics"] = ClassificationMetrics(
                 self.num_classes, self.top_k, num_nodes, node_rank
             ).to(self.class_weights.device)
@@ -215,7 +257,8 @@ class BaseClassificationModel(LightningModule):
         self._check_total(split, int(support_NC.sum()))
         self._counts[split] = (support_NC, correct_NC, predicted_C)
         for measure in reported(self.top_k, self.num_classes):
-            value, on_bar = result[measure.name].float(), measure.name in ("loss", "acc_top1")
+            value = result[measure.name].float()
+            on_bar = measure.name in ("loss", "acc_top1") and split != AS_TRAINED
             self.log(f"{split}/{measure.name}", value, prog_bar=on_bar)
 
     def _check_total(self, split: str, counted: int) -> None:
@@ -239,6 +282,7 @@ class BaseClassificationModel(LightningModule):
         return {
             "train": self.trainer.train_dataloader,
             "val": self.trainer.val_dataloaders,
+            AS_TRAINED: self.trainer.val_dataloaders,
             "test": self.trainer.test_dataloaders,
         }[split]
 
@@ -249,7 +293,14 @@ class BaseClassificationModel(LightningModule):
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
         optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(self.network, hp["weight_decay"]),
+            parameter_groups(
+                self.network,
+                hp["weight_decay"],
+                hp["learning_rate"],
+                self.head(),
+                hp["head_lr_factor"],
+                hp["layer_decay"],
+            ),
             hp["learning_rate"],
             **own_settings("optimizer", hp["optimizer"], hp),
         )
@@ -267,6 +318,7 @@ class BaseClassificationModel(LightningModule):
             warmup=warmup_epochs * per_epoch,
             total=epochs * per_epoch,
             start_factor=hp["warmup_start_factor"],
+            per_epoch=per_epoch,
         )
         return {
             "optimizer": optimizer,

@@ -6,13 +6,13 @@ deepspeed takes seconds to import, so it is imported inside functions.
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from clf.parallel.sharded_optimizer import Fragment
 
@@ -38,7 +38,13 @@ OF_OPTIMIZERS = {  # by whether it is stage 3
         "partition_gradients",
         "is_gradient_accumulation_boundary",
     ),
-    True: (*OF_BOTH, "fp16_groups", "fp32_partitioned_groups_flat", "grad_position"),
+    True: (
+        *OF_BOTH,
+        "fp16_groups",
+        "fp32_partitioned_groups_flat",
+        "grad_position",
+        "empty_partition_cache",
+    ),
 }
 
 
@@ -56,6 +62,24 @@ def check_optimizer(zero_optimizer: Any, stage_3: bool) -> None:
     kind = type(zero_optimizer).__name__
     names = OF_OPTIMIZERS[stage_3]
     _refuse([f"{kind}.{name}" for name in names if not hasattr(zero_optimizer, name)])
+
+
+def own_parts(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's shard of each parameter under ZeRO-3, a flat tensor that is there all the time.
+
+    Where the weights are float32 it may be the memory of the optimizer's own weights.
+    """
+    try:
+        return [parameter.ds_tensor for parameter in parameters]  # type: ignore[attr-defined]
+    except AttributeError:
+        _refuse(["Parameter.ds_tensor"])
+        raise
+
+
+def forget_whole_parameters(zero_optimizer: Any) -> None:
+    """Under ZeRO-3: let the next forward pass gather every parameter from the shards again. Small
+    ones would otherwise stay gathered from one step to the next."""
+    zero_optimizer.empty_partition_cache()
 
 
 def _missing_of_modules() -> Iterator[str]:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
-from clf.metrics.measures import direction
+from clf.metrics.measures import direction, logged_as
 from clf.resilience.continuation import adapt_counts, adapt_schedules, length_of, recorded_length
 
 # Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
@@ -48,7 +48,7 @@ def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
     best = ModelCheckpoint(
         folder,
         filename="best",
-        monitor=cfg.monitor,
+        monitor=logged_as(cfg.monitor),
         mode=direction(cfg.monitor),
         enable_version_counter=False,
     )

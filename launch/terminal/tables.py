@@ -63,7 +63,7 @@ def print_status(out: Any, state: RunState) -> None:
         "epoch": _epoch(state),
         "best top-1": percent(state.best, missing=""),
         "time left": duration(state.eta_s),
-        "stopped": state.stopped_early,
+        "end": state.stopped_early,
         "restarts": str(state.restarts),
         "what is wrong": state.diagnosis,
         "W&B": state.wandb,

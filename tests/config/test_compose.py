@@ -90,6 +90,7 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
             "checkpoint.mode=min: val/acc_top1 is best at its maximum",
         ),
         ("seed=1,2", "seed=1,2: several values where a run takes one"),
+        ("seed=3,4", "a run for each value with --sweep seed=3,4"),
         ("epochs", "epochs: not a setting; write key=value"),
         ("+epochs=3", "write epochs=3"),
         ("model._target_=os.system", "model._target_=os.system: not a trusted package"),

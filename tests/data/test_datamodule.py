@@ -27,6 +27,22 @@ def test_class_weights_are_scikit_learns_balanced(folder, config):
     np.testing.assert_allclose(data.class_weights(), expected)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
+def test_effective_number_weights_are_the_papers_with_a_mean_of_1(folder, config, beta):
+    settings = {"class_weights": "effective_number", "effective_number_beta": beta}
+    data = ClassificationDataModule(config(folder, **settings), seed=0)
+    counts = [(data.splits.train.labels == label).sum() for label in range(3)]
+    expected = np.array([(1 - beta) / (1 - beta**count) for count in counts])
+    np.testing.assert_allclose(data.class_weights(), 3 * expected / expected.sum())
+    assert len(set(counts)) > 1
+
+
+def test_class_shares_are_those_of_the_training_images(folder, config):
+    data = ClassificationDataModule(config(folder), seed=0)
+    labels = data.splits.train.labels
+    assert data.class_shares() == [np.mean(labels == label) for label in range(3)]
+
+
 def test_class_weights_are_off_unless_asked_for(folder, config):
     assert ClassificationDataModule(config(folder), seed=0).class_weights() is None
 

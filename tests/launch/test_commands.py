@@ -77,6 +77,7 @@ def test_mistakes_in_flags_and_settings_come_in_one_message_and_exit_code_2(scri
         ("submit.py", "--lr --dry-run", "did you mean model.learning_rate=VALUE?"),
         ("submit.py", "--modle resnet50", "--modle: no such flag; did you mean --model?"),
         ("train.py", "--node 1", "--node: no such flag; did you mean --nodes?"),
+        ("submit.py", "--dry", "--dry: no such flag; did you mean --dry-run?"),
         ("jobs.py", "list --swep x", "--swep: no such flag; did you mean --sweep?"),
         ("submit.py", "--qqq", "launch/submit.py --settings lists them"),
     ],

@@ -48,7 +48,8 @@ def test_the_log_the_status_and_the_end_of_the_command_say_why(stopped) -> None:
     best = float(validated(folder)[0]["val/acc_top1"])
     assert reason == (
         f"stopped early after epoch 3 of 9: val/acc_top1 has not become better than "
-        f"{100 * best:.1f} % for 2 epochs (early_stopping.patience=2)"
+        f"{100 * best:.1f} % for 2 epochs (early_stopping.patience=2, "
+        "early_stopping.min_delta=0.9)"
     )
     lines = log.splitlines()
     assert lines[-1] == reason

@@ -1,0 +1,53 @@
+"""Which settings of the optimizer and the schedule go together: a part of `clf.config.rules`."""
+
+from collections.abc import Iterator
+
+from clf.config.faults import show
+from clf.config.schema import RunConfig
+
+
+def warmup(cfg: RunConfig) -> Iterator[str]:
+    epochs = cfg.model.warmup_epochs or 0
+    if epochs >= cfg.epochs and epochs > 0:
+        yield (
+            f"model.warmup_epochs={epochs}: the warm-up would fill all of epochs={cfg.epochs}; "
+            f"set model.warmup_epochs={cfg.epochs - 1} or less, or more epochs"
+        )
+
+
+def sgd(cfg: RunConfig) -> Iterator[str]:
+    own = vars(cfg.model)
+    if cfg.model.optimizer in ("sgd", "lars") and own.get("nesterov") and not own.get("momentum"):
+        yield "model.nesterov=true: needs model.momentum above 0, such as 0.9; or set false"
+
+
+def step(cfg: RunConfig) -> Iterator[str]:
+    """Of `model.schedule=step`: when it falls."""
+    if cfg.model.schedule != "step":
+        return
+    own = vars(cfg.model)
+    epochs, every = own.get("step_epochs"), own.get("step_every")
+    warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs
+    if (epochs is None) == (every is None):
+        yield (
+            f"model.schedule=step: {'does not say' if epochs is None else 'says twice'} when the "
+            "learning rate falls; set one of model.step_epochs=[30,60,80] and model.step_every=30"
+        )
+        return
+    given = f"model.step_every={every}" if epochs is None else f"model.step_epochs={show(epochs)}"
+    falls = [every] if epochs is None else epochs
+    if falls != sorted(set(falls)) or not falls:
+        yield f"{given}: expected epochs in ascending order, such as [30,60,80]"
+    elif falls[0] <= warm:
+        yield (
+            f"{given}: epoch {falls[0]} is not after the warm-up, which takes {warm}; set a later "
+            "one, or model.warmup_epochs=0"
+        )
+    elif falls[-1] >= cfg.epochs:
+        yield (
+            f"{given}: the learning rate would not fall before epoch {falls[-1]}, and the run has "
+            f"epochs={cfg.epochs}; set an earlier epoch, or more epochs"
+        )
+
+
+OPTIMIZER_RULES = [warmup, sgd, step]

@@ -1,0 +1,47 @@
+"""Optimizers by name: `model.optimizer=sgd`.
+
+Each is one function below; its keyword-only parameters are its settings, as `model.momentum`.
+"""
+
+from typing import Annotated
+
+from torch.optim import SGD, AdamW, Optimizer
+
+from clf.config import register
+from clf.config.about import About
+
+
+@register(name="adamw", group="optimizer")
+def adamw(
+    groups: list[dict],
+    learning_rate: float,
+    *,
+    beta1: Annotated[float, About("decay of the mean gradient", 0.0, 0.999999)] = 0.9,
+    beta2: Annotated[float, About("decay of the mean squared gradient", 0.0, 0.999999)] = 0.999,
+    eps: Annotated[float, About("added to the root of the mean square", 0.0)] = 1e-8,
+) -> Optimizer:
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
+    return AdamW(fused_on_gpu(groups), lr=learning_rate, betas=(beta1, beta2), eps=eps)
+
+
+@register(name="sgd", group="optimizer")
+def sgd(
+    groups: list[dict],
+    learning_rate: float,
+    *,
+    momentum: Annotated[float, About("share of the last direction that is kept", 0.0, 1.0)] = 0.9,
+    nesterov: Annotated[bool, About("Nesterov's momentum")] = False,
+) -> Optimizer:
+    """Stochastic gradient descent."""
+    return SGD(fused_on_gpu(groups), lr=learning_rate, momentum=momentum, nesterov=nesterov)
+
+
+def fused_on_gpu(groups: list[dict]) -> list[dict]:
+    """Ask for torch's fused step, one kernel for all weights, where all of them are on a GPU.
+
+    It is an option of the groups: as an argument of the optimizer it would also take over the
+    unscaling of 16-mixed gradients, which Lightning then refuses to clip.
+    """
+    if all(p.is_cuda for group in groups for p in group["params"]):
+        return [{**group, "fused": True} for group in groups]
+    return groups
