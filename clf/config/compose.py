@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.config import networks
 from clf.config.assign import Setting, is_known, lay
 from clf.config.faults import show
 from clf.config.files import (
@@ -26,6 +25,7 @@ from clf.config.files import (
     leaves,
     store,
 )
+from clf.config.networks import find
 from clf.config.overrides import parse
 from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
@@ -167,7 +167,7 @@ def _split_choices(
             choices["data"] = "imagefolder"  # a file that changes nothing else
             values += [Setting(f"data.{name}", one) for name, one in folder_of_images(text).items()]
             continue
-        if setting.key == "model" and (network := networks.find(text)) is not None:
+        if setting.key == "model" and (network := find(text)) is not None:
             values.append(Setting("model._target_", network.target))
             continue
         faults.append(files.no_such(setting.key, setting.value))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clf.config import networks
 from clf.config.faults import did_you_mean, show
+from clf.config.networks import all_choices, fault, find
 from clf.config.registry import entries
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -76,7 +76,7 @@ class ConfigFiles:
         """Whether a name can be chosen: one of the options, or a library's network."""
         if name in self.options(group):
             return True
-        return group == "model" and networks.find(str(name)) is not None
+        return group == "model" and find(str(name)) is not None
 
     def no_such(self, group: str, value: Any, source: str = "") -> str:
         """The fault of a choice that `knows` does not know; `source` is the file that makes it."""
@@ -84,10 +84,10 @@ class ConfigFiles:
         more = ""
         known = valid
         if group == "model":
-            if (fault := networks.fault(str(value), valid)) is not None:
-                return f"{text}: {fault}{source}"
+            if (special := fault(str(value), valid)) is not None:
+                return f"{text}: {special}{source}"
             more = ", or a network that --list-models shows"
-            known = valid + networks.all_choices()
+            known = valid + all_choices()
         return (
             f"{text}: no such {group}{source}; expected one of {', '.join(valid)}{more}"
             + did_you_mean(str(value), known, f"{group}={{}}")
@@ -100,7 +100,7 @@ class ConfigFiles:
         name = file.choices.get("model", "") if file is not None else ""
         if file is None or name in self.options("model"):
             return
-        network, held = networks.find(name), file.tree.get("model")
+        network, held = find(name), file.tree.get("model")
         if network is None or not isinstance(held, dict | None):
             return
         defaults = [one for one in file.tree["defaults"] if one != {"override /model": name}]

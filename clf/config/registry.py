@@ -23,10 +23,11 @@ from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clf.config import networks
 from clf.config.about import about
 from clf.config.entries import GROUPS, NODES, Entry, entry_of
 from clf.config.faults import nearest
+from clf.config.networks import of_target as network_of
+from clf.config.networks import settings as network_settings
 from clf.config.signatures import NO_DEFAULT, default_of, field_of, stubs
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -101,10 +102,10 @@ def of_target(target: str) -> Entry | None:
     own = (entry for entry in entries("model").values() if entry.target == target)
     if (found := next(own, None)) is not None:
         return found
-    network = networks.of_target(target)
+    network = network_of(target)
     if network is None:
         return None
-    return Entry("model", network.choice, network.target, networks.settings(network))
+    return Entry("model", network.choice, network.target, network_settings(network))
 
 
 def entries(group: str) -> dict[str, Entry]:
@@ -183,7 +184,7 @@ def _extended(node: str, base: type, chosen: list[Entry]) -> type:
             # A model class may give a setting of its optimizer, schedule or loss another default.
             own[name] = (kind, _with_default(own[name][1], stated) if name in own else stated)
     added = [(name, *typed) for name, typed in own.items()]
-    registered = [entry for entry in chosen if networks.of_target(entry.target) is None]
+    registered = [entry for entry in chosen if network_of(entry.target) is None]
     modules = [entry.target.rpartition(".")[0] for entry in registered]
 
     def reduce(self: Any) -> Any:

@@ -1,11 +1,12 @@
 """The model of a config."""
 
+import importlib
 from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from clf.config import RunConfig
 from clf.config.faults import show
@@ -58,7 +59,7 @@ def fetch_weights(cfg: RunConfig) -> None:
     Raises:
         ValueError: unknown name, download failed, or a damaged file
     """
-    made = get_object(cfg.model._target_)
+    made = _located(cfg.model._target_)
     if builds_network(made, of_target(cfg.model._target_) is not None):
         made = network_class(made)
     if (fetch := getattr(made, "fetch_weights", None)) is not None:
@@ -67,13 +68,20 @@ def fetch_weights(cfg: RunConfig) -> None:
 
 def _built(cfg: RunConfig, arguments: dict[str, Any]) -> BaseClassificationModel:
     target = cfg.model._target_
-    made, entry = get_object(target), of_target(target)
+    made, entry = _located(target), of_target(target)
     if not builds_network(made, entry is not None):
         return _instantiate(arguments)
     check_takes_classes(made)
     own = {name: arguments[name] for name in (entry.settings if entry else ())}
     shared = {name: one for name, one in arguments.items() if name not in {*own, "_target_"}}
     return network_class(made)(arguments_of(target, own, cfg.data.size), **shared)
+
+
+def _located(target: str) -> Any:
+    """What a trusted `_target_` names. torchvision.models.alexnet is a module and a function: the
+    module is meant by what stands before the last dot."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _instantiate(arguments: dict[str, Any]) -> BaseClassificationModel:

@@ -149,6 +149,7 @@ def _fill(
         del state[key]
     missing, unexpected = network.load_state_dict(state, strict=False)
     missing = [key for key in missing if not _is_in(key, heads) and key not in wrong]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # in old files
     if missing or unexpected or wrong:
         raise ValueError(
             f"{path} does not fit this {type(network).__name__}: {len(missing)} tensors are "
