@@ -20,6 +20,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
+from clf.models.mix import mixer
 from clf.parallel.batchnorm import AgreeOnBatchNorm
 from clf.parallel.lightning_internals import (
     check_lightning,
@@ -118,6 +119,7 @@ def _prepare(
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     model.set_class_shares(datamodule.class_shares())
+    model.mix = mixer(cfg, world_size(cfg))
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),

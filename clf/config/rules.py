@@ -13,7 +13,7 @@ from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES
-from clf.config.schema import RunConfig
+from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
 from clf.metrics.measures import TOP_K, direction, monitors, reported
@@ -139,6 +139,32 @@ def _model(cfg: RunConfig) -> Iterator[str]:
                 "0, not all 0, "
                 "one per class in label order"
             )
+
+
+def _mix(cfg: RunConfig) -> Iterator[str]:
+    off = cfg.mix.off_epochs
+    if off >= cfg.epochs and (cfg.mix.mixup or cfg.mix.cutmix):
+        yield (
+            f"mix.off_epochs={off}: no epoch of epochs={cfg.epochs} would be mixed; set "
+            f"mix.off_epochs={cfg.epochs - 1} or less, or mix.mixup=0 and mix.cutmix=0"
+        )
+
+
+def notes(cfg: RunConfig) -> Iterator[str]:
+    """What may be meant as it is, but is more often an oversight."""
+    mix, default = cfg.mix, MixConfig()
+    if not (mix.mixup or mix.cutmix):
+        for key, value in vars(mix).items():
+            if value != getattr(default, key):
+                yield f"mix.{key}={value}: has no effect without mix.mixup or mix.cutmix above 0"
+    if cfg.model.loss == "logit_adjustment":
+        also = []
+        if cfg.data.sampler == "class_balanced":
+            also.append("data.sampler=class_balanced")
+        if cfg.data.class_weights != "none":
+            also.append(f"data.class_weights={cfg.data.class_weights}")
+        for other in also:
+            yield f"model.loss=logit_adjustment: corrects for rare classes, and so does {other}"
 
 
 def _monitor(cfg: RunConfig) -> Iterator[str]:

@@ -17,6 +17,7 @@ from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
+from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
 from clf.optim.groups import parameter_groups
 from clf.optim.schedules import with_warmup
@@ -41,6 +42,7 @@ class BaseClassificationModel(LightningModule):
     class_shares: Tensor | None  # where the loss asks for it
     mean: Tensor
     std: Tensor
+    mix: Mix | None = None  # of the images that train
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
@@ -126,9 +128,13 @@ class BaseClassificationModel(LightningModule):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
-        if images_BCHW.dtype == torch.uint8:
-            images_BCHW = (images_BCHW - self.mean) / self.std
-        return self.network(images_BCHW)
+        return self.network(self.normalised(images_BCHW))
+
+    def normalised(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 images as floats; floats as they are."""
+        if images_BCHW.dtype != torch.uint8:
+            return images_BCHW
+        return (images_BCHW - self.mean) / self.std
 
     def loss_fn(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """The loss that is trained with: class weights and label smoothing included, a scalar."""
@@ -184,10 +190,22 @@ class BaseClassificationModel(LightningModule):
             self._build_metrics(self.trainer.num_nodes, self.trainer.node_rank)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        logits_BC, (loss_sum, weight_sum) = self._step("train", batch)
+        batch, mixed = self.mixed(batch, batch_idx)
+        logits_BC, (loss_sum, weight_sum) = self._step("train", batch, mixed)
         loss = loss_sum / weight_sum
         self.log("train/loss_step", loss)
         return loss
+
+    def mixed(
+        self, batch: ClassificationBatch, batch_idx: int
+    ) -> tuple[ClassificationBatch, Mixed | None]:
+        """A training micro-batch of this rank as the network sees it, and what is mixed in."""
+        if self.mix is None:
+            return batch, None
+        batch = {**batch, "images": self.normalised(batch["images"])}
+        # The sampler deals the micro-batches out to the ranks in turn.
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        return self.mix(batch, self.current_epoch, number)
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("val", batch)[0]
@@ -195,11 +213,17 @@ class BaseClassificationModel(LightningModule):
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
-    def _step(self, split: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits_BC = self(batch["images"])
-        loss_sum, weight_sum = self.loss_sums(logits_BC, batch["labels"])
+    def _step(
+        self, split: str, batch: ClassificationBatch, mixed: Mixed | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        logits_BC, labels_B, indices_B = self(batch["images"]), batch["labels"], batch["indices"]
+        loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B, mixed)
+        if mixed is not None:  # it counts as the image that it shows most of
+            own_B = mixed.shares_B >= 0.5
+            labels_B = torch.where(own_B, labels_B, mixed.labels_B)
+            indices_B = torch.where(own_B, indices_B, swap(indices_B))
         self.metrics(split).update(
-            logits_BC.detach(), batch["labels"], loss_sum.detach(), weight_sum, batch["indices"]
+            logits_BC.detach(), labels_B, loss_sum.detach(), weight_sum, indices_B
         )
         return logits_BC, (loss_sum, weight_sum)
 
