@@ -41,6 +41,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _ranges,
         _model,
         *OPTIMIZER_RULES,
+        _mix,
         _monitor,
         *JOB_RULES,
     ]
