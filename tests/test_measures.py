@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score
 
 from clf.config import ConfigError
 from clf.metrics import measures
-from clf.metrics.measures import class_f1, line, measure, percent, reported
+from clf.metrics.columns import class_accuracy, class_f1, class_precision
+from clf.metrics.measures import line, measure, percent, reported
 from clf.plan import compose
 from clf.run import fit
 from tests import tiny
@@ -66,18 +67,18 @@ def test_a_users_own_measure_is_logged_monitored_and_shown(own_module, tmp_path:
     assert f"balanced {100 * scalars['test/balanced']:.1f} %" in shown
 
 
-@pytest.mark.parametrize(("monitor", "best"), [("val/f1_macro", max), ("val/error", min)])
+@pytest.mark.parametrize(("monitor", "best"), [("val/acc_balanced", max), ("val/error", min)])
 def test_the_best_checkpoint_is_that_of_the_monitored_measure(
     own_module, tmp_path: Path, monitor: str, best: Callable
 ) -> None:
     __import__(own_module)
     fast = {"warmup_epochs": 0, "learning_rate": 1e-2}
     cfg = tiny.config(str(tmp_path / "digits"), limit_batches=40, model=fast)
-    cfg.checkpoint.monitor = monitor
+    cfg.checkpoint.monitor, logged = monitor, measures.logged_as(monitor)
     fit(cfg, tmp_path / "run", progress=False)
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[monitor]]
-    values = [float(row[monitor]) for row in rows]
+        rows = [row for row in csv.DictReader(file) if row[logged]]
+    values = [float(row[logged]) for row in rows]
     assert len(set(values)) > 1
     chosen = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert chosen["epoch"] == values.index(best(values))
@@ -145,19 +146,22 @@ def test_of_five_classes_a_top_5_cannot_be_monitored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_f1_and_accuracy_of_a_class_are_scikit_learns(seed: int) -> None:
+def test_the_columns_of_a_class_are_scikit_learns(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels, predicted = rng.integers(0, 6, 30), rng.integers(2, 9, 30)
     support, counted = (np.bincount(values, minlength=9) for values in (labels, predicted))
     correct = np.bincount(labels[labels == predicted], minlength=9)
-    own = [class_f1(*map(int, c)) for c in zip(support, correct, counted, strict=True)]
-    expected = f1_score(labels, predicted, labels=range(9), average=None, zero_division=np.nan)
-    occurs = support + counted > 0
-    assert [value is not None for value in own] == occurs.tolist()
-    np.testing.assert_allclose([value for value in own if value is not None], expected[occurs])
-    accuracy = [measures.class_accuracy(s, c, None) for s, c in zip(support, correct, strict=True)]
-    seen = [value for value in accuracy if value is not None]
-    assert np.mean(seen) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    counts = [tuple(map(int, one)) for one in zip(support, correct, counted, strict=True)]
+    of_all = {"labels": range(9), "average": None, "zero_division": np.nan}
+    for column, score, exists in (
+        (class_f1, f1_score, support + counted > 0),
+        (class_precision, precision_score, counted > 0),
+    ):
+        own, expected = [column(*one) for one in counts], score(labels, predicted, **of_all)
+        assert [value is not None for value in own] == exists.tolist()
+        np.testing.assert_allclose([v for v in own if v is not None], expected[exists])
+    accuracy = [value for one in counts if (value := class_accuracy(*one)) is not None]
+    assert np.mean(accuracy) == pytest.approx(balanced_accuracy_score(labels, predicted))
 
 
 def test_the_line_of_a_split_has_its_own_numbers_in_the_order_of_the_list() -> None:
@@ -165,11 +169,25 @@ def test_the_line_of_a_split_has_its_own_numbers_in_the_order_of_the_list() -> N
         "val/loss": 0.06249,
         "val/acc_top5": 1.0,
         "val/acc_top1": 0.9856,
+        "val/precision_macro": 0.5,
+        "val/ece": 0.5,
         "test/acc_top1": 0.1,
         "val/anything": 3.0,
         "epoch": 2.0,
     }
     assert line(scalars, "val") == "top-1 98.6 %   top-5 100.0 %   loss 0.06249"
+
+
+def test_a_number_that_has_another_name_is_monitored_by_either(own_module) -> None:
+    for name, logged in {"acc_balanced": "acc_macro", "recall_weighted": "acc_top1"}.items():
+        assert compose([f"checkpoint.monitor=val/{name}"]).checkpoint.monitor == f"val/{name}"
+        assert measures.logged_as(f"val/{name}") == f"val/{logged}"
+        assert measures.direction(f"val/{name}") == "max"
+    assert measures.logged_as("val/ece") == "val/ece"
+    path = Path(sys.path[0]) / "my_measures.py"
+    path.write_text(OWN.replace('"balanced", l', '"acc_balanced", l'))
+    with pytest.raises(ConfigError, match="'acc_balanced'.*belongs to .*macro_accuracy already"):
+        compose([f"trusted_packages=[{own_module}]"])
 
 
 def test_a_share_that_does_not_exist_is_not_0() -> None:

@@ -119,3 +119,37 @@ def test_counts_do_not_take_part_in_half_precision():
     result = metrics.compute()
     assert result["support_NC"].tolist() == [[300, 0]]
     assert result["loss"] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_a_confidence_of_1_is_in_the_last_bin_as_in_guo_et_al():
+    """torchmetrics gives it a bin of its own: the two differ where a network is that sure."""
+    probabilities = torch.tensor([1.0, 1.0, 0.95, 0.8, 0.62, 0.55, 0.39])
+    logits = torch.stack([probabilities, 1 - probabilities]).clamp(min=1e-30).log().T
+    labels = torch.tensor([0, 1, 0, 0, 1, 0, 1])  # 0.39 predicts class 1
+    right = np.array([1, 0, 1, 1, 0, 1, 1])
+    confidence = np.array([1.0, 1.0, 0.95, 0.8, 0.62, 0.55, 0.61])
+    bins = [(confidence > i / 15) & (confidence <= (i + 1) / 15) for i in range(15)]
+    gaps = [abs(right[b].mean() - confidence[b].mean()) * b.mean() for b in bins if b.any()]
+    result = run(ClassificationMetrics(2, top_k=1), [(logits, labels)])
+    assert result["ece"] == pytest.approx(sum(gaps), abs=1e-6)
+
+
+def test_the_order_of_the_images_does_not_change_a_bit_of_the_calibration_error():
+    data = batches(500, 10, seed=1)
+    forwards = run(ClassificationMetrics(10, 5), data)
+    assert run(ClassificationMetrics(10, 5), data[::-1])["ece"] == forwards["ece"] > 0
+
+
+def test_an_epoch_that_an_older_version_began_has_no_calibration_error():
+    first, rest = batches(40, 10, seed=2), batches(30, 10, seed=3)
+    old = ClassificationMetrics(10, 5)
+    run(old, first)
+    state = old.state_over_ranks()
+    for columns, exists in ((3 * 10 + 3, False), (state["counts_NK"].shape[1], True)):
+        resumed = ClassificationMetrics(10, 5, num_nodes=2, node_rank=1)
+        resumed.resume_from(state | {"counts_NK": state["counts_NK"][:, :columns]}, rank=0)
+        result, whole = run(resumed, rest), run(ClassificationMetrics(10, 5), first + rest)
+        assert torch.isnan(result["ece"]) != exists
+        for name in ("acc_top1", "f1_macro", "precision_weighted"):
+            assert result[name] == whole[name]
+    assert result["ece"] == whole["ece"]

@@ -3,6 +3,7 @@
 The reference is NumPy over all images' logits, which knows nothing of ranks, batches or padding.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 from torch import nn
+from torchmetrics.classification import MulticlassCalibrationError
 
 from clf.batch import PADDING
 from clf.data.sampler import EvalSampler
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
-from clf.parallel.batchnorm import average_batchnorm
+from clf.metrics.measures import logged_as
+from clf.parallel.batchnorm import average_over_ranks, statistics
 
 BATCH = 3
 
@@ -65,9 +68,27 @@ def assert_exact(result: dict[str, Any], images: int, classes: int, seed: int) -
         assert "acc_top5" not in result, "it would always be 1"
     macro = (correct[support > 0] / support[support > 0]).mean()
     assert result["acc_macro"] == pytest.approx(macro, abs=1e-12)
-    f1 = f1_score(labels, predicted, average="macro", zero_division=0)
-    assert result["f1_macro"] == pytest.approx(f1, abs=1e-12)
+    assert_scikit_learns(result, labels, predicted)
+    reference = MulticlassCalibrationError(classes, n_bins=15, norm="l1", validate_args=False)
+    # Probabilities, because it takes logits that happen to be between 0 and 1 for some.
+    ece = reference(torch.from_numpy(logits).double().softmax(dim=1), torch.from_numpy(labels))
+    assert result["ece"] == pytest.approx(float(ece), abs=1e-6)
     assert result["loss"] == pytest.approx(losses.mean(), abs=1e-6)
+
+
+def assert_scikit_learns(result: dict[str, Any], labels: np.ndarray, predicted: np.ndarray) -> None:
+    for average in ("macro", "weighted"):
+        scores = precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0
+        )
+        for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
+            logged = logged_as(f"val/{name}_{average}").removeprefix("val/")
+            assert result[logged] == pytest.approx(score, abs=1e-12), (name, average)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes that have no images
+        balanced = balanced_accuracy_score(labels, predicted)
+    logged = logged_as("val/acc_balanced").removeprefix("val/")
+    assert result[logged] == pytest.approx(balanced, abs=1e-12)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -138,7 +159,7 @@ def batchnorm_before_and_after() -> tuple[list[float], list[float]]:
     norm = nn.Sequential(nn.BatchNorm1d(3))
     norm(torch.full((4, 3), float(dist.get_rank())))
     before = norm[0].running_mean.tolist()
-    average_batchnorm(norm)
+    average_over_ranks(statistics(norm))
     return before, norm[0].running_mean.tolist()
 
 

@@ -16,7 +16,7 @@ from clf.config.optimizer_rules import OPTIMIZER_RULES
 from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
-from clf.metrics.measures import TOP_K, direction, monitors, reported
+from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -42,6 +42,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _model,
         *OPTIMIZER_RULES,
         _mix,
+        _ema,
         _monitor,
         *JOB_RULES,
     ]
@@ -168,6 +169,14 @@ def notes(cfg: RunConfig) -> Iterator[str]:
             yield f"model.loss=logit_adjustment: corrects for rare classes, and so does {other}"
 
 
+def _ema(cfg: RunConfig) -> Iterator[str]:
+    if cfg.ema.decay == 1:
+        yield (
+            "ema.decay=1.0: the average would keep the first weights for ever; use a number "
+            "below 1 such as 0.999, or null for no average"
+        )
+
+
 def _monitor(cfg: RunConfig) -> Iterator[str]:
     yield from monitor_faults(cfg, cfg.model.num_classes)
 
@@ -175,12 +184,20 @@ def _monitor(cfg: RunConfig) -> Iterator[str]:
 def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
-    names = monitors(reported(cfg.model.top_k or TOP_K, num_classes))
-    if monitor not in names:
+    known = reported(cfg.model.top_k or TOP_K, num_classes)
+    names = monitors(known)
+    if monitor.startswith(f"{AS_TRAINED}/"):
+        why = "judges the weights as trained, and best.ckpt holds their average"
+        if cfg.ema.decay is None:
+            why = "is of the weights beside their average, and ema.decay=null averages nothing"
+        instead = monitor.replace(AS_TRAINED, "val", 1)
+        yield f"checkpoint.monitor={monitor}: {why}; set checkpoint.monitor={instead}"
+    elif monitor not in names:
         guess = nearest(monitor, names)
         yield (
-            f"checkpoint.monitor={monitor}: no such name is logged; expected one of "
-            f"{', '.join(names)}" + (f"; did you mean {guess[0]}?" if guess else "")
+            f"checkpoint.monitor={monitor}: no such name is logged; expected "
+            + listed(known)
+            + (f"; did you mean {guess[0]}?" if guess else "")
         )
     elif mode not in (None, direction(monitor)):
         best = direction(monitor)

@@ -5,7 +5,7 @@ epoch. What is computed from them stands in `measures.py`.
 Nothing is divided, and no rank talks to another, before the end of the epoch. So a result depends
 neither on how the images were spread over ranks nor on the padding that made the ranks equal.
 
-B rows of a batch, C classes, N nodes.
+B rows of a batch, C classes, M bins of confidence, N nodes.
 """
 
 from typing import Any
@@ -16,8 +16,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from clf.batch import PADDING
-from clf.metrics.measures import Counts, reported
+from clf.metrics.measures import BINS, Counts, reported
 
+ONE = 2**30  # a confidence of 1, in the integers that confidences are added up in
 NO_INDEX = torch.iinfo(torch.int64).max  # larger than the index of any image
 
 
@@ -68,9 +69,10 @@ class ClassificationMetrics(Metric):
             raise ValueError(f"top_k must be from 1 to num_classes={num_classes}, got {top_k}")
         self.num_classes, self.top_k, self.node_rank = num_classes, top_k, node_rank
         # A rank fills its node's row, so the sum over ranks is the table by node, and its column
-        # sums the totals. K = support of each class, correct of each, predicted of each, then the
-        # three single counts.
-        counts_NK = torch.zeros(num_nodes, 3 * num_classes + 3, dtype=torch.int64)
+        # sums the totals. K = support of each class, correct of each, predicted of each; the three
+        # single counts; images of each bin, correct of each, sum of the confidences of each.
+        self._parts = [num_classes] * 3 + [3] + [BINS] * 3
+        counts_NK = torch.zeros(num_nodes, sum(self._parts), dtype=torch.int64)
         self.add_state("counts_NK", counts_NK, dist_reduce_fx="sum")
         self.add_state("loss_sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         # A buffer and not a state, so that the ranks send it only if a label was bad.
@@ -100,11 +102,17 @@ class ClassificationMetrics(Metric):
         label_B = torch.where(valid_B, labels_B, 0)
         predicted_B = logits_BC.argmax(dim=1)
         in_top_k_B = (logits_BC.topk(self.top_k, dim=1).indices == label_B[:, None]).any(dim=1)
-        # Each row adds 1 or 0 at three places; an index that is not valid adds 0 at class 0.
-        places_3B = torch.cat([label_B, C + label_B, 2 * C + predicted_B])
-        ones_3B = torch.cat([valid_B, valid_B & (predicted_B == label_B), valid_B])
-        counts_K.index_add_(0, places_3B, ones_3B.to(torch.int64))
-        counts_K[3 * C :] += torch.stack(
+        correct_B = valid_B & (predicted_B == label_B)
+        confidence_B = _confidence(logits_BC)
+        # Bins include their upper end, as in Guo et al.
+        bin_B = 3 * C + 3 + ((confidence_B * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        fixed_B = (confidence_B * ONE).round().long()
+        # Each row adds at six places; one that is not valid adds 0 there.
+        places = [label_B, C + label_B, 2 * C + predicted_B]
+        places += [bin_B, BINS + bin_B, 2 * BINS + bin_B]
+        added = [valid_B, correct_B, valid_B, valid_B, correct_B, valid_B * fixed_B]
+        counts_K.index_add_(0, torch.cat(places), torch.cat([one.long() for one in added]))
+        counts_K[3 * C : 3 * C + 3] += torch.stack(
             [(valid_B & in_top_k_B).sum(), is_nan_B.sum(), is_bad_B.sum()]
         )
         self.loss_sums += torch.stack([loss_sum, weight_sum]).to(torch.float64)
@@ -127,8 +135,10 @@ class ClassificationMetrics(Metric):
             ValueError: a row had logits that are not finite
             BadLabelError: a label is not a class
         """
-        C = self.num_classes
-        support_NC, correct_NC, predicted_NC, single_N3 = self.counts_NK.split([C, C, C, 3], dim=1)
+        support_NC, correct_NC, predicted_NC, single_N3, *bins = self.counts_NK.split(
+            self._parts, dim=1
+        )
+        bin_images_M, bin_correct_M, fixed_M = (bin_NM.sum(dim=0) for bin_NM in bins)
         top_k_hits, nan_rows, bad_labels = single_N3.sum(dim=0)
         self._raise_if(nan_rows, bad_labels)
         counts = Counts(
@@ -138,10 +148,13 @@ class ClassificationMetrics(Metric):
             top_k_hits=top_k_hits,
             loss_sum=self.loss_sums[0],
             weight_sum=self.loss_sums[1],
+            bin_images_M=bin_images_M,
+            bin_correct_M=bin_correct_M,
+            bin_confidence_M=fixed_M.double() / ONE,
         )
         scalars = {
             one.name: torch.as_tensor(one.compute(counts), dtype=torch.float64)
-            for one in reported(self.top_k, C)
+            for one in reported(self.top_k, self.num_classes)
         }
         tables = {"support_NC": support_NC, "correct_NC": correct_NC}
         return scalars | tables | {"predicted_C": counts.predicted_C}
@@ -169,12 +182,15 @@ class ClassificationMetrics(Metric):
         return {name: value.cpu() for name, value in state.items()}
 
     def resume_from(self, state: dict[str, Tensor], rank: int) -> None:
-        """Go on with `state_over_ranks` on any number of ranks: rank 0 takes all of it."""
+        """Go on with `state_over_ranks` on any number of ranks: rank 0 takes all of it. The state
+        of a version that had no bins lacks their columns: this epoch has no calibration error."""
         self.reset()
         self._update_count = 1  # torchmetrics would warn if the epoch has no batch left
         if rank != 0:
             return
         counts_NK = state["counts_NK"].to(self.counts_NK)
+        missing = self.counts_NK.shape[1] - counts_NK.shape[1]
+        counts_NK = torch.nn.functional.pad(counts_NK, (0, missing))
         if counts_NK.shape != self.counts_NK.shape:  # the run had another number of nodes
             counts_NK = counts_NK.sum(dim=0)
         self.counts_NK[... if counts_NK.ndim == 2 else self.node_rank] += counts_NK
@@ -185,3 +201,9 @@ class ClassificationMetrics(Metric):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
         return int(first)
+
+
+def _confidence(logits_BC: Tensor) -> Tensor:
+    """[B], the softmax's probability of the predicted class; 0 where logits are not finite."""
+    wide_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
+    return wide_BC.softmax(dim=1).amax(dim=1).nan_to_num(0.0)

@@ -1,7 +1,8 @@
 """Every number that a run reports, in one list: its name, label, direction and how it is computed.
 
-What the model logs, what `checkpoint.monitor` takes, what a terminal shows and the columns of the
-per-class table all follow from here. A package in `trusted_packages` adds a number of its own:
+What the model logs, what `checkpoint.monitor` takes and what a terminal shows all follow from here;
+the columns of the per-class table, from `columns.py`. A package in `trusted_packages` adds a number
+of its own:
 
     from clf.metrics.measures import Counts, measure
 
@@ -12,7 +13,7 @@ per-class table all follow from here. A package in `trusted_packages` adds a num
 
 Imports no torch: the functions use the tensors' own methods.
 
-C classes.
+C classes, M bins of confidence.
 """
 
 import math
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOP_K = 5  # k of the second accuracy, where model.top_k does not say
-SPLITS = ("train", "val", "test")
+AS_TRAINED = "val_raw"  # where val is of the weights' average: the validation without it
+SPLITS = ("train", "val", AS_TRAINED, "test")
+BINS = 15  # of the calibration error, equally wide, by the probability of the predicted class
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Counts:
     top_k_hits: "Tensor"  # int64, images whose class is among the k largest logits
     loss_sum: "Tensor"  # float64, sum of the images' weighted losses
     weight_sum: "Tensor"  # float64, sum of the images' weights in the loss
+    # By confidence, the softmax's probability of the predicted class, in BINS bins:
+    bin_images_M: "Tensor"  # int64, images; fewer in all than `support_C` if some were not binned
+    bin_correct_M: "Tensor"  # int64, those of them that were predicted as their class
+    bin_confidence_M: "Tensor"  # float64, sum of the confidences
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Measure:
     best: str  # "max" or "min"
     share: bool  # from 0 to 1, shown as a percentage
     compute: Callable[[Counts], Any]  # to a scalar tensor; NaN where the number does not exist
+    in_line: bool = True  # shown in the one line of an epoch; the others are logged only
+    also: tuple[str, ...] = ()  # other names of the same number, which `checkpoint.monitor` takes
 
     def with_k(self, k: int | str) -> "Measure":
         name, label = (text.replace("{k}", str(k)) for text in (self.name, self.label))
@@ -59,7 +68,13 @@ _measures: dict[str, Measure] = {}  # in the order in which they are shown
 
 
 def measure(
-    name: str, *, label: str, best: str, share: bool = True
+    name: str,
+    *,
+    label: str,
+    best: str,
+    share: bool = True,
+    in_line: bool = True,
+    also: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Counts], Any]], Callable[[Counts], Any]]:
     """Function decorator: each epoch of each split reports what the function returns as
     `<split>/<name>`.
@@ -69,26 +84,30 @@ def measure(
         label: what a terminal shows in front of the value
         best: "max" if larger is better, "min" if smaller is
         share: the value is from 0 to 1 and is shown as a percentage
+        in_line: it is shown in the one line that a terminal has for an epoch
+        also: other names by which `checkpoint.monitor` knows the number
 
     Raises:
-        ValueError: the name is taken or cannot be used, or `best` is neither "max" nor "min"
+        ValueError: a name is taken or cannot be used, or `best` is neither "max" nor "min"
     """
     if best not in ("max", "min"):
         raise ValueError(f'@measure("{name}", best={best!r}): expected best="max" or best="min"')
-    if not re.fullmatch(r"[A-Za-z]\w*", name.replace("{k}", ""), re.ASCII):
-        raise ValueError(
-            f"@measure({name!r}): expected letters, digits and underscores, beginning with a "
-            'letter, such as "acc_balanced"'
-        )
+    for own in (name, *also):
+        if not re.fullmatch(r"[A-Za-z]\w*", own.replace("{k}", ""), re.ASCII):
+            raise ValueError(
+                f"@measure({own!r}): expected letters, digits and underscores, beginning with a "
+                'letter, such as "acc_worst"'
+            )
 
     def add(compute: Callable[[Counts], Any]) -> Callable[[Counts], Any]:
-        taken = _measures.get(name) or find(f"val/{name}")
-        if taken is not None and _place(taken.compute) != _place(compute):
-            raise ValueError(
-                f"@measure({name!r}): this name belongs to {'.'.join(_place(taken.compute))} "
-                "already; choose another one"
-            )
-        _measures[name] = Measure(name, label, best, share, compute)
+        for own in (name, *also):
+            taken = _measures.get(own) or find(f"val/{own}")
+            if taken is not None and _place(taken.compute) != _place(compute):
+                raise ValueError(
+                    f"@measure({own!r}): this name belongs to {'.'.join(_place(taken.compute))} "
+                    "already; choose another one"
+                )
+        _measures[name] = Measure(name, label, best, share, compute, in_line, also)
         return compute
 
     return add
@@ -99,21 +118,31 @@ def _place(function: Callable[..., Any]) -> tuple[str, str]:
 
 
 def find(name: str) -> Measure | None:
-    """The measure that is logged as `name`, such as "val/acc_top5"; None if there is none."""
+    """The measure of a name such as "val/acc_top5", its first or another one; None if there is
+    none."""
     split, _, own = name.partition("/")
     if split not in SPLITS:
         return None
     k, top_k = re.fullmatch(r"acc_top(\d+)", own), _measures.get("acc_top{k}")
     if k and top_k and own not in _measures:
         return top_k.with_k(k[1])
-    return _measures.get(own)
+    named = (one for one in _measures.values() if own in one.also)
+    return _measures.get(own) or next(named, None)
+
+
+def logged_as(name: str) -> str:
+    """The name under which a number is logged that `checkpoint.monitor` may call by another one:
+    "val/acc_macro" of "val/acc_balanced"."""
+    found = find(name)
+    return name if found is None else f"{name.partition('/')[0]}/{found.name}"
 
 
 # --- the numbers of an epoch, in the order in which they are shown --------------------------------
 
 
-@measure("acc_top1", label="top-1", best="max")
+@measure("acc_top1", label="top-1", best="max", also=("recall_weighted",))
 def top_1(counts: Counts) -> "Tensor":
+    """Also scikit-learn's `recall_score(average="weighted")`, which is the same number."""
     return counts.correct_C.sum().double() / counts.support_C.sum()
 
 
@@ -122,20 +151,16 @@ def top_k(counts: Counts) -> "Tensor":
     return counts.top_k_hits.double() / counts.support_C.sum()
 
 
-@measure("acc_macro", label="macro", best="max")
+@measure("acc_macro", label="macro", best="max", also=("acc_balanced",))
 def macro_accuracy(counts: Counts) -> "Tensor":
-    """The mean over the classes that have images."""
+    """The mean over the classes that have images: scikit-learn's `balanced_accuracy_score`."""
     seen = counts.support_C > 0
     return (counts.correct_C[seen].double() / counts.support_C[seen]).mean()
 
 
 @measure("f1_macro", label="macro F1", best="max")
 def macro_f1(counts: Counts) -> "Tensor":
-    """scikit-learn's `f1_score(average="macro")`: the mean over the classes that occur among the
-    labels or the predictions."""
-    occurrences_C = counts.support_C + counts.predicted_C
-    occurs = occurrences_C > 0
-    return (2 * counts.correct_C[occurs].double() / occurrences_C[occurs]).mean()
+    return _macro(_f1_C(counts), counts)
 
 
 @measure("loss", label="loss", best="min", share=False)
@@ -143,39 +168,56 @@ def loss(counts: Counts) -> "Tensor":
     return counts.loss_sum / counts.weight_sum
 
 
-# --- the columns of the per-class table -----------------------------------------------------------
+# Averages as scikit-learn's `precision_recall_fscore_support` has them, with `zero_division=0`.
 
 
-@dataclass(frozen=True)
-class ClassColumn:
-    """A column of the per-class table, computed from a class's counts."""
-
-    name: str
-    compute: Callable[[int, int, int | None], float | None]  # (support, correct, predicted)
-    share: bool = False  # from 0 to 1, shown as a percentage
-    always: bool = True  # False: a narrow terminal leaves it out
+@measure("precision_macro", label="macro precision", best="max", in_line=False)
+def macro_precision(counts: Counts) -> "Tensor":
+    return _macro(_precision_C(counts), counts)
 
 
-def class_accuracy(support: int, correct: int, predicted: int | None) -> float | None:
-    """None for a class without images."""
-    return correct / support if support else None
+@measure("recall_macro", label="macro recall", best="max", in_line=False)
+def macro_recall(counts: Counts) -> "Tensor":
+    """Below `acc_macro` where a class without images was predicted: that class counts as 0."""
+    return _macro(counts.correct_C.double() / counts.support_C.clamp(min=1), counts)
 
 
-def class_f1(support: int, correct: int, predicted: int | None) -> float | None:
-    """None for a class that occurs among neither labels nor predictions; and where the number of
-    predictions is not known, in a table of an older version."""
-    if predicted is None or not support + predicted:
-        return None
-    return 2 * correct / (support + predicted)
+@measure("precision_weighted", label="weighted precision", best="max", in_line=False)
+def weighted_precision(counts: Counts) -> "Tensor":
+    return _weighted(_precision_C(counts), counts)
 
 
-CLASS_COLUMNS = (
-    ClassColumn("support", lambda support, correct, predicted: support),
-    ClassColumn("correct", lambda support, correct, predicted: correct),
-    ClassColumn("accuracy", class_accuracy, share=True),
-    ClassColumn("predicted", lambda support, correct, predicted: predicted, always=False),
-    ClassColumn("f1", class_f1, share=True),
-)
+@measure("f1_weighted", label="weighted F1", best="max", in_line=False)
+def weighted_f1(counts: Counts) -> "Tensor":
+    return _weighted(_f1_C(counts), counts)
+
+
+@measure("ece", label="calibration error", best="min", in_line=False)
+def calibration_error(counts: Counts) -> "Tensor":
+    """Guo et al. 2017, arXiv 1706.04599: how far confidence and accuracy are apart, as the mean
+    over the bins, each weighted by its images. NaN if some images of the epoch were not binned:
+    they were counted before an interruption by a version without bins."""
+    apart_M = (counts.bin_correct_M - counts.bin_confidence_M).abs()
+    images, binned = counts.support_C.sum(), counts.bin_images_M.sum()
+    return (apart_M.sum() / images).masked_fill(images != binned, math.nan)
+
+
+def _precision_C(counts: Counts) -> "Tensor":
+    return counts.correct_C.double() / counts.predicted_C.clamp(min=1)
+
+
+def _f1_C(counts: Counts) -> "Tensor":
+    return 2 * counts.correct_C.double() / (counts.support_C + counts.predicted_C).clamp(min=1)
+
+
+def _macro(value_C: "Tensor", counts: Counts) -> "Tensor":
+    """The mean over the classes that occur among the labels or the predictions."""
+    return value_C[counts.support_C + counts.predicted_C > 0].mean()
+
+
+def _weighted(value_C: "Tensor", counts: Counts) -> "Tensor":
+    """The mean over the classes, each weighted by its images."""
+    return (value_C * counts.support_C).sum() / counts.support_C.sum()
 
 
 # --- what others read -----------------------------------------------------------------------------
@@ -200,13 +242,19 @@ def direction(name: str) -> str:
     """
     found = find(name)
     if found is None:
-        raise ValueError(f"{name}: expected one of {', '.join(monitors(reported()))}")
+        raise ValueError(f"{name}: expected {listed(reported())}")
     return found.best
 
 
-def monitors(measures: Sequence[Measure]) -> list[str]:
+def monitors(measures: Sequence[Measure], splits: Sequence[str] = ("val", "train")) -> list[str]:
     """What `checkpoint.monitor` may name: each number of the validation and of the training."""
-    return [f"{split}/{one.name}" for split in ("val", "train") for one in measures]
+    names = [name for one in measures for name in (one.name, *one.also)]
+    return [f"{split}/{name}" for split in splits for name in names]
+
+
+def listed(measures: Sequence[Measure]) -> str:
+    """The same for a message."""
+    return f"one of {', '.join(monitors(measures, ('val',)))}, or the same of train/"
 
 
 def percent(share: float | None, digits: int = 1, missing: str = "n/a") -> str:
@@ -220,10 +268,16 @@ def shown(name: str, value: float) -> str:
     return percent(value) if found is not None and found.share else f"{value:.4g}"
 
 
+def as_trained(scalars: Mapping[str, float]) -> str:
+    """`   as trained top-1 98.4 %` of a run that averages its weights; else empty."""
+    name = f"{AS_TRAINED}/acc_top1"
+    return f"   as trained {line({name: scalars[name]}, AS_TRAINED)}" if name in scalars else ""
+
+
 def line(scalars: Mapping[str, float], split: str) -> str:
-    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062`, of all numbers of a split."""
+    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062`: a split's numbers in short."""
     order = [one.compute for one in _measures.values()]
     found = {name: find(name) for name in scalars if name.startswith(f"{split}/")}
-    known = [(name, one) for name, one in found.items() if one is not None]
+    known = [(name, one) for name, one in found.items() if one is not None and one.in_line]
     known.sort(key=lambda pair: order.index(pair[1].compute))
     return "   ".join(f"{one.label} {shown(name, scalars[name])}" for name, one in known)

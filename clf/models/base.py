@@ -4,7 +4,6 @@ overrides `build_network`; see `clf/models/resnet.py`.
 B images, C classes, H x W pixels.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,15 +11,14 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.config.registry import complete, load, own_settings
+from clf.config.registry import complete
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
-from clf.metrics.measures import TOP_K, reported
+from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
-from clf.optim.groups import parameter_groups
-from clf.optim.schedules import with_warmup
+from clf.optim.build import optimizer_and_schedule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
@@ -59,6 +57,7 @@ class BaseClassificationModel(LightningModule):
         needs_shares = "class_shares_C" in asks_for(hp["loss"])
         alike_C = torch.full((num_classes,), 1 / num_classes) if needs_shares else None
         self.register_buffer("class_shares", alike_C)
+        self.register_load_state_dict_pre_hook(_shares_of_another_loss)
         self.register_buffer(
             "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
         )
@@ -165,15 +164,6 @@ class BaseClassificationModel(LightningModule):
         )
         return losses_B.sum(), weights_B.sum()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of another loss: keep the shares that this one was built with, or drop
-        those that this one has no use for."""
-        state = checkpoint["state_dict"]
-        if self.class_shares is None:
-            state.pop("class_shares", None)
-        else:
-            state.setdefault("class_shares", self.class_shares)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain values among the arguments: with a layer's class, for example, the
         checkpoint could not be read by `torch.load(weights_only=True)`. Pretrained weights are left
@@ -210,6 +200,10 @@ class BaseClassificationModel(LightningModule):
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("val", batch)[0]
 
+    def validation_step_as_trained(self, batch: ClassificationBatch) -> None:
+        """Count a validation batch once more, with the weights as trained (`clf.optim.ema`)."""
+        self._step(AS_TRAINED, batch)
+
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
@@ -232,9 +226,12 @@ class BaseClassificationModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.metrics("val").reset()  # the sanity check has counted too
+        self.metrics(AS_TRAINED).reset()
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
+        if self.metrics(AS_TRAINED).update_called:
+            self._log_epoch(AS_TRAINED)
 
     def on_test_epoch_start(self) -> None:
         self.metrics("test").reset()
@@ -245,7 +242,7 @@ class BaseClassificationModel(LightningModule):
     # --- metrics ---
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        """The counts of "train", "val" or "test" in the epoch that runs."""
+        """The counts of a split ("train", "val", "val_raw", "test") in the epoch that runs."""
         metrics = self.split_metrics[f"{split}_metrics"]
         assert isinstance(metrics, ClassificationMetrics)
         return metrics
@@ -256,7 +253,7 @@ class BaseClassificationModel(LightningModule):
         return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             self.split_metrics[f"{split}_metrics"] = ClassificationMetrics(
                 self.num_classes, self.top_k, num_nodes, node_rank
             ).to(self.class_weights.device)
@@ -274,7 +271,8 @@ class BaseClassificationModel(LightningModule):
         self._check_total(split, int(support_NC.sum()))
         self._counts[split] = (support_NC, correct_NC, predicted_C)
         for measure in reported(self.top_k, self.num_classes):
-            value, on_bar = result[measure.name].float(), measure.name in ("loss", "acc_top1")
+            value = result[measure.name].float()
+            on_bar = measure.name in ("loss", "acc_top1") and split != AS_TRAINED
             self.log(f"{split}/{measure.name}", value, prog_bar=on_bar)
 
     def _check_total(self, split: str, counted: int) -> None:
@@ -298,40 +296,36 @@ class BaseClassificationModel(LightningModule):
         return {
             "train": self.trainer.train_dataloader,
             "val": self.trainer.val_dataloaders,
+            AS_TRAINED: self.trainer.val_dataloaders,
             "test": self.trainer.test_dataloaders,
         }[split]
 
     # --- optimizer ---
 
     def configure_optimizers(self) -> Any:
-        hp = self.hparams
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
-        optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(self.network, hp["weight_decay"]),
-            hp["learning_rate"],
-            **own_settings("optimizer", hp["optimizer"], hp),
-        )
         per_epoch = 1
-        if hp["interval"] == "step":
+        if self.hparams["interval"] == "step":
             per_epoch = int(self.trainer.estimated_stepping_batches) // epochs
-        warmup_epochs = hp["warmup_epochs"]
-        if warmup_epochs is None:
-            warmup_epochs = min(1, epochs - 1)
-        scheduler = with_warmup(
-            optimizer,
-            partial(
-                load("schedule", hp["schedule"]), **own_settings("schedule", hp["schedule"], hp)
-            ),
-            warmup=warmup_epochs * per_epoch,
-            total=epochs * per_epoch,
-            start_factor=hp["warmup_start_factor"],
-            per_epoch=per_epoch,
+        optimizer, scheduler = optimizer_and_schedule(
+            self.network, self.head(), self.hparams, epochs, per_epoch
         )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": hp["interval"]},
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.hparams["interval"]},
         }
+
+
+def _shares_of_another_loss(
+    model: BaseClassificationModel, state: dict[str, Any], *more: Any
+) -> None:
+    """Let a run go on with another loss: keep the class shares that the model was built with, or
+    drop those that it has no use for."""
+    if model.class_shares is None:
+        state.pop("class_shares", None)
+    else:
+        state.setdefault("class_shares", model.class_shares)
 
 
 def _is_plain(value: Any) -> bool:

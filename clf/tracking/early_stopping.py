@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from clf.metrics.measures import direction, shown
+from clf.metrics.measures import direction, logged_as, shown
 
 
 class StopEarly(EarlyStopping):
@@ -20,7 +20,7 @@ class StopEarly(EarlyStopping):
     """
 
     def __init__(self, monitor: str, min_delta: float, patience: int) -> None:
-        super().__init__(monitor, min_delta, patience, mode=direction(monitor))
+        super().__init__(logged_as(monitor), min_delta, patience, mode=direction(monitor))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The patience may have been changed since the checkpoint was written.

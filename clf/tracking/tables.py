@@ -1,6 +1,6 @@
 """The per-class table: the same rows as CSV, in W&B and on the terminal. Imports no torch.
 
-Columns: class, then those of `clf.metrics.measures.CLASS_COLUMNS`; on several nodes also
+Columns: class, then those of `clf.metrics.columns.CLASS_COLUMNS`; on several nodes also
 support/<node> and correct/<node>. A value that does not exist, such as the accuracy of a class
 without images, is an empty cell, None or "n/a", and never 0.
 """
@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clf.metrics.measures import CLASS_COLUMNS, ClassColumn, class_accuracy, percent
+from clf.metrics.columns import CLASS_COLUMNS, ClassColumn, class_accuracy
+from clf.metrics.measures import percent
 from clf.run_folder import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BAR_WIDTH = 20  # characters
-WIDE = 72  # characters of a terminal that has room for every column
+USUAL = 80  # characters of a terminal
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def render(
     title: str,
     limit: int | None = None,
     whole: str = "",
-    width: int = WIDE,
+    width: int = USUAL,
 ) -> "Table":
     """A Rich table of the `limit` worst classes, with a bar that shows the worst at a glance.
 
@@ -130,7 +131,7 @@ def render(
     from rich.table import Table
     from rich.text import Text
 
-    columns = [column for column in CLASS_COLUMNS if width >= WIDE or column.always]
+    columns = [column for column in CLASS_COLUMNS if width >= column.width]
     left_out = 0 if limit is None else max(0, len(rows) - limit)
     table = Table(
         title=Text(title),

@@ -130,9 +130,11 @@ def counted(labels: list[int], answer: int) -> list[list]:
     correct_C = [n if c == answer else 0 for c, n in enumerate(support_C)]
     shares = [k / n if n else None for n, k in zip(support_C, correct_C, strict=True)]
     predicted_C = [len(labels) if c == answer else 0 for c in range(4)]
-    sums = zip(support_C, correct_C, predicted_C, strict=True)
+    sums = list(zip(support_C, correct_C, predicted_C, strict=True))
+    precision_C = [k / p if p else None for _, k, p in sums]
     f1_C = [2 * k / (n + p) if n + p else None for n, k, p in sums]
-    columns = (Data.classes, support_C, correct_C, shares, predicted_C, f1_C)
+    counts = (Data.classes, support_C, correct_C, shares, predicted_C)
+    columns = (*counts, precision_C, shares, f1_C)
     return [list(row) for row in zip(*columns, strict=True)]
 
 

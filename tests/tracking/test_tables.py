@@ -15,6 +15,7 @@ CLASSES = ["0", "00", 'a "quoted", name', "Größe 7", "[bold]"]
 SUPPORT_NC = np.array([[4, 0, 3, 1, 7], [5, 0, 0, 2, 4]])
 CORRECT_NC = np.array([[3, 0, 3, 0, 2], [3, 0, 0, 0, 4]])
 PREDICTED_C = np.array([8, 0, 6, 4, 8])
+COLUMNS = ["support", "correct", "accuracy", "predicted", "precision", "recall", "f1"]
 
 
 def screen(rows, limit=None, whole="", width=80, terminal=False) -> str:
@@ -38,14 +39,17 @@ def test_the_file_says_what_was_counted(tmp_path):
     path = tmp_path / "val.csv"
     write_csv(rows_from_counts(CLASSES, SUPPORT_NC[:1], CORRECT_NC[:1], PREDICTED_C), path)
     header, *rows = cells(path)
-    assert header == ["class", "support", "correct", "accuracy", "predicted", "f1"]
+    assert header == ["class", *COLUMNS]
     assert [row[0] for row in rows] == CLASSES
     np.testing.assert_array_equal(np.array([row[1:3] for row in rows], int).T[0], SUPPORT_NC[0])
     np.testing.assert_array_equal(np.array([row[1:3] for row in rows], int).T[1], CORRECT_NC[0])
     assert [row[3] for row in rows] == ["0.75", "", "1.0", "0.0", str(2 / 7)]
     np.testing.assert_array_equal([int(row[4]) for row in rows], PREDICTED_C)
     # 2 x correct / (support + predicted): with neither, there is no F1.
-    assert [row[5] for row in rows] == ["0.5", "", str(6 / 9), "0.0", str(4 / 15)]
+    assert [row[7] for row in rows] == ["0.5", "", str(6 / 9), "0.0", str(4 / 15)]
+    # Of what was predicted as the class; of what is of the class.
+    assert [row[5] for row in rows] == [str(3 / 8), "", "0.5", "0.0", "0.25"]
+    assert [row[6] for row in rows] == [row[3] for row in rows]
     assert b"\r" not in path.read_bytes(), "cut, sort and awk would see it"
 
 
@@ -54,8 +58,8 @@ def test_several_nodes_have_columns_of_their_own_and_add_up(tmp_path):
     write_csv(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C, ["a", "b"]), path)
     header, *rows = cells(path)
     by_node = ["support/a", "correct/a", "support/b", "correct/b"]
-    assert header == ["class", "support", "correct", "accuracy", "predicted", "f1", *by_node]
-    found = np.array([[*row[1:3], *row[6:]] for row in rows], int).T
+    assert header == ["class", *COLUMNS, *by_node]
+    found = np.array([[*row[1:3], *row[8:]] for row in rows], int).T
     totals = [SUPPORT_NC.sum(0), CORRECT_NC.sum(0)]
     nodes = [SUPPORT_NC[0], CORRECT_NC[0], SUPPORT_NC[1], CORRECT_NC[1]]
     np.testing.assert_array_equal(found, [*totals, *nodes])
@@ -115,6 +119,10 @@ def test_the_table_can_be_read_in_a_file_and_in_a_narrow_terminal():
     assert max(map(len, narrow.splitlines())) <= 50
     for word in ("support", "correct", "accuracy", "54.5 %"):
         assert word in narrow
+    assert "predicted" not in narrow
+    assert "precision" not in piped
+    (titles,) = (line for line in screen(rows, width=120).splitlines() if "support" in line)
+    assert titles.split() == ["class", *COLUMNS]
 
 
 def test_the_worst_are_seen_at_a_glance():

@@ -283,9 +283,9 @@ def test_the_table_in_wandb_equals_the_csv_and_a_class_without_images_has_no_acc
     table = json.loads(table_file.read_text())
     assert table["columns"] == path.read_text().splitlines()[0].split(",")
     assert table["data"] == [
-        ["00", 0, 0, None, 0, None],
-        ["0", 7, 2, 2 / 7, 2, 4 / 9],
-        ["1", 3, 3, 1.0, 8, 6 / 11],
+        ["00", 0, 0, None, 0, None, None, None],
+        ["0", 7, 2, 2 / 7, 2, 1.0, 2 / 7, 4 / 9],
+        ["1", 3, 3, 1.0, 8, 3 / 8, 1.0, 6 / 11],
     ]
     assert table["data"] == [row.cells() for row in read_csv(path)]
 
