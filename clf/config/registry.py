@@ -247,14 +247,15 @@ def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def owner(node: str, name: str) -> str | None:
-    """The choice that would have a setting of this name, such as "model.optimizer=sgd"."""
+    """The choices that would have a setting of this name, such as "model.optimizer=sgd" or
+    "model.optimizer=lars, muon or sgd"."""
     for group, (of, _) in GROUPS.items():
-        for entry in entries(group).values() if of == node else ():
-            if name in entry.settings:
-                key = next(
-                    (one.name for one in fields(NODES[of]) if about(one).group == group), None
-                )
-                return f"{of}.{key}={entry.name}" if key else f"{group}={entry.name}"
+        known = entries(group) if of == node else {}
+        names = sorted(one for one, entry in known.items() if name in entry.settings)
+        if names:
+            key = next((one.name for one in fields(NODES[of]) if about(one).group == group), None)
+            choices = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            return f"{of}.{key}={choices}" if key else f"{group}={choices}"
     return None
 
 

@@ -311,8 +311,8 @@ def test_what_is_probably_an_oversight_is_a_note(overrides: list[str], note: str
     [
         ("optimizer=sgd", "did you mean model.optimizer?"),
         ("modle=resnet50", "did you mean model?"),
-        ("model.momentum=0.9", "it is a setting of model.optimizer=sgd"),
-        ("model.optimizer=sgdd", "expected one of adamw, sgd; did you mean sgd?"),
+        ("model.momentum=0.9", "it is a setting of model.optimizer=lars, muon or sgd"),
+        ("model.optimizer=sgdd", "expected one of adamw, lamb, lars, muon, sgd; did you mean sgd?"),
         ("zzz=1", "--settings lists them all"),
         ("epochs=0", "epochs=0: expected a number of at least 1"),
     ],
