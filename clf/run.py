@@ -21,6 +21,7 @@ from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
+from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
 from clf.parallel.lightning_internals import (
     check_lightning,
@@ -259,6 +260,8 @@ def _callbacks(
     - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
     - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
     - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
+    - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
+      agree on into a checkpoint, and before all that look at a validation, which is of the average.
     - Throughput and PerClassTables come before StatusFile, which writes the newest speed and, with
       the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
@@ -270,10 +273,13 @@ def _callbacks(
     stops = []
     if stop.patience is not None:
         stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
+    averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
         LoaderPosition(),
         SeedEachMicroBatch(cfg.seed),
         AgreeOnBatchNorm(),
+        WeightsAsTrained(),
+        *averages,
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),

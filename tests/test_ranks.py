@@ -21,7 +21,7 @@ from clf.batch import PADDING
 from clf.data.sampler import EvalSampler
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import logged_as
-from clf.parallel.batchnorm import average_batchnorm
+from clf.parallel.batchnorm import average_over_ranks, statistics
 
 BATCH = 3
 
@@ -159,7 +159,7 @@ def batchnorm_before_and_after() -> tuple[list[float], list[float]]:
     norm = nn.Sequential(nn.BatchNorm1d(3))
     norm(torch.full((4, 3), float(dist.get_rank())))
     before = norm[0].running_mean.tolist()
-    average_batchnorm(norm)
+    average_over_ranks(statistics(norm))
     return before, norm[0].running_mean.tolist()
 
 

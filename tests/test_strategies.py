@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from clf import run
+from clf.config import EmaConfig
 from clf.parallel import micro_batch
 from clf.parallel.micro_batch import FindMicroBatch
 from tests import tiny
@@ -251,6 +252,7 @@ def collectives(cfg: Any, folder: str) -> tuple[Counter, Counter]:
 def test_a_ddp_step_sends_gradients_alone_and_an_epochs_metrics_two_sums(place, ranks):
     data = {"micro_batch_size": None}
     settings = {"epochs": 1, "limit_batches": 8, "model": {"warmup_epochs": 0}, "data": data}
+    settings["ema"] = EmaConfig(0.9)  # which adds none
     cfg = tiny.config(str(place / "digits"), "ddp", 2, **settings)
     for steps, end in ranks(2).run(collectives, cfg, str(place / "profiled")):
         assert steps == {"c10d::allreduce_": 3}  # the tiny model's gradients are one bucket

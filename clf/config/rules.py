@@ -18,7 +18,7 @@ from clf.config.schema import RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
 from clf.metrics.declared import declaration_fault
-from clf.metrics.measures import TOP_K, direction, listed, monitors, reported
+from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
@@ -43,6 +43,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _ranges,
         _model,
         *OPTIMIZER_RULES,
+        _ema,
         _monitor,
         *JOB_RULES,
     ]
@@ -143,6 +144,14 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             )
 
 
+def _ema(cfg: RunConfig) -> Iterator[str]:
+    if cfg.ema.decay == 1:
+        yield (
+            "ema.decay=1.0: the average would keep the first weights for ever; use a number "
+            "below 1 such as 0.999, or null for no average"
+        )
+
+
 def _monitor(cfg: RunConfig) -> Iterator[str]:
     yield from monitor_faults(cfg, cfg.model.num_classes)
 
@@ -156,7 +165,13 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
         yield f"model._target_={cfg.model._target_}: its `logs`: {fault}"
         return
     names = [*monitors(known), *declared]
-    if monitor not in names:
+    if monitor.startswith(f"{AS_TRAINED}/"):
+        why = "judges the weights as trained, and best.ckpt holds their average"
+        if cfg.ema.decay is None:
+            why = "is of the weights beside their average, and ema.decay=null averages nothing"
+        instead = monitor.replace(AS_TRAINED, "val", 1)
+        yield f"checkpoint.monitor={monitor}: {why}; set checkpoint.monitor={instead}"
+    elif monitor not in names:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected "

@@ -29,7 +29,17 @@ class ModelConfig:
     weights: str | None = setting(None, "a weights name (IMAGENET1K_V2), or a .pth or .ckpt file")
     optimizer: str = setting("adamw", "turns gradients into steps", group="optimizer")
     learning_rate: float = setting(5e-4, "peak, reached after the warm-up", 0.0)
-    weight_decay: float = setting(0.05, "not applied to biases and normalisation layers", 0.0)
+    head_lr_factor: float = setting(1.0, "learning rate of the head / of the rest", 0.0)
+    layer_decay: float | None = setting(
+        None,
+        "learning rate of each layer / of the next one, down from the head, such as 0.75; null: "
+        "the same for all",
+        1e-9,
+        high=1.0,
+    )
+    weight_decay: float = setting(
+        0.05, "not applied to biases, normalisation layers and embeddings", 0.0
+    )
     loss: str = setting("cross_entropy", "what is minimised", group="loss")
     class_weights: list[float] | None = setting(
         None, "a weight a class in the loss, in label order"
@@ -207,6 +217,24 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class EmaConfig:
+    """An exponential moving average of the weights. With it, the average is what a run evaluates
+    as `val` and `test` and keeps in its checkpoints; `val_raw` is of the weights as trained."""
+
+    decay: float | None = setting(
+        None,
+        "share of the average that an optimizer step keeps, such as 0.999; null: no average",
+        0.5,
+        high=1.0,
+    )
+    warmup: bool = setting(
+        True,
+        "after t steps keep (1 + t) / (10 + t) at most: the average spans the last tenth of the "
+        "steps until decay is reached, so a short run forgets its first weights",
+    )
+
+
+@dataclass
 class TrackingConfig:
     """What goes to Weights & Biases, and how often."""
 
@@ -308,5 +336,6 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOP_K = 5  # k of the second accuracy, where model.top_k does not say
-SPLITS = ("train", "val", "test")
+AS_TRAINED = "val_raw"  # where val is of the weights' average: the validation without it
+SPLITS = ("train", "val", AS_TRAINED, "test")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 BINS = 15  # of the calibration error, equally wide, by the probability of the predicted class
 
@@ -271,6 +272,12 @@ def shown(name: str, value: float) -> str:
     """The value of `val/acc_top1` as a terminal shows it: `97.1 %`, or `0.1235` of a loss."""
     found = find(name)
     return percent(value) if found is not None and found.share else f"{value:.4g}"
+
+
+def as_trained(scalars: Mapping[str, float]) -> str:
+    """`   as trained top-1 98.4 %` of a run that averages its weights; else empty."""
+    name = f"{AS_TRAINED}/acc_top1"
+    return f"   as trained {line({name: scalars[name]}, AS_TRAINED)}" if name in scalars else ""
 
 
 def line(scalars: Mapping[str, float], split: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete, load, own_settings
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
-from clf.metrics.measures import TOP_K, reported
+from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.pretrained import load_file
@@ -195,6 +195,10 @@ class BaseClassificationModel(LightningModule):
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("val", batch)[0]
 
+    def validation_step_as_trained(self, batch: ClassificationBatch) -> None:
+        """Count a validation batch once more, with the weights as trained (`clf.optim.ema`)."""
+        self._step(AS_TRAINED, batch)
+
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
@@ -211,9 +215,12 @@ class BaseClassificationModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.metrics("val").reset()  # the sanity check has counted too
+        self.metrics(AS_TRAINED).reset()
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
+        if self.metrics(AS_TRAINED).update_called:
+            self._log_epoch(AS_TRAINED)
 
     def on_test_epoch_start(self) -> None:
         self.metrics("test").reset()
@@ -224,7 +231,7 @@ class BaseClassificationModel(LightningModule):
     # --- metrics ---
 
     def metrics(self, split: str) -> ClassificationMetrics:
-        """The counts of "train", "val" or "test" in the epoch that runs."""
+        """The counts of a split ("train", "val", "val_raw", "test") in the epoch that runs."""
         metrics = self.split_metrics[f"{split}_metrics"]
         assert isinstance(metrics, ClassificationMetrics)
         return metrics
@@ -235,7 +242,7 @@ class BaseClassificationModel(LightningModule):
         return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             self.split_metrics[f"{split}_metrics"] = ClassificationMetrics(
                 self.num_classes, self.top_k, num_nodes, node_rank
             ).to(self.class_weights.device)
@@ -253,7 +260,8 @@ class BaseClassificationModel(LightningModule):
         self._check_total(split, int(support_NC.sum()))
         self._counts[split] = (support_NC, correct_NC, predicted_C)
         for measure in reported(self.top_k, self.num_classes):
-            value, on_bar = result[measure.name].float(), measure.name in ("loss", "acc_top1")
+            value = result[measure.name].float()
+            on_bar = measure.name in ("loss", "acc_top1") and split != AS_TRAINED
             self.log(f"{split}/{measure.name}", value, prog_bar=on_bar)
 
     def _check_total(self, split: str, counted: int) -> None:
@@ -277,6 +285,7 @@ class BaseClassificationModel(LightningModule):
         return {
             "train": self.trainer.train_dataloader,
             "val": self.trainer.val_dataloaders,
+            AS_TRAINED: self.trainer.val_dataloaders,
             "test": self.trainer.test_dataloaders,
         }[split]
 
@@ -287,7 +296,14 @@ class BaseClassificationModel(LightningModule):
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
         optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(self.network, hp["weight_decay"]),
+            parameter_groups(
+                self.network,
+                hp["weight_decay"],
+                hp["learning_rate"],
+                self.head(),
+                hp["head_lr_factor"],
+                hp["layer_decay"],
+            ),
             hp["learning_rate"],
             **own_settings("optimizer", hp["optimizer"], hp),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from clf.parallel.lightning_internals import is_batchnorm
 
@@ -68,18 +68,20 @@ class AgreeOnBatchNorm(Callback):
 
     def _agree(self, module: nn.Module) -> None:
         if self._differ:
-            average_batchnorm(module)
+            average_over_ranks(statistics(module))
         self._differ = False
 
 
-def average_batchnorm(module: nn.Module) -> None:
-    """Average the running mean and variance of every BatchNorm over all ranks, in one all-reduce.
-    Without a process group this does nothing."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
+def statistics(module: nn.Module) -> list[Tensor]:
+    """The running mean and variance of every BatchNorm."""
     norms: list[Any] = [m for m in module.modules() if is_batchnorm(m)]
-    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    if not buffers:
+    return [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+
+
+def average_over_ranks(buffers: list[Tensor]) -> None:
+    """Replace each buffer by its mean over all ranks, in one all-reduce. Without a process group
+    this does nothing."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and buffers):
         return
     flat = torch.cat([b.flatten() for b in buffers])
     torch.distributed.all_reduce(flat)

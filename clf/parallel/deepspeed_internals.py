@@ -6,7 +6,7 @@ deepspeed takes seconds to import, so it is imported inside functions.
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -26,7 +26,7 @@ OF_MODULES = (  # (module, path)
 )
 OF_OPTIMIZERS = {  # by whether it is stage 3
     False: ("optimizer", "single_partition_of_fp32_groups", "_hp_optimizer_states_linked"),
-    True: ("optimizer", "fp32_partitioned_groups_flat"),
+    True: ("optimizer", "fp32_partitioned_groups_flat", "empty_partition_cache"),
 }
 
 
@@ -44,6 +44,24 @@ def check_optimizer(zero_optimizer: Any, stage_3: bool) -> None:
     kind = type(zero_optimizer).__name__
     names = OF_OPTIMIZERS[stage_3]
     _refuse([f"{kind}.{name}" for name in names if not hasattr(zero_optimizer, name)])
+
+
+def own_parts(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """This rank's shard of each parameter under ZeRO-3, a flat tensor that is there all the time.
+
+    Where the weights are float32 it may be the memory of the optimizer's own weights.
+    """
+    try:
+        return [parameter.ds_tensor for parameter in parameters]  # type: ignore[attr-defined]
+    except AttributeError:
+        _refuse(["Parameter.ds_tensor"])
+        raise
+
+
+def forget_whole_parameters(zero_optimizer: Any) -> None:
+    """Under ZeRO-3: let the next forward pass gather every parameter from the shards again. Small
+    ones would otherwise stay gathered from one step to the next."""
+    zero_optimizer.empty_partition_cache()
 
 
 def _missing_of_modules() -> Iterator[str]:

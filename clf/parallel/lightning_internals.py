@@ -14,12 +14,13 @@ from operator import attrgetter
 from typing import Any
 
 import lightning
+import torch
 import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import nn
+from torch import Tensor, nn
 
 SUPPORTED = ">=2.6.4,<2.7"  # versions of Lightning; pyproject.toml states the same range
 
@@ -70,6 +71,8 @@ def _missing(trainer: Trainer) -> Iterator[str]:
         yield "RichProgressBar._get_train_description"
     if not _has(seed, "reset_seed"):
         yield "lightning.fabric.utilities.seed.reset_seed"
+    if not _has(torch, "_foreach_copy_"):
+        yield "torch._foreach_copy_"
     if dist.is_available() and not _has(dist, "distributed_c10d._get_default_store"):
         yield "torch.distributed.distributed_c10d._get_default_store"
     state = trainer.fit_loop.state_dict()
@@ -214,6 +217,14 @@ def with_synchronised_batchnorm(strategy: DeepSpeedStrategy, model: Any) -> Any:
     """
     layer_sync = strategy._layer_sync
     return model if layer_sync is None else layer_sync.apply(model)
+
+
+@torch.no_grad()
+def exchange(ones: list[Tensor], others: list[Tensor]) -> None:
+    """Exchange the contents of tensors, pair by pair; each keeps its memory."""
+    kept = [one.clone() for one in ones]
+    torch._foreach_copy_(ones, others)
+    torch._foreach_copy_(others, kept)
 
 
 def is_batchnorm(module: nn.Module) -> bool:

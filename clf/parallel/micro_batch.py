@@ -73,8 +73,12 @@ def fits(trainer: Trainer, module: Any, m: int, size: int) -> bool:
 
 
 def _try_step(trainer: Trainer, module: Any, m: int, size: int) -> None:
-    # A step also holds AdamW's two moments and the buckets in which gradients are reduced.
-    held = [torch.empty_like(p) for p in module.parameters() if p.requires_grad for _ in range(3)]
+    # A step also holds AdamW's two moments and the buckets in which gradients are reduced,
+    # and callbacks may hold an average of the weights.
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    copies = 3 + sum(getattr(one, "copies_of_weights", 0) for one in callbacks)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    held = [torch.empty_like(p) for p in trained for _ in range(copies)]
     images_BCHW = torch.zeros(2, m, 3, size, size, dtype=torch.uint8, device=module.device)[0]
     images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
     labels_B = torch.zeros(m, dtype=torch.int64, device=module.device)

@@ -173,6 +173,33 @@ class ZeroStrategy(DeepSpeedStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         DDPStrategy.load_model_state_dict(self, checkpoint, strict)
 
+    # --- the memory of the weights (clf.parallel.weights) ---
+
+    def own_parts(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """This rank's memory of the parameters: whole ones, or under ZeRO-3 its shards."""
+        return internals.own_parts(parameters) if self.zero_stage_3 else list(parameters)
+
+    def parts_changed(self) -> None:
+        """Tell DeepSpeed that `own_parts` have other contents now."""
+        if self.zero_stage_3:
+            internals.forget_whole_parameters(self.optimizers[0])
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Load whole tensors while the engine is there. All ranks must call it."""
+        import deepspeed
+
+        assert self.lightning_module is not None
+        if not self.zero_stage_3:
+            self.lightning_module.load_state_dict(state)
+            return
+        for name, parameter in self.lightning_module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.copy_(state[name])
+        kept = self.lightning_module.state_dict().keys()
+        for name, buffer in self.lightning_module.named_buffers():
+            if name in kept:
+                buffer.copy_(state[name])
+
     # --- what DeepSpeed holds ---
 
     def _inner(self) -> Optimizer:

@@ -15,6 +15,7 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from clf.metrics.measures import SPLITS
 from clf.resilience.signals import Preempted
 from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
@@ -192,7 +193,8 @@ class StatusFile(Callback):
         self.metrics |= {
             name: float(value)
             for name, value in metrics.items()
-            if name.startswith(("train/", "val/", "test/")) and not name.endswith("_step")
+            if name.startswith(tuple(f"{split}/" for split in SPLITS))
+            and not name.endswith("_step")
         }
 
     def _write_if_due(self, trainer: Trainer) -> None:

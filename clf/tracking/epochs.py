@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
-from clf.metrics.measures import line
+from clf.metrics.measures import as_trained, line
 from clf.tracking.early_stopping import why_stopped
 
 
@@ -65,7 +65,7 @@ class EpochLines(Callback):
         parts = [
             f"epoch {self._validated:>3}/{trainer.max_epochs}",
             f"step {trainer.global_step}",
-            f"val {line(scalars, 'val')}",
+            f"val {line(scalars, 'val')}{as_trained(scalars)}",
             f"train loss {scalars['train/loss']:.4g}",
         ]
         print("   ".join(parts), flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clf.metrics.measures import line, percent
+from clf.metrics.measures import AS_TRAINED, as_trained, line, percent
 from clf.run_folder import read_scalars, read_status
 from launch.runs.folders import Run
 from launch.terminal.logs import print_failure
@@ -227,7 +227,9 @@ class Follower:
                 continue
             self.epochs_shown = epoch
             tail = "" if train is None else f"   [dim]train loss {train:.4g}[/dim]"
-            self.out.print(f"epoch {epoch:>3}   val {line(scalars, 'val')}{tail}")
+            self.out.print(
+                f"epoch {epoch:>3}   val {line(scalars, 'val')}{as_trained(scalars)}{tail}"
+            )
 
 
 def _tasks(job: Any) -> list[Any]:
@@ -249,7 +251,7 @@ def _numbers_by_epoch(run_dir: Path) -> dict[int, dict[str, float]]:
     for row in read_scalars(run_dir):
         numbers = epochs.setdefault(int(float(row.get("epoch") or 0)), {})
         for name, value in row.items():
-            if value and (name == "train/loss" or name.startswith("val/")):
+            if value and (name == "train/loss" or name.startswith(("val/", f"{AS_TRAINED}/"))):
                 numbers.setdefault(name, float(value))
     return epochs
 

@@ -39,10 +39,21 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
             else ""
         ),
         "training": f"{epochs}, {data.batch_size} images a step, seed {cfg.seed}",
+        "average": _average(cfg),
         "batchnorm": _batchnorm(cfg),
         "on": where,
     }
     print_fields(out, fields)
+
+
+def _average(cfg: RunConfig) -> str | None:
+    """What is evaluated and kept in place of the weights as trained."""
+    if cfg.ema.decay is None:
+        return None
+    return (
+        f"EMA of the weights, decay {cfg.ema.decay:g}: val, test and checkpoints are of it; "
+        "val_raw is of the weights as trained"
+    )
 
 
 def _batchnorm(cfg: RunConfig) -> str | None:
