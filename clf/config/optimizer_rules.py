@@ -1,8 +1,10 @@
 """Which settings of the optimizer and the schedule go together: a part of `clf.config.rules`."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from clf.config.faults import show
+from clf.config.registry import find
 from clf.config.schema import RunConfig
 
 
@@ -15,9 +17,31 @@ def warmup(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def sgd(cfg: RunConfig) -> Iterator[str]:
+def optimizer(cfg: RunConfig) -> Iterator[str]:
+    """What an optimizer declares where it is registered."""
+    name, entry = cfg.model.optimizer, find("optimizer", cfg.model.optimizer)
+    if entry is not None and entry.whole_weights and cfg.strategy.name.startswith("deepspeed"):
+        yield (
+            f"model.optimizer={name}: looks at each weight as a whole, and {cfg.strategy.name} "
+            "cuts weights into pieces; set strategy=ddp, or model.optimizer=adamw"
+        )
+
+
+def packages(cfg: RunConfig) -> Iterator[str]:
+    """What is chosen by name and needs a package that is not there."""
+    for group in ("optimizer", "schedule", "loss"):
+        name = getattr(cfg.model, group)
+        entry = find(group, name)
+        if entry is not None and entry.needs and find_spec(entry.needs) is None:
+            yield (
+                f"model.{group}={name}: the package {entry.needs} is not installed; pip install "
+                f"{entry.needs}, or choose another {group}"
+            )
+
+
+def momentum(cfg: RunConfig) -> Iterator[str]:
     own = vars(cfg.model)
-    if cfg.model.optimizer in ("sgd", "lars") and own.get("nesterov") and not own.get("momentum"):
+    if own.get("nesterov") and own.get("momentum") == 0:
         yield "model.nesterov=true: needs model.momentum above 0, such as 0.9; or set false"
 
 
@@ -50,4 +74,4 @@ def step(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-OPTIMIZER_RULES = [warmup, sgd, step]
+OPTIMIZER_RULES = [packages, optimizer, momentum, warmup, step]

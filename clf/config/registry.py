@@ -46,7 +46,11 @@ GROUPS = {
 # Group -> how many arguments the toolkit passes to a function of it, by position.
 ARGUMENTS = {"optimizer": 2, "schedule": 2, "loss": 3, "data": 1}
 # Group -> what a function of it gets besides, if it has a parameter of that name.
-OFFERED = {"loss": ("class_shares_C", "mixed")}
+OFFERED = {
+    "loss": ("class_shares_C", "mixed"),
+    "optimizer": ("not_hidden",),
+    "schedule": ("epochs",),
+}
 NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -62,19 +66,26 @@ class Entry:
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
     asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
     logs: Any = None  # what a model class says that it logs itself, as it stands there
+    whole_weights: bool = False  # an optimizer that needs each weight in one piece
+    needs: str | None = None  # a package that an installation may lack
 
 
 _schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass
 _entries: dict[tuple[str, str], Entry] = {}  # (group, name) -> entry, of modules that are imported
-_waiting: list[tuple[Callable[..., Any], str, str]] = []  # of `clf`, not read yet
+_waiting: list[tuple[Callable[..., Any], str, str, dict[str, Any]]] = []  # of `clf`, not read yet
 
 
-def register(name: str, group: str = "model") -> Callable[[Named], Named]:
+def register(
+    name: str, group: str = "model", *, whole_weights: bool = False, needs: str | None = None
+) -> Callable[[Named], Named]:
     """Decorator that lets a class or function be chosen by its name.
 
     Args:
         name: what is typed, after `--model` or `model.optimizer=`
         group: one of `GROUPS`
+        whole_weights: of an optimizer: a step depends on a weight as a whole (its norm, its
+            singular values), so that ZeRO, which cuts weights into pieces, would change it
+        needs: a package without which it cannot be used, if an installation may lack it
 
     Raises:
         ValueError: the name is taken, or the signature cannot take what the toolkit gives
@@ -87,24 +98,27 @@ def register(name: str, group: str = "model") -> Callable[[Named], Named]:
             "a letter, such as my_net"
         )
 
+    declared = {"whole_weights": whole_weights, "needs": needs}
+
     def add(named: Named) -> Named:
         if named.__module__.startswith(f"{PACKAGE.name}."):
-            _waiting.append((named, group, name))  # read later, so that commands start sooner
+            # Read later, so that commands start sooner.
+            _waiting.append((named, group, name, declared))
         else:
-            _add(named, group, name)
+            _add(named, group, name, declared)
         return named
 
     return add
 
 
-def _add(named: Callable[..., Any], group: str, name: str) -> None:
+def _add(named: Callable[..., Any], group: str, name: str, declared: dict[str, Any]) -> None:
     target = f"{named.__module__}.{named.__qualname__}"
     taken = find(group, name)
     if taken is None:
-        _entries[group, name] = _entry(named, group, name, target)
+        _entries[group, name] = _entry(named, group, name, target, declared)
     elif taken.target == target and (group, name) in _entries:
         # A notebook's cell was run again, perhaps with other parameters.
-        _entries[group, name] = _entry(named, group, name, target)
+        _entries[group, name] = _entry(named, group, name, target, declared)
         _schemas.clear()
     elif taken.target != target:
         raise ValueError(
@@ -148,6 +162,18 @@ def own_settings(group: str, name: str, node: Any) -> dict[str, Any]:
     """The values, from a node (a dataclass or a mapping), of the settings that an entry adds."""
     entry, values = find(group, name), node if isinstance(node, Mapping) else vars(node)
     return {key: values[key] for key in (entry.settings if entry else {}) if key in values}
+
+
+def call(group: str, name: str, node: Any, *given: Any, **offered: Any) -> Any:
+    """What a registered function returns for the arguments of its group, its own settings in a node
+    and those of `offered` that it asks for.
+
+    Raises:
+        ValueError: there is none of that name
+    """
+    function, entry = load(group, name), find(group, name)
+    asked = {key: offered[key] for key in (entry.asks if entry else ())}
+    return function(*given, **own_settings(group, name, node), **asked)
 
 
 def node_schema(node: str, values: Mapping[str, Any]) -> type:
@@ -256,7 +282,9 @@ def _chosen(base: type, values: Mapping[str, Any]) -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
-def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Entry:
+def _entry(
+    named: Callable[..., Any], group: str, name: str, target: str, declared: dict[str, Any]
+) -> Entry:
     """Read the signature. A class may change the default of a setting of its node."""
     read = signature(named)
     known: dict[str, Field[Any]] = {one.name: one for one in fields(NODES[GROUPS[group][0]])}
@@ -280,7 +308,8 @@ def _entry(named: Callable[..., Any], group: str, name: str, target: str) -> Ent
             )
         elif parameter[1] is not inspect.Parameter.empty:
             settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    return Entry(group, name, target, settings, asks, getattr(named, "logs", None))
+    logs = getattr(named, "logs", None)
+    return Entry(group, name, target, settings, asks, logs, **declared)
 
 
 def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:
@@ -318,5 +347,6 @@ def of_clf(group: str) -> dict[str, Entry]:
         if words.get("group", "model") == group:
             module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
             target = f"{module}.{stub.__qualname__}"
-            found[words["name"]] = _entry(stub, group, words["name"], target)
+            name, declared = words.pop("name"), {k: v for k, v in words.items() if k != "group"}
+            found[name] = _entry(stub, group, name, target, declared)
     return found

@@ -179,6 +179,10 @@ class StrategyConfig:
     gradient_checkpointing: bool = setting(
         False, "less memory, a third more time, the same numbers"
     )
+    find_unused_parameters: bool = setting(
+        False,
+        "for a network of which steps leave out parameters, under ddp and deepspeed_zero1 and 2",
+    )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
     compile: bool = setting(False, "torch.compile the network")

@@ -4,7 +4,6 @@ overrides `build_network`; see `clf/models/resnet.py`.
 B images, C classes, H x W pixels.
 """
 
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,14 +11,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.config.registry import complete, load, own_settings
+from clf.config.registry import complete
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.pretrained import load_file
-from clf.optim.groups import parameter_groups
-from clf.optim.schedules import with_warmup
+from clf.optim.build import optimizer_and_schedule
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
@@ -292,40 +290,17 @@ class BaseClassificationModel(LightningModule):
     # --- optimizer ---
 
     def configure_optimizers(self) -> Any:
-        hp = self.hparams
         epochs = self.trainer.max_epochs
         assert epochs, "the run's length is given in epochs"
-        optimizer = load("optimizer", hp["optimizer"])(
-            parameter_groups(
-                self.network,
-                hp["weight_decay"],
-                hp["learning_rate"],
-                self.head(),
-                hp["head_lr_factor"],
-                hp["layer_decay"],
-            ),
-            hp["learning_rate"],
-            **own_settings("optimizer", hp["optimizer"], hp),
-        )
         per_epoch = 1
-        if hp["interval"] == "step":
+        if self.hparams["interval"] == "step":
             per_epoch = int(self.trainer.estimated_stepping_batches) // epochs
-        warmup_epochs = hp["warmup_epochs"]
-        if warmup_epochs is None:
-            warmup_epochs = min(1, epochs - 1)
-        scheduler = with_warmup(
-            optimizer,
-            partial(
-                load("schedule", hp["schedule"]), **own_settings("schedule", hp["schedule"], hp)
-            ),
-            warmup=warmup_epochs * per_epoch,
-            total=epochs * per_epoch,
-            start_factor=hp["warmup_start_factor"],
-            per_epoch=per_epoch,
+        optimizer, scheduler = optimizer_and_schedule(
+            self.network, self.head(), self.hparams, epochs, per_epoch
         )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": hp["interval"]},
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.hparams["interval"]},
         }
 
 

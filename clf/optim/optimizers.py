@@ -36,6 +36,40 @@ def sgd(
     return SGD(fused_on_gpu(groups), lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
+@register(name="lamb", group="optimizer", whole_weights=True, needs="timm")
+def lamb(
+    groups: list[dict],
+    learning_rate: float,
+    *,
+    beta1: Annotated[float, About("decay of the mean gradient", 0.0, 0.999999)] = 0.9,
+    beta2: Annotated[float, About("decay of the mean squared gradient", 0.0, 0.999999)] = 0.999,
+    eps: Annotated[float, About("added to the root of the mean square", 0.0)] = 1e-6,
+) -> Optimizer:
+    """LAMB, for large batches (You et al. 2019, arXiv 1904.00962), as timm has it. Its own limit of
+    the gradient is off: `strategy.gradient_clip` sets one for every optimizer."""
+    from timm.optim import Lamb
+
+    return Lamb(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps, max_grad_norm=None)
+
+
+@register(name="lars", group="optimizer", whole_weights=True, needs="timm")
+def lars(
+    groups: list[dict],
+    learning_rate: float,
+    *,
+    momentum: Annotated[float, About("share of the last direction that is kept", 0.0, 1.0)] = 0.9,
+    nesterov: Annotated[bool, About("Nesterov's momentum")] = False,
+    lars_trust: Annotated[float, About("a weight's step / its norm, at rate 1", 0.0)] = 0.001,
+) -> Optimizer:
+    """LARS, SGD for large batches (You et al. 2017, arXiv 1708.03888), as timm has it. Its learning
+    rate is of the order of 1 and more."""
+    from timm.optim import Lars
+
+    return Lars(
+        groups, lr=learning_rate, momentum=momentum, nesterov=nesterov, trust_coeff=lars_trust
+    )
+
+
 def fused_on_gpu(groups: list[dict]) -> list[dict]:
     """Ask for torch's fused step, one kernel for all weights, where all of them are on a GPU.
 

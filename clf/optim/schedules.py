@@ -4,7 +4,6 @@ Each is one function below; its keyword-only parameters are its settings, as `mo
 It moves every parameter group in proportion to the peak of that group.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -92,7 +91,7 @@ class CosineOfEachGroup(LRScheduler):
 
 def with_warmup(
     optimizer: Optimizer,
-    schedule: Callable[..., LRScheduler],
+    schedule: Callable[[Optimizer, int, range], LRScheduler],
     warmup: int,
     total: int,
     start_factor: float,
@@ -101,8 +100,8 @@ def with_warmup(
     """A linear warm-up, then the schedule: PyTorch's own `SequentialLR`.
 
     Args:
-        schedule: makes a scheduler for an optimizer and a number of steps; if it takes three
-            arguments, also for the epochs of the run that those steps are
+        schedule: makes a scheduler of an optimizer, a number of steps, and the epochs of the run
+            that they are
         warmup, total: in calls of `scheduler.step()`, so optimizer steps or epochs; 0 <= warmup <
             total
         start_factor: first learning rate / peak
@@ -113,16 +112,9 @@ def with_warmup(
     """
     if not 0 <= warmup < total:
         raise ValueError(f"warm-up must be shorter than the run: got {warmup} of {total} steps")
-    given = (optimizer, total - warmup, range(warmup // per_epoch, total // per_epoch))
-    after = schedule(*given[: _positions(schedule)])
+    epochs = range(warmup // per_epoch, total // per_epoch)
+    after = schedule(optimizer, total - warmup, epochs)
     if warmup == 0:
         return after
     linear = LinearLR(optimizer, start_factor=start_factor, total_iters=warmup)
     return SequentialLR(optimizer, [linear, after], milestones=[warmup])
-
-
-def _positions(schedule: Callable[..., Any]) -> int:
-    """How many arguments it takes by position: 2 or 3."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(schedule).parameters.values()
-    return 3 if sum(parameter.kind in kinds for parameter in parameters) > 2 else 2

@@ -20,7 +20,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
 from clf.metrics.measures import NOTHING, direction, logged_as
-from clf.resilience.continuation import adapt_counts, adapt_schedules, length_of, recorded_length
+from clf.resilience.continuation import (
+    adapt_counts,
+    adapt_groups,
+    adapt_schedules,
+    length_of,
+    recorded_length,
+)
 from clf.resilience.kept import BestCheckpoint, EveryEpochs
 
 # Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
@@ -95,6 +101,7 @@ class RunRecord(Callback):
         if self._loaded:
             record, now = self._loaded[RECORD], length_of(trainer)
             old = recorded_length(record, now)
+            adapt_groups(trainer, self._loaded)
             # Of an unchanged run the saved state is what its schedules give, to the bit.
             if old[:2] != now[:2] or record["config"]["model"] != asdict(self.cfg.model):
                 adapt_schedules(trainer, self._loaded, old, now)

@@ -79,6 +79,18 @@ def _in_new_epochs(steps: int, old: Length, new: Length) -> int:
     return epochs * new.steps_per_epoch
 
 
+def adapt_groups(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Change, in place, the saved parameter groups into those of this machine: whether the step is
+    fused depends on where the weights are. Groups without weights, which older versions saved, are
+    left out. Call it where `adapt_schedules` is called."""
+    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        state["param_groups"] = [group for group in state["param_groups"] if group["params"]]
+        pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)
+        for group, saved in pairs:  # of another number of groups the optimizer itself speaks
+            if "fused" in group:
+                saved["fused"] = group["fused"]
+
+
 def adapt_schedules(trainer: Trainer, checkpoint: dict[str, Any], old: Length, new: Length) -> None:
     """Replace, in place, the saved settings of the optimizers (learning rate, weight decay, ...)
     and the state of the schedules by those that a run of the new length and settings has at the
@@ -101,7 +113,9 @@ def adapt_schedules(trainer: Trainer, checkpoint: dict[str, Any], old: Length, n
             position = _in_new_epochs(position, old, new)
         _take_steps(config.scheduler, position)
         states[index] = config.scheduler.state_dict()
-    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+    # Under ZeRO, the trainer's has only those groups that have something to train.
+    optimizers = getattr(trainer.strategy, "whole_optimizers", trainer.optimizers)
+    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
         for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
             # Not the learning rate alone: a schedule may move the momentum as well.
             saved.update({key: value for key, value in group.items() if key != "params"})

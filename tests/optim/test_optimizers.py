@@ -1,11 +1,12 @@
 """Optimizers by name, against torch's own."""
 
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
-from clf.config import ConfigError
-from clf.optim.optimizers import adamw, sgd
+from clf.config import ConfigError, optimizer_rules
+from clf.optim.optimizers import adamw, lamb, lars, sgd
 from clf.plan import compose
 
 
@@ -28,6 +29,18 @@ def steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[float]
             {"beta1": 0.8, "beta2": 0.95, "eps": 0.1},
             {"betas": (0.8, 0.95), "eps": 0.1},
         ),
+        (
+            lamb,
+            timm.optim.Lamb,
+            {"beta1": 0.8, "beta2": 0.95, "eps": 0.1},
+            {"betas": (0.8, 0.95), "eps": 0.1, "max_grad_norm": None},
+        ),
+        (
+            lars,
+            timm.optim.Lars,
+            {"momentum": 0.8, "nesterov": True, "lars_trust": 0.02},
+            {"momentum": 0.8, "nesterov": True, "trust_coeff": 0.02},
+        ),
     ],
 )
 def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_them):
@@ -43,9 +56,49 @@ def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_th
         (["optimizer=sgd", "nesterov=true", "momentum=0"], "model.nesterov=true: needs model.mom"),
         (["beta2=1.0"], "model.beta2=1.0: expected a number from 0 to 0.999999"),
         (["eps=-1"], "model.eps=-1.0: expected a number of at least 0"),
+        (["optimizer=lars", "nesterov=true", "momentum=0"], "model.nesterov=true: needs model.mom"),
+        (["optimizer=muon", "muon_iterations=0"], "model.muon_iterations=0: expected a number fro"),
+        (["head_lr_factor=-1"], "model.head_lr_factor=-1.0: expected a number of at least 0"),
+        (["layer_decay=1.5"], "model.layer_decay=1.5: expected a number from 1e-09 to 1"),
     ],
 )
 def test_settings_that_cannot_be_are_a_fault(words, message):
     with pytest.raises(ConfigError) as caught:
         compose([f"model.{word}" for word in words])
     assert [fault[: len(message)] for fault in caught.value.faults] == [message]
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars", "muon"])
+def test_an_optimizer_that_needs_whole_weights_is_refused_under_zero(name):
+    assert compose([f"model.optimizer={name}", "strategy=ddp", "gpus=2"]).model.optimizer == name
+    with pytest.raises(ConfigError) as caught:
+        compose([f"model.optimizer={name}", "strategy=deepspeed_zero1", "gpus=2"])
+    assert caught.value.faults == [
+        f"model.optimizer={name}: looks at each weight as a whole, and deepspeed_zero1 cuts "
+        "weights into pieces; set strategy=ddp, or model.optimizer=adamw"
+    ]
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(optimizer_rules, "find_spec", lambda name: None)
+    assert compose(["model.optimizer=muon"]).model.optimizer == "muon"  # torch's own
+    with pytest.raises(ConfigError) as caught:
+        compose(["model.optimizer=lamb"])
+    assert caught.value.faults == [
+        "model.optimizer=lamb: the package timm is not installed; pip install timm, or choose "
+        "another optimizer"
+    ]
+
+
+def test_an_optimizer_of_ones_own_may_need_whole_weights(tmp_path, monkeypatch):
+    (tmp_path / "whole_steps.py").write_text(
+        "from torch.optim import SGD\n"
+        "from clf.config import register\n"
+        '@register(name="whole", group="optimizer", whole_weights=True)\n'
+        "def whole(groups, learning_rate):\n"
+        "    return SGD(groups, learning_rate)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["trusted_packages=[whole_steps]", "model.optimizer=whole", "strategy=deepspeed_zero2"]
+    with pytest.raises(ConfigError, match="model.optimizer=whole: looks at each weight as a whole"):
+        compose(words)

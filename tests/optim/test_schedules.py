@@ -16,8 +16,19 @@ from torch.optim.lr_scheduler import (
 )
 
 from clf.config import ConfigError
-from clf.optim.schedules import constant, cosine, linear, step, with_warmup
+from clf.optim import schedules
+from clf.optim.schedules import constant, cosine, linear, step
 from clf.plan import compose
+
+
+def with_warmup(optimizer, schedule, *lengths, **more):
+    """Ours, with a schedule that need not take the epochs."""
+
+    def called(optimizer, steps, epochs):
+        is_step = getattr(schedule, "func", schedule) is step
+        return schedule(optimizer, steps, *([epochs] if is_step else []))
+
+    return schedules.with_warmup(optimizer, called, *lengths, **more)
 
 
 def adamw() -> torch.optim.Optimizer:
