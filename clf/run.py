@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
 from clf.config.build import build
+from clf.config.registry import logged_by
 from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
@@ -270,10 +271,10 @@ def _callbacks(
     - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
       all others have seen the step as done.
     """
-    stop = cfg.early_stopping
+    stop, declared = cfg.early_stopping, logged_by(cfg.model._target_)
     stops = []
     if stop.patience is not None:
-        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience)]
+        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
         LoaderPosition(),
@@ -287,7 +288,7 @@ def _callbacks(
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         StatusFile(folder),
         *stops,
-        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints),
+        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
         ProgressBar() if progress else EpochLines(),
         *_own_callbacks(cfg),
     ]

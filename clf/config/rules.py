@@ -13,9 +13,11 @@ from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES
+from clf.config.registry import logged_by
 from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.metrics.declared import declaration_fault
 from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
@@ -185,7 +187,11 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
     known = reported(cfg.model.top_k or TOP_K, num_classes)
-    names = monitors(known)
+    declared = logged_by(cfg.model._target_)
+    if fault := declaration_fault(declared):
+        yield f"model._target_={cfg.model._target_}: its `logs`: {fault}"
+        return
+    names = [*monitors(known), *declared]
     if monitor.startswith(f"{AS_TRAINED}/"):
         why = "judges the weights as trained, and best.ckpt holds their average"
         if cfg.ema.decay is None:
@@ -196,11 +202,10 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected "
-            + listed(known)
+            + listed(known, declared)
             + (f"; did you mean {guess[0]}?" if guess else "")
         )
-    elif mode not in (None, direction(monitor)):
-        best = direction(monitor)
+    elif mode not in (None, best := direction(monitor, declared)):
         yield (
             f"checkpoint.mode={mode}: {monitor} is best at its {best}imum; leave it out, or set "
             f"checkpoint.mode={best}"

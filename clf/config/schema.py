@@ -201,13 +201,23 @@ class StrategyConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Which checkpoint is the best."""
+    """Which checkpoint is the best, and which stay beside it and the last one."""
 
-    monitor: str = setting("val/acc_top1", "the metric that judges")
+    monitor: str = setting(
+        "val/acc_top1", "the number that judges; also one that the model declares in its `logs`"
+    )
     mode: str | None = setting(
         None,
         "whether more or less of it is better; null: as is right for the metric",
         choices=("max", "min"),
+    )
+    keep_top: int = setting(
+        1,
+        "the best so many stay: above 1, each as top-epoch<NNN>.ckpt, and best.ckpt is the first",
+        1,
+    )
+    every_epochs: int | None = setting(
+        None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )
 
 

@@ -4,7 +4,7 @@ overrides `build_network`; see `clf/models/resnet.py`.
 B images, C classes, H x W pixels.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -36,6 +36,9 @@ class BaseClassificationModel(LightningModule):
     """
 
     takes_every_setting = True  # the registry reads signatures up to this class
+    # Numbers that a subclass logs itself, each with what is best, for `checkpoint.monitor`:
+    # {"val/auc": "max"}
+    logs: ClassVar[dict[str, str]] = {}
     class_weights: Tensor
     class_shares: Tensor | None  # where the loss asks for it
     mean: Tensor
