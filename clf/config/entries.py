@@ -39,6 +39,7 @@ class Entry:
     target: str  # module.name
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
     asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
+    logs: Any = None  # what a model class says that it logs itself, as it stands there
     whole_weights: bool = False  # an optimizer that needs each weight in one piece
     needs: str | None = None  # a package that an installation may lack
 
@@ -71,7 +72,8 @@ def entry_of(
             )
         elif parameter[1] is not inspect.Parameter.empty:
             settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    return Entry(group, name, target, settings, asks, **declared)
+    logs = getattr(named, "logs", None)
+    return Entry(group, name, target, settings, asks, logs, **declared)
 
 
 def is_network(made: Callable[..., Any]) -> bool:

@@ -18,6 +18,7 @@ registered, `model` may be any network of torchvision and timm (`clf.config.netw
 import functools
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, make_dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from clf.config.faults import nearest
 from clf.config.networks import of_target as network_of
 from clf.config.networks import settings as network_settings
 from clf.config.signatures import NO_DEFAULT, default_of, field_of, stubs
+from clf.metrics.measures import NOTHING
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
@@ -226,15 +228,25 @@ def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**vars(made()), **given}
 
 
+def logged_by(target: str) -> Any:
+    """What a model class declares as logged by itself: its `logs`, which may be wrong."""
+    for entry in entries("model").values():
+        if entry.target == target:
+            return NOTHING if entry.logs is None else entry.logs
+    module, _, name = target.rpartition(".")  # a class of a trusted package, not registered
+    return getattr(getattr(sys.modules.get(module), name, None), "logs", NOTHING)
+
+
 def owner(node: str, name: str) -> str | None:
-    """The choice that would have a setting of this name, such as "model.optimizer=sgd"."""
+    """The choices that would have a setting of this name, such as "model.optimizer=sgd" or
+    "model.optimizer=lars, muon or sgd"."""
     for group, (of, _) in GROUPS.items():
-        for entry in entries(group).values() if of == node else ():
-            if name in entry.settings:
-                key = next(
-                    (one.name for one in fields(NODES[of]) if about(one).group == group), None
-                )
-                return f"{of}.{key}={entry.name}" if key else f"{group}={entry.name}"
+        known = entries(group) if of == node else {}
+        names = sorted(one for one, entry in known.items() if name in entry.settings)
+        if names:
+            key = next((one.name for one in fields(NODES[of]) if about(one).group == group), None)
+            choices = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            return f"{of}.{key}={choices}" if key else f"{group}={choices}"
     return None
 
 

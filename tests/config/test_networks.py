@@ -20,10 +20,6 @@ from clf.plan import compose, examine
 ROOT = Path(__file__).resolve().parents[2]
 # timm computes the names of their weights
 NOT_READ = ("qwen3_vit_", "deepseek_vit_", "_quickgelu_")
-    "qwen3_vit_",
-    "deepseek_vit_",
-    "_quickgelu_",
-)  # timm computes the names of their weights
 
 
 def test_the_names_are_those_of_the_libraries() -> None:
