@@ -77,6 +77,8 @@ def smallest(choice: str) -> int:
     given = next(iter(weights(network).values())) if weights(network) else None
     if size_argument(network) in ("image_size", "img_size"):
         return 28 if choice == "vit_h_14" else 32
+    if choice == "maxvit_t":
+        return 224  # its windows divide nothing smaller
     return max(32, given.smallest or 32) if given else 32
 
 
