@@ -14,7 +14,7 @@ from pathlib import Path
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import one_a_key, show
-from clf.config.rules import check, monitor_faults
+from clf.config.rules import check, monitor_faults, notes
 from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
 from clf.data.reader import DataError
@@ -59,6 +59,7 @@ def examine(
             at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
             faults += [one for one in class_faults(cfg) if one.split("=")[0] not in at_fault]
         composed.faults = one_a_key(composed.faults + faults)
+        composed.notes += notes(cfg)
     return composed
 
 

@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 from clf.config import RunConfig
 from clf.config.build import build
+from clf.config.registry import logged_by
 from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
+from clf.models.mix import mixer
 from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
 from clf.parallel.lightning_internals import (
@@ -119,6 +121,7 @@ def _prepare(
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     model.set_class_shares(datamodule.class_shares())
+    model.mix = mixer(cfg, world_size(cfg))
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
@@ -268,10 +271,10 @@ def _callbacks(
     - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
       all others have seen the step as done.
     """
-    stop = cfg.early_stopping
+    stop, declared = cfg.early_stopping, logged_by(cfg.model._target_)
     stops = []
     if stop.patience is not None:
-        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience)]
+        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
         LoaderPosition(),
@@ -285,7 +288,7 @@ def _callbacks(
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         StatusFile(folder),
         *stops,
-        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints),
+        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
         ProgressBar() if progress else EpochLines(),
         *_own_callbacks(cfg),
     ]

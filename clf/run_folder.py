@@ -1,7 +1,7 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv
-              per_class/*.csv  checkpoints/{best,last}.ckpt  wandb/  code/
+              per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 

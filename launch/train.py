@@ -35,7 +35,12 @@ from launch.terminal.tables import print_settings
 from slurm.devices import uses_gpus
 from slurm.stage import stage
 
-SMOKE = {"limit_batches": "1", "epochs": "1", "model.warmup_epochs": "0"}
+SMOKE = {
+    "limit_batches": "1",
+    "epochs": "1",
+    "model.warmup_epochs": "0",
+    "mix.off_epochs": "0",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -117,7 +117,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
 
 def test_nothing_that_users_add_every_week_takes_more_than_three_files() -> None:
     counts = re.findall(r"^\| \[[^\]]*\]\(#[^)]*\) \| (\d)", PAGE, re.MULTILINE)
-    assert len(counts) == len(examples()) == 12
+    assert len(counts) == len(examples()) == 13
     assert all(int(count) <= 3 for count in counts)
 
 
@@ -148,6 +148,8 @@ def test_the_metric_the_gradients_norm_and_the_picture_are_recorded(
     outcomes: dict[str, Outcome],
 ) -> None:
     assert "val/acc_worst" in outcomes["metric"].columns
+    assert "val/auc" in outcomes["number"].columns
+    assert outcomes["number"].config["checkpoint"]["monitor"] == "val/auc"
     assert "train/gradient_norm" in outcomes["callback"].columns
     assert list(outcomes["w&b"].folder.rglob("media/images/first_filter*.png"))
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from clf import run
-from clf.config import EmaConfig
+from clf.config import EmaConfig, MixConfig
 from clf.parallel import micro_batch
 from clf.parallel.micro_batch import FindMicroBatch
 from tests import tiny
@@ -310,12 +310,15 @@ def test_ranks_halve_the_micro_batch_together_and_keep_the_step(place, ranks, ru
         assert torch.equal(last["state_dict"][name], value), name
 
 
-def test_the_error_says_what_to_do_if_not_even_one_image_fits(place):
-    cfg = tiny.config(str(place / "digits"), data={"micro_batch_size": "auto"})
+@pytest.mark.parametrize(("mixup", "least"), [(0.0, "one image"), (0.2, "two images")])
+def test_the_error_says_what_to_do_if_not_even_that_many_images_fit(place, mixup, least):
+    cfg = tiny.config(
+        str(place / "digits"), data={"micro_batch_size": "auto"}, mix=MixConfig(mixup=mixup)
+    )
     error = torch.OutOfMemoryError("CUDA out of memory (for a test)")
     with (
         patch.object(micro_batch, "_try_step", side_effect=error),
-        pytest.raises(ValueError, match="not even one image .* Lower data.image_size"),
+        pytest.raises(ValueError, match=f"not even {least} .* Lower data.image_size"),
     ):
         run.fit(cfg, place / "none", progress=False)
 
@@ -323,3 +326,21 @@ def test_the_error_says_what_to_do_if_not_even_one_image_fits(place):
 def test_a_number_that_was_found_is_where_the_next_start_begins(place):
     assert FindMicroBatch(8).largest == 8
     assert micro_batch._largest_divisor(48, 20) == 16
+
+
+def test_images_that_are_mixed_in_pairs_are_searched_for_in_even_numbers(place):
+    data = {"micro_batch_size": "auto", "batch_size": 36}
+    settings = {"limit_batches": 2, "mix": MixConfig(cutmix=1.0), "epochs": 1}
+    cfg = tiny.config(str(place / "digits"), data=data, model={"warmup_epochs": 0}, **settings)
+    tried, try_step = [], micro_batch._try_step
+
+    def out_of_memory(trainer: Any, module: Any, m: int, size: int) -> None:
+        tried.append(m)
+        try_step(trainer, module, m, size)
+        if m > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory (for a test)")
+
+    with patch.object(micro_batch, "_try_step", out_of_memory):
+        seen = tiny.fit(cfg, str(place / "pairs"))
+    assert tried == [36, 18, 6, 2]
+    assert [len(indices) for indices in seen["indices"]] == [2, 2]

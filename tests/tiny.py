@@ -126,8 +126,8 @@ def fit(
             model = model.double()
         step = model._step
 
-        def recorded(stage: str, batch: Any) -> Any:
-            logits, (loss_sum, weight_sum) = step(stage, batch)
+        def recorded(stage: str, batch: Any, *mixed: Any) -> Any:
+            logits, (loss_sum, weight_sum) = step(stage, batch, *mixed)
             if stage == "train":
                 seen["losses"].append(float(loss_sum.detach() / weight_sum))
                 seen["indices"].append(batch["indices"].tolist())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from clf.config.faults import show
-from clf.config.schema import RunConfig
+from clf.config.schema import DataConfig, RunConfig
 
 
 def batches(cfg: RunConfig) -> Iterator[str]:
@@ -21,7 +21,10 @@ def batches(cfg: RunConfig) -> Iterator[str]:
             "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
             "CPU; set a number, or null"
         )
-    if fault := share_fault(data.batch_size, None if micro == "auto" else micro, ranks):
+    fault = share_fault(data.batch_size, None if micro == "auto" else micro, ranks)
+    if fault is None and (cfg.mix.mixup or cfg.mix.cutmix):
+        fault = pairs_fault(data, ranks)
+    if fault is not None:
         yield fault
 
 
@@ -38,6 +41,25 @@ def share_fault(batch_size: int, micro_batch_size: int | None, ranks: int) -> st
         f"data.batch_size={batch_size}: not divisible by {parts}; "
         f"set data.batch_size={f'{down} or {up}' if down else up}"
     )
+
+
+def pairs_fault(data: DataConfig, ranks: int) -> str | None:
+    """What is wrong if a micro-batch has an image without a partner to be mixed with."""
+    share, micro = data.batch_size // ranks, data.micro_batch_size
+    if share % 2:
+        step = 2 * ranks
+        down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
+        return (
+            f"data.batch_size={data.batch_size}: {share} images a rank, an odd number, but mixup "
+            f"and cutmix need pairs; set data.batch_size={f'{down} or {up}' if down else up}"
+        )
+    if type(micro) is int and micro % 2:
+        even = next(m for m in range(micro + 1, share + 1) if m % 2 == 0 and share % m == 0)
+        return (
+            f"data.micro_batch_size={micro}: an odd number, but mixup and cutmix need pairs; set "
+            f"data.micro_batch_size={even}"
+        )
+    return None
 
 
 def size_fault(batch_size: int, train_size: int) -> str | None:

@@ -42,6 +42,12 @@ def strategy(cfg: RunConfig) -> Iterator[str]:
     yield from _offload(cfg)
     if asked.sync_batchnorm and asked.accelerator == "cpu":
         yield NO_SYNC_BATCHNORM
+    if asked.find_unused_parameters and asked.name == "deepspeed_zero3":
+        yield (
+            "strategy.find_unused_parameters=true: under deepspeed_zero3 all ranks fetch a layer's "
+            "weights together, so a step must use the same layers on each of them; set "
+            "strategy=deepspeed_zero2, or false"
+        )
     if asked.compile and asked.gradient_checkpointing:
         yield (
             "strategy.compile=true: compiled, the blocks that strategy.gradient_checkpointing "

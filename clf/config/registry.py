@@ -15,6 +15,7 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from clf.config.signatures import (
     signature,
     stubs,
 )
+from clf.metrics.measures import NOTHING
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Group -> the node of the config that its settings join, and the files of clf that register in it.
@@ -63,6 +65,7 @@ class Entry:
     target: str  # module.name
     settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
     asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
+    logs: Any = None  # what a model class says that it logs itself, as it stands there
     whole_weights: bool = False  # an optimizer that needs each weight in one piece
     needs: str | None = None  # a package that an installation may lack
 
@@ -246,15 +249,25 @@ def complete(node: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**vars(made()), **given}
 
 
+def logged_by(target: str) -> Any:
+    """What a model class declares as logged by itself: its `logs`, which may be wrong."""
+    for entry in entries("model").values():
+        if entry.target == target:
+            return NOTHING if entry.logs is None else entry.logs
+    module, _, name = target.rpartition(".")  # a class of a trusted package, not registered
+    return getattr(getattr(sys.modules.get(module), name, None), "logs", NOTHING)
+
+
 def owner(node: str, name: str) -> str | None:
-    """The choice that would have a setting of this name, such as "model.optimizer=sgd"."""
+    """The choices that would have a setting of this name, such as "model.optimizer=sgd" or
+    "model.optimizer=lars, muon or sgd"."""
     for group, (of, _) in GROUPS.items():
-        for entry in entries(group).values() if of == node else ():
-            if name in entry.settings:
-                key = next(
-                    (one.name for one in fields(NODES[of]) if about(one).group == group), None
-                )
-                return f"{of}.{key}={entry.name}" if key else f"{group}={entry.name}"
+        known = entries(group) if of == node else {}
+        names = sorted(one for one, entry in known.items() if name in entry.settings)
+        if names:
+            key = next((one.name for one in fields(NODES[of]) if about(one).group == group), None)
+            choices = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            return f"{of}.{key}={choices}" if key else f"{group}={choices}"
     return None
 
 
@@ -296,7 +309,8 @@ def _entry(
             )
         elif parameter[1] is not inspect.Parameter.empty:
             settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    return Entry(group, name, target, settings, asks, **declared)
+    logs = getattr(named, "logs", None)
+    return Entry(group, name, target, settings, asks, logs, **declared)
 
 
 def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:

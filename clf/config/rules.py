@@ -13,9 +13,11 @@ from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES
-from clf.config.schema import RunConfig
+from clf.config.registry import logged_by
+from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.metrics.declared import declaration_fault
 from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
 WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
@@ -41,6 +43,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _ranges,
         _model,
         *OPTIMIZER_RULES,
+        _mix,
         _ema,
         _monitor,
         *JOB_RULES,
@@ -142,6 +145,32 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             )
 
 
+def _mix(cfg: RunConfig) -> Iterator[str]:
+    off = cfg.mix.off_epochs
+    if off >= cfg.epochs and (cfg.mix.mixup or cfg.mix.cutmix):
+        yield (
+            f"mix.off_epochs={off}: no epoch of epochs={cfg.epochs} would be mixed; set "
+            f"mix.off_epochs={cfg.epochs - 1} or less, or mix.mixup=0 and mix.cutmix=0"
+        )
+
+
+def notes(cfg: RunConfig) -> Iterator[str]:
+    """What may be meant as it is, but is more often an oversight."""
+    mix, default = cfg.mix, MixConfig()
+    if not (mix.mixup or mix.cutmix):
+        for key, value in vars(mix).items():
+            if value != getattr(default, key):
+                yield f"mix.{key}={value}: has no effect without mix.mixup or mix.cutmix above 0"
+    if cfg.model.loss == "logit_adjustment":
+        also = []
+        if cfg.data.sampler == "class_balanced":
+            also.append("data.sampler=class_balanced")
+        if cfg.data.class_weights != "none":
+            also.append(f"data.class_weights={cfg.data.class_weights}")
+        for other in also:
+            yield f"model.loss=logit_adjustment: corrects for rare classes, and so does {other}"
+
+
 def _ema(cfg: RunConfig) -> Iterator[str]:
     if cfg.ema.decay == 1:
         yield (
@@ -158,7 +187,11 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
     """What is wrong with `checkpoint`, for that many classes (None: not known yet)."""
     monitor, mode = cfg.checkpoint.monitor, cfg.checkpoint.mode
     known = reported(cfg.model.top_k or TOP_K, num_classes)
-    names = monitors(known)
+    declared = logged_by(cfg.model._target_)
+    if fault := declaration_fault(declared):
+        yield f"model._target_={cfg.model._target_}: its `logs`: {fault}"
+        return
+    names = [*monitors(known), *declared]
     if monitor.startswith(f"{AS_TRAINED}/"):
         why = "judges the weights as trained, and best.ckpt holds their average"
         if cfg.ema.decay is None:
@@ -169,11 +202,10 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
         guess = nearest(monitor, names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected "
-            + listed(known)
+            + listed(known, declared)
             + (f"; did you mean {guess[0]}?" if guess else "")
         )
-    elif mode not in (None, direction(monitor)):
-        best = direction(monitor)
+    elif mode not in (None, best := direction(monitor, declared)):
         yield (
             f"checkpoint.mode={mode}: {monitor} is best at its {best}imum; leave it out, or set "
             f"checkpoint.mode={best}"

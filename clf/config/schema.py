@@ -151,6 +151,17 @@ class DataConfig:
 
 
 @dataclass
+class MixConfig:
+    """Training images mixed in pairs, on the device; the loss has its share of both labels."""
+
+    mixup: float = setting(0.0, "alpha of the shares' Beta(alpha, alpha); 0: no mixup", 0.0)
+    cutmix: float = setting(0.0, "the same for a box of the other image; 0: no cutmix", 0.0)
+    probability: float = setting(1.0, "that a pair is mixed", 0.0, high=1.0)
+    switch_probability: float = setting(0.5, "of cutmix, where both are on", 0.0, high=1.0)
+    off_epochs: int = setting(0, "last epochs, which train without", 0)
+
+
+@dataclass
 class StrategyConfig:
     """How the work is spread over devices, and in which precision."""
 
@@ -179,6 +190,10 @@ class StrategyConfig:
     gradient_checkpointing: bool = setting(
         False, "less memory, a third more time, the same numbers"
     )
+    find_unused_parameters: bool = setting(
+        False,
+        "for a network of which steps leave out parameters, under ddp and deepspeed_zero1 and 2",
+    )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
     compile: bool = setting(False, "torch.compile the network")
@@ -186,13 +201,23 @@ class StrategyConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Which checkpoint is the best."""
+    """Which checkpoint is the best, and which stay beside it and the last one."""
 
-    monitor: str = setting("val/acc_top1", "the metric that judges")
+    monitor: str = setting(
+        "val/acc_top1", "the number that judges; also one that the model declares in its `logs`"
+    )
     mode: str | None = setting(
         None,
         "whether more or less of it is better; null: as is right for the metric",
         choices=("max", "min"),
+    )
+    keep_top: int = setting(
+        1,
+        "the best so many stay: above 1, each as top-epoch<NNN>.ckpt, and best.ckpt is the first",
+        1,
+    )
+    every_epochs: int | None = setting(
+        None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )
 
 
@@ -323,6 +348,7 @@ class RunConfig:
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)

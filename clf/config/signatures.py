@@ -148,13 +148,15 @@ def _stub(
 
 
 def _class_stub(node: ast.ClassDef, classes: dict[str, ast.ClassDef], names: _Names) -> type:
-    """A class with the docstring and `__init__` alone, and those bases that have stubs."""
+    """A class with the docstring, `__init__` and `logs` alone, and those bases that have stubs."""
     known = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
     bases = tuple(_stub(classes[name], classes, names) for name in known)
     content: dict[str, Any] = {"__doc__": ast.get_docstring(node)}
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             content["__init__"] = _emptied(part, names)
+        elif isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "logs" and part.value:
+            content["logs"] = ast.literal_eval(part.value)
     return type(node.name, bases, content)
 
 

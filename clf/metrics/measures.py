@@ -18,8 +18,9 @@ C classes, M bins of confidence.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TOP_K = 5  # k of the second accuracy, where model.top_k does not say
 AS_TRAINED = "val_raw"  # where val is of the weights' average: the validation without it
 SPLITS = ("train", "val", AS_TRAINED, "test")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 BINS = 15  # of the calibration error, equally wide, by the probability of the predicted class
 
 
@@ -234,16 +236,19 @@ def reported(top_k: int = TOP_K, num_classes: int | None = None) -> list[Measure
     return [one.with_k(top_k) for one in listed]
 
 
-def direction(name: str) -> str:
+def direction(name: str, declared: Mapping[str, str] = NOTHING) -> str:
     """Whether `val/acc_top1` is best at its "max" or its "min".
 
+    Args:
+        declared: the numbers that the model logs itself, with their directions
+
     Raises:
-        ValueError: no number of that name is reported
+        ValueError: no number of that name is logged
     """
     found = find(name)
-    if found is None:
-        raise ValueError(f"{name}: expected {listed(reported())}")
-    return found.best
+    if found is None and name not in declared:
+        raise ValueError(f"{name}: expected {listed(reported(), declared)}")
+    return found.best if found else declared[name]
 
 
 def monitors(measures: Sequence[Measure], splits: Sequence[str] = ("val", "train")) -> list[str]:
@@ -252,9 +257,10 @@ def monitors(measures: Sequence[Measure], splits: Sequence[str] = ("val", "train
     return [f"{split}/{name}" for split in splits for name in names]
 
 
-def listed(measures: Sequence[Measure]) -> str:
-    """The same for a message."""
-    return f"one of {', '.join(monitors(measures, ('val',)))}, or the same of train/"
+def listed(measures: Sequence[Measure], declared: Iterable[str] = ()) -> str:
+    """The same for a message, with those that the model declares."""
+    names = [*declared, *monitors(measures, ("val",))]
+    return f"one of {', '.join(names)}, or the same of train/"
 
 
 def percent(share: float | None, digits: int = 1, missing: str = "n/a") -> str:

@@ -4,7 +4,7 @@ overrides `build_network`; see `clf/models/resnet.py`.
 B images, C classes, H x W pixels.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -16,6 +16,7 @@ from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows
+from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
 from clf.optim.build import optimizer_and_schedule
 
@@ -35,10 +36,14 @@ class BaseClassificationModel(LightningModule):
     """
 
     takes_every_setting = True  # the registry reads signatures up to this class
+    # Numbers that a subclass logs itself, each with what is best, for `checkpoint.monitor`:
+    # {"val/auc": "max"}
+    logs: ClassVar[dict[str, str]] = {}
     class_weights: Tensor
     class_shares: Tensor | None  # where the loss asks for it
     mean: Tensor
     std: Tensor
+    mix: Mix | None = None  # of the images that train
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
@@ -55,6 +60,7 @@ class BaseClassificationModel(LightningModule):
         needs_shares = "class_shares_C" in asks_for(hp["loss"])
         alike_C = torch.full((num_classes,), 1 / num_classes) if needs_shares else None
         self.register_buffer("class_shares", alike_C)
+        self.register_load_state_dict_pre_hook(_shares_of_another_loss)
         self.register_buffer(
             "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
         )
@@ -124,9 +130,13 @@ class BaseClassificationModel(LightningModule):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
-        if images_BCHW.dtype == torch.uint8:
-            images_BCHW = (images_BCHW - self.mean) / self.std
-        return self.network(images_BCHW)
+        return self.network(self.normalised(images_BCHW))
+
+    def normalised(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 images as floats; floats as they are."""
+        if images_BCHW.dtype != torch.uint8:
+            return images_BCHW
+        return (images_BCHW - self.mean) / self.std
 
     def loss_fn(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """The loss that is trained with: class weights and label smoothing included, a scalar."""
@@ -157,15 +167,6 @@ class BaseClassificationModel(LightningModule):
         )
         return losses_B.sum(), weights_B.sum()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of another loss: keep the shares that this one was built with, or drop
-        those that this one has no use for."""
-        state = checkpoint["state_dict"]
-        if self.class_shares is None:
-            state.pop("class_shares", None)
-        else:
-            state.setdefault("class_shares", self.class_shares)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain values among the arguments: with a layer's class, for example, the
         checkpoint could not be read by `torch.load(weights_only=True)`. Pretrained weights are left
@@ -182,10 +183,22 @@ class BaseClassificationModel(LightningModule):
             self._build_metrics(self.trainer.num_nodes, self.trainer.node_rank)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        logits_BC, (loss_sum, weight_sum) = self._step("train", batch)
+        batch, mixed = self.mixed(batch, batch_idx)
+        logits_BC, (loss_sum, weight_sum) = self._step("train", batch, mixed)
         loss = loss_sum / weight_sum
         self.log("train/loss_step", loss)
         return loss
+
+    def mixed(
+        self, batch: ClassificationBatch, batch_idx: int
+    ) -> tuple[ClassificationBatch, Mixed | None]:
+        """A training micro-batch of this rank as the network sees it, and what is mixed in."""
+        if self.mix is None:
+            return batch, None
+        batch = {**batch, "images": self.normalised(batch["images"])}
+        # The sampler deals the micro-batches out to the ranks in turn.
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        return self.mix(batch, self.current_epoch, number)
 
     def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("val", batch)[0]
@@ -197,11 +210,17 @@ class BaseClassificationModel(LightningModule):
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
-    def _step(self, split: str, batch: ClassificationBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits_BC = self(batch["images"])
-        loss_sum, weight_sum = self.loss_sums(logits_BC, batch["labels"])
+    def _step(
+        self, split: str, batch: ClassificationBatch, mixed: Mixed | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        logits_BC, labels_B, indices_B = self(batch["images"]), batch["labels"], batch["indices"]
+        loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B, mixed)
+        if mixed is not None:  # it counts as the image that it shows most of
+            own_B = mixed.shares_B >= 0.5
+            labels_B = torch.where(own_B, labels_B, mixed.labels_B)
+            indices_B = torch.where(own_B, indices_B, swap(indices_B))
         self.metrics(split).update(
-            logits_BC.detach(), batch["labels"], loss_sum.detach(), weight_sum, batch["indices"]
+            logits_BC.detach(), labels_B, loss_sum.detach(), weight_sum, indices_B
         )
         return logits_BC, (loss_sum, weight_sum)
 
@@ -299,6 +318,17 @@ class BaseClassificationModel(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.hparams["interval"]},
         }
+
+
+def _shares_of_another_loss(
+    model: BaseClassificationModel, state: dict[str, Any], *more: Any
+) -> None:
+    """Let a run go on with another loss: keep the class shares that the model was built with, or
+    drop those that it has no use for."""
+    if model.class_shares is None:
+        state.pop("class_shares", None)
+    else:
+        state.setdefault("class_shares", model.class_shares)
 
 
 def _is_plain(value: Any) -> bool:

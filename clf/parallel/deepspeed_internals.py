@@ -10,8 +10,11 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor
-from torch.optim import Optimizer
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from clf.parallel.sharded_optimizer import Fragment
 
 SUPPORTED = ">=0.17.2,<0.20"  # versions of DeepSpeed; pyproject.toml states the same range
 
@@ -19,14 +22,29 @@ OF_MODULES = (  # (module, path)
     ("deepspeed.comm.torch", "build_shm_op"),
     # Older versions take the "torch_autocast" section of the config and ignore it.
     ("deepspeed.runtime.torch_autocast", "init_autocast_params"),
-    (
-        "deepspeed.runtime.zero.stage_1_and_2",
-        "DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state",
-    ),
+    ("deepspeed.utils.tensor_fragment", "tensor_fragment.get_hp_fragment_address"),
+)
+OF_BOTH = (  # `clf.parallel.left_out` replaces the methods
+    "reduce_ready_partitions_and_remove_grads",
+    "overlapping_partition_gradients_reduce_epilogue",
+    "step",
 )
 OF_OPTIMIZERS = {  # by whether it is stage 3
-    False: ("optimizer", "single_partition_of_fp32_groups", "_hp_optimizer_states_linked"),
-    True: ("optimizer", "fp32_partitioned_groups_flat", "empty_partition_cache"),
+    False: (
+        *OF_BOTH,
+        "bit16_groups",
+        "single_partition_of_fp32_groups",
+        "setup_buckets",
+        "partition_gradients",
+        "is_gradient_accumulation_boundary",
+    ),
+    True: (
+        *OF_BOTH,
+        "fp16_groups",
+        "fp32_partitioned_groups_flat",
+        "grad_position",
+        "empty_partition_cache",
+    ),
 }
 
 
@@ -90,24 +108,43 @@ def talk_through_gloo() -> None:
     backend.build_shm_op = lambda: None
 
 
-def torch_optimizer(zero_optimizer: Any) -> Optimizer:
-    """The torch optimizer inside, whose parameters are flat shards of float32 weights."""
-    return zero_optimizer.optimizer
+def groups_of(zero_optimizer: Any, stage_3: bool) -> list[list[nn.Parameter]]:
+    """The parameters that DeepSpeed trains, by group, in the order that all ranks have."""
+    return zero_optimizer.fp16_groups if stage_3 else zero_optimizer.bit16_groups
 
 
-def shards(zero_optimizer: Any, stage_3: bool) -> list[Tensor]:
-    """This rank's flat shard of the float32 weights, one for each parameter group."""
-    if stage_3:
-        return zero_optimizer.fp32_partitioned_groups_flat
-    return zero_optimizer.single_partition_of_fp32_groups
+def fragments(zero_optimizer: Any, stage_3: bool) -> Iterator[Fragment]:
+    """What this rank's flat shards of the float32 weights hold of each parameter, without the
+    numbers that fill a shard up."""
+    for group_number, group in enumerate(groups_of(zero_optimizer, stage_3)):
+        for parameter in group:
+            held: Any = parameter
+            if stage_3:
+                number, place, length = zero_optimizer.grad_position[
+                    zero_optimizer.get_param_id(held)
+                ]
+                shard = zero_optimizer.fp32_partitioned_groups_flat[number]
+                start = dist.get_rank() * length
+                length = min(length, held.ds_numel - start)
+                if length > 0:
+                    yield Fragment(parameter, shard, place, start, length)
+            elif held._hp_mapping is not None:
+                shard = zero_optimizer.single_partition_of_fp32_groups[group_number]
+                in_shard = held._hp_mapping.get_hp_fragment_address()
+                start = held._hp_mapping.lp_fragment_address.start
+                yield Fragment(parameter, shard, in_shard.start, start, in_shard.numel)
 
 
-def link_states(zero_optimizer: Any, stage_3: bool) -> None:
-    """Let each parameter find its part of the optimizer state.
+def ends_a_step(zero_optimizer: Any) -> bool:
+    """Whether the gradients of this micro-batch are the step's last ones."""
+    boundary = zero_optimizer.is_gradient_accumulation_boundary
+    return boundary() if callable(boundary) else boundary  # an attribute in older versions
 
-    DeepSpeed does this after the first group's first step, when the other groups have no state yet.
-    Stage 3 looks the parts up each time.
-    """
-    if not stage_3:
-        zero_optimizer._hp_optimizer_states_linked = False
-        zero_optimizer._lazy_init_hp_params_optimizer_state()
+
+def give_zero_gradient(parameter: Any) -> None:
+    """A gradient for a parameter that has none, also where stage 3 holds only a part of it."""
+    kept = parameter.data
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    parameter.data = kept.new_zeros(()).expand(shape)  # torch compares the shapes
+    parameter.grad = torch.zeros(shape, dtype=kept.dtype, device=kept.device)
+    parameter.data = kept

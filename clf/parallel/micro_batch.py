@@ -14,6 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from clf.batch import ClassificationBatch
+
 MARGIN = 0.95  # share of the GPU's memory for a trial; later steps fragment it a little more
 
 
@@ -39,16 +41,18 @@ class FindMicroBatch(Callback):
         module: Any = pl_module.to(trainer.strategy.root_device)
         data = trainer.datamodule.cfg  # type: ignore[attr-defined]
         share = data.batch_size // trainer.world_size
-        m = _largest_divisor(share, min(self.largest or share, share))
+        unit = 1 if module.mix is None else 2  # images are mixed in pairs
+        m = _largest_divisor(share, min(self.largest or share, share), unit)
         size, all_agree = data.image_size, trainer.strategy.reduce_boolean_decision
         while not all_agree(fits(trainer, module, m, size)):
-            if m == 1:
+            if m == unit:
+                least = "one image" if unit == 1 else "two images"
                 raise ValueError(
-                    f"data.micro_batch_size=auto: not even one image of {size} pixels "
+                    f"data.micro_batch_size=auto: not even {least} of {size} pixels "
                     "fits in the memory of every device. Lower data.image_size, or set "
                     "strategy.gradient_checkpointing=true"
                 )
-            m = _largest_divisor(share, m // 2)
+            m = _largest_divisor(share, m // 2, unit)
         data.micro_batch_size = m
         trainer.accumulate_grad_batches = share // m
         rank_zero_info(f"data.micro_batch_size=auto: {m} images, {share // m} times a step")
@@ -82,8 +86,10 @@ def _try_step(trainer: Trainer, module: Any, m: int, size: int) -> None:
     images_BCHW = torch.zeros(2, m, 3, size, size, dtype=torch.uint8, device=module.device)[0]
     images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
     labels_B = torch.zeros(m, dtype=torch.int64, device=module.device)
+    batch = ClassificationBatch(images=images_BCHW, labels=labels_B, indices=labels_B)
     with trainer.precision_plugin.forward_context():
-        loss_sum, weight_sum = module.loss_sums(module(images_BCHW), labels_B)
+        batch, mixed = module.mixed(batch, 0)
+        loss_sum, weight_sum = module.loss_sums(module(batch["images"]), labels_B, mixed)
     (loss_sum / weight_sum).backward()
     del held
 
@@ -113,6 +119,8 @@ def _less_memory(device: torch.device) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is not above `limit`."""
-    return next(m for m in range(max(1, limit), 0, -1) if number % m == 0)
+def _largest_divisor(number: int, limit: int, unit: int = 1) -> int:
+    """The largest divisor of `number` that is a multiple of `unit` and not above `limit`; `unit`
+    if there is none."""
+    multiples = range(limit // unit * unit, unit, -unit)
+    return next((m for m in multiples if number % m == 0), unit)

@@ -74,6 +74,7 @@ def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
     ddp = DDPStrategy(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
         gradient_as_bucket_view=True,
+        find_unused_parameters=cfg.strategy.find_unused_parameters,
         # By default DDP sends rank 0's BatchNorm statistics to all ranks in every step.
         # `AgreeOnBatchNorm` averages them only before they are used, so that the only collective of
         # a step is the all-reduce of the gradients.

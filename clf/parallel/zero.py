@@ -11,7 +11,7 @@ It differs from Lightning's own `DeepSpeedStrategy` in three ways:
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,9 @@ from torch.optim import Optimizer
 
 from clf.config import StrategyConfig
 from clf.parallel import deepspeed_internals as internals
+from clf.parallel.left_out import LeftOut
 from clf.parallel.lightning_internals import init_deepspeed_ranks, with_synchronised_batchnorm
+from clf.parallel.sharded_optimizer import ShardedOptimizer
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -52,8 +54,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         internals.check_deepspeed()
         if accelerator == "cpu":
             internals.talk_through_gloo()
-        # The parameter groups as the optimizer had them before DeepSpeed flattened them
-        self._groups: list[list[nn.Parameter]] = []
+        self._find_unused = cfg.find_unused_parameters
+        self._sharded: ShardedOptimizer | None = None
 
     # --- set-up: the same as Lightning's, without its demand for a GPU ---
 
@@ -81,17 +83,26 @@ class ZeroStrategy(DeepSpeedStrategy):
         import deepspeed
 
         assert optimizer is not None
-        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        if scalars := [name for name, p in model.named_parameters() if not p.ndim]:
+            raise ValueError(
+                f"strategy.name: DeepSpeed takes no parameter without dimensions, such as "
+                f"{scalars[0]}; give it one, as nn.Parameter(torch.ones(1)), or set strategy=ddp"
+            )
+        self._sharded = ShardedOptimizer(optimizer)
+        names = {id(p): name for name, p in model.named_parameters()}
         engine, zero_optimizer, _, _ = deepspeed.initialize(
             args=SimpleNamespace(device_rank=self.local_rank),  # a CPU device has no index
             config=self.config,
             model=model,
             model_parameters=[p for p in model.parameters() if p.requires_grad],
-            optimizer=optimizer,
+            optimizer=self._sharded,
             lr_scheduler=lr_scheduler,
             dist_init_required=False,
         )
-        internals.check_optimizer(zero_optimizer, self.zero_stage_3)
+        stage_3 = self.zero_stage_3
+        internals.check_optimizer(zero_optimizer, stage_3)
+        self._sharded.divide(internals.fragments(zero_optimizer, stage_3))
+        LeftOut(zero_optimizer, self._sharded, stage_3, names, self.root_device, self._find_unused)
         return engine, zero_optimizer
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
@@ -102,6 +113,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def teardown(self) -> None:
         super().teardown()
         self.optimizers = []  # they would keep the sharded weights and states in memory
+        self._sharded = None
 
     # --- checkpoints: one whole file ---
 
@@ -118,49 +130,29 @@ class ZeroStrategy(DeepSpeedStrategy):
             return self.lightning_module.state_dict()
         state = dict(self.lightning_module.named_buffers())
         kept = self.lightning_module.state_dict().keys()
-        for name, parameter in self.lightning_module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter]):
-                state[name] = parameter.detach().to("cpu", copy=True)
+        whole: dict[int, Tensor] = {}  # tied weights have several names
+        for name, parameter in self.lightning_module.named_parameters(remove_duplicate=False):
+            if id(parameter) not in whole:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    whole[id(parameter)] = parameter.detach().to("cpu", copy=True)
+            state[name] = whole[id(parameter)]
         return {name: state[name] for name in kept}
+
+    @property
+    def whole_optimizers(self) -> list[Optimizer]:
+        """Those of the model, with all of their groups."""
+        return [self._sharded.whole] if self._sharded else []
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The unsharded torch optimizer's `state_dict`. All ranks must call it."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        inner, shard = self._inner(), self._shards()[0]
-        held = inner.state.get(shard, {})  # empty before the first step
-        internals.link_states(self.optimizers[0], self.zero_stage_3)
-        sharded = [key for key, value in held.items() if isinstance(value, Tensor) and value.ndim]
-        whole = {key: value for key, value in held.items() if key not in sharded}
-        state = {}
-        for index, parameter in enumerate(self._parameters()) if held else ():
-            full = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in sharded}
-            if self.is_global_zero:
-                state[index] = {key: _copy(value) for key, value in whole.items()} | full
-        return {"state": state, "param_groups": self._param_groups()}
+        assert self._sharded is not None
+        return self._sharded.whole_state(self.root_device)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Shard the whole optimizer state of a checkpoint, which any strategy may have saved."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
+        assert self._sharded is not None
         (saved,) = checkpoint["optimizer_states"]
-        inner, parameters = self._inner(), list(self._parameters())
-        for group, values in zip(inner.param_groups, saved["param_groups"], strict=True):
-            group.update({key: value for key, value in values.items() if key != "params"})
-        if not saved["state"]:
-            return
-        first = saved["state"][0]
-        sharded = [key for key, value in first.items() if isinstance(value, Tensor) and value.ndim]
-        for shard in self._shards():
-            inner.state[shard] = {
-                key: torch.zeros_like(shard) if key in sharded else _copy(value)
-                for key, value in first.items()
-            }
-        internals.link_states(self.optimizers[0], self.zero_stage_3)
-        for index, parameter in enumerate(parameters):
-            for key in sharded:
-                value = saved["state"][index][key].to(self.root_device, torch.float32)
-                safe_set_full_optimizer_state(parameter, value.contiguous(), key)
+        self._sharded.load_whole_state(saved)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
@@ -199,26 +191,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         for name, buffer in self.lightning_module.named_buffers():
             if name in kept:
                 buffer.copy_(state[name])
-
-    # --- what DeepSpeed holds ---
-
-    def _inner(self) -> Optimizer:
-        return internals.torch_optimizer(self.optimizers[0])
-
-    def _shards(self) -> list[Tensor]:
-        return internals.shards(self.optimizers[0], self.zero_stage_3)
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for group in self._groups for parameter in group)
-
-    def _param_groups(self) -> list[dict[str, Any]]:
-        """The settings of each group, with its parameters numbered as torch numbers them."""
-        groups, start = [], 0
-        for group, parameters in zip(self._inner().param_groups, self._groups, strict=True):
-            settings = {key: value for key, value in group.items() if key != "params"}
-            groups.append({**settings, "params": list(range(start, start + len(parameters)))})
-            start += len(parameters)
-        return groups
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -273,10 +245,6 @@ def engine_config(cfg: StrategyConfig, accelerator: str, precision: str) -> dict
         "bf16": {"enabled": False},  # Lightning would turn these two on for mixed precision
         "fp16": {"enabled": False},
     }
-
-
-def _copy(value: Any) -> Any:
-    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 def advice(module: nn.Module) -> str | None:

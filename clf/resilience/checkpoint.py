@@ -6,6 +6,7 @@ it holds the config and the class names, so it can be evaluated with nothing els
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
-from clf.metrics.measures import direction, logged_as
+from clf.metrics.measures import NOTHING, direction, logged_as
 from clf.resilience.continuation import (
     adapt_counts,
     adapt_groups,
@@ -26,6 +27,7 @@ from clf.resilience.continuation import (
     length_of,
     recorded_length,
 )
+from clf.resilience.kept import BestCheckpoint, EveryEpochs
 
 # Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
 # `Length` (epochs, steps_per_epoch, accumulation)
@@ -45,23 +47,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
 
 
-def checkpoint_callbacks(cfg: CheckpointConfig, folder: Path) -> list[Callback]:
-    """The callbacks that save `best.ckpt` by the monitored number, and `last.ckpt` every epoch.
+def checkpoint_callbacks(
+    cfg: CheckpointConfig, folder: Path, declared: Mapping[str, str] = NOTHING
+) -> list[Callback]:
+    """The callbacks that save, in this order: `best.ckpt` by the monitored number, the checkpoints
+    that are kept, and `last.ckpt` every epoch. `last.ckpt` comes last: until it is there, a run
+    that was killed does the epoch again, and with it whatever was not saved.
 
-    These are two callbacks because one that has `monitor` rewrites its "last" only when it also
-    saves a best one. A version counter would write `last-v1.ckpt` beside a stale `last.ckpt`.
+    Best and last are two callbacks because one that has `monitor` rewrites its "last" only when it
+    also saves a best one. A version counter would write `last-v1.ckpt` beside a stale `last.ckpt`.
+
+    Args:
+        declared: numbers that the model logs itself, each with what is best ("max" or "min")
     """
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor=logged_as(cfg.monitor),
-        mode=direction(cfg.monitor),
-        enable_version_counter=False,
-    )
+    monitor, mode = logged_as(cfg.monitor), direction(cfg.monitor, declared)
+    best = BestCheckpoint(folder, monitor, mode, cfg.keep_top)
+    every = [EveryEpochs(folder, cfg.every_epochs)] if cfg.every_epochs else []
     last = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return [best, last]
+    return [best, *every, last]
 
 
 class RunRecord(Callback):

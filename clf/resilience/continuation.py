@@ -113,7 +113,9 @@ def adapt_schedules(trainer: Trainer, checkpoint: dict[str, Any], old: Length, n
             position = _in_new_epochs(position, old, new)
         _take_steps(config.scheduler, position)
         states[index] = config.scheduler.state_dict()
-    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+    # Under ZeRO, the trainer's has only those groups that have something to train.
+    optimizers = getattr(trainer.strategy, "whole_optimizers", trainer.optimizers)
+    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
         for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
             # Not the learning rate alone: a schedule may move the momentum as well.
             saved.update({key: value for key, value in group.items() if key != "params"})

@@ -1,13 +1,15 @@
 """Early stopping that says that it stopped and why: in the log, in status.json and at the end of
 what the command prints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from clf.metrics.measures import direction, logged_as, shown
+from clf.metrics.declared import check_logged
+from clf.metrics.measures import NOTHING, direction, logged_as, shown
 
 
 class StopEarly(EarlyStopping):
@@ -17,10 +19,18 @@ class StopEarly(EarlyStopping):
         monitor: name of a logged number, such as "val/acc_top1"
         min_delta: the least change that counts as better
         patience: epochs without a better value after which the training stops
+        declared: numbers that the model logs itself, each with what is best ("max" or "min")
     """
 
-    def __init__(self, monitor: str, min_delta: float, patience: int) -> None:
-        super().__init__(logged_as(monitor), min_delta, patience, mode=direction(monitor))
+    def __init__(
+        self, monitor: str, min_delta: float, patience: int, declared: Mapping[str, str] = NOTHING
+    ) -> None:
+        mode = direction(monitor, declared)
+        super().__init__(logged_as(monitor), min_delta, patience, mode=mode)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_logged(self.monitor, trainer.callback_metrics)
+        super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The patience may have been changed since the checkpoint was written.

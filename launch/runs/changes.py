@@ -34,6 +34,8 @@ FREE = {
     "tracking.": "only what is recorded changes",
     "slurm.": "only what the next job asks of SLURM changes",
     "debug": "only how the run can be looked at changes",
+    "checkpoint.keep_top": "another number of the best checkpoints stays from here on",
+    "checkpoint.every_epochs": "other epochs' checkpoints are kept from here on",
     "checkpoint.": "the best checkpoint is judged in another way from here on",
     "ema.": "the weights are averaged in another way from here on; the training is the same",
     "early_stopping.": "training may stop at another epoch",

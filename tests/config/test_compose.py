@@ -127,6 +127,16 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
             ["model.pretrained=true", "model.weights=/no/file.pth"],
             "it goes before model.pretrained=true",
         ),
+        (
+            ["mix.mixup=0.2", "data.batch_size=40", "data.micro_batch_size=5"],
+            "need pairs; set data.micro_batch_size=8",
+        ),
+        (
+            ["mix.cutmix=1", "gpus=3", "data.batch_size=63"],
+            "21 images a rank, an odd number, but mixup and cutmix need pairs; "
+            "set data.batch_size=60 or 66",
+        ),
+        (["mix.mixup=0.2", "epochs=9", "mix.off_epochs=9"], "set mix.off_epochs=8 or less"),
         (["data.val_fraction=0.6", "data.test_fraction=0.6"], "nothing is left to train on"),
         (["strategy.precision=16-mixed", "strategy.accelerator=cpu"], "needs a GPU"),
         (["strategy.offload_optimizer=true"], "needs a deepspeed strategy"),
@@ -272,12 +282,37 @@ def test_of_a_key_that_is_given_twice_the_last_counts_with_a_note() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (
+            ["mix.probability=0.5"],
+            "mix.probability=0.5: has no effect without mix.mixup or mix.cutmix above 0",
+        ),
+        (
+            ["model.loss=logit_adjustment", "data.sampler=class_balanced"],
+            "model.loss=logit_adjustment: corrects for rare classes, and so does "
+            "data.sampler=class_balanced",
+        ),
+        (
+            ["model.loss=logit_adjustment", "data.class_weights=effective_number"],
+            "model.loss=logit_adjustment: corrects for rare classes, and so does "
+            "data.class_weights=effective_number",
+        ),
+    ],
+)
+def test_what_is_probably_an_oversight_is_a_note(overrides: list[str], note: str) -> None:
+    assert examine(overrides).notes == [note]
+    others = [one for one in overrides if one != "model.loss=logit_adjustment"]
+    assert examine([*others, "mix.mixup=0.2"]).notes == []
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("optimizer=sgd", "did you mean model.optimizer?"),
         ("modle=resnet50", "did you mean model?"),
-        ("model.momentum=0.9", "it is a setting of model.optimizer=sgd"),
-        ("model.optimizer=sgdd", "expected one of adamw, sgd; did you mean sgd?"),
+        ("model.momentum=0.9", "it is a setting of model.optimizer=lars, muon or sgd"),
+        ("model.optimizer=sgdd", "expected one of adamw, lamb, lars, muon, sgd; did you mean sgd?"),
         ("zzz=1", "--settings lists them all"),
         ("epochs=0", "epochs=0: expected a number of at least 1"),
     ],

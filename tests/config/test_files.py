@@ -106,7 +106,8 @@ def test_what_a_recipe_sets_for_a_choice_that_was_replaced_is_left_out_with_a_no
     source = f"is not used (in {recipe}); it is a setting of"
     assert sorted(examined.notes) == [
         f"data.images=500: {source} data.name=jersey, and another one is chosen",
-        f"model.momentum=0.8: {source} model.optimizer=sgd, and another one is chosen",
+        f"model.momentum=0.8: {source} model.optimizer=lars, muon or sgd, and another one is "
+        "chosen",
     ]
     (fault,) = read([f"recipe={recipe}", "model.optimizer=adamw", "model.nesterov=true"]).faults
     assert fault.startswith("model.nesterov=true: no such key; it is a setting of")

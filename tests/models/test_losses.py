@@ -115,9 +115,8 @@ def test_the_shares_of_the_classes_travel_with_a_checkpoint_whose_loss_needs_the
 @pytest.mark.parametrize("names", [("focal", "logit_adjustment"), ("logit_adjustment", "focal")])
 def test_a_run_goes_on_with_another_loss(names):
     first, then = map(model, names)
-    checkpoint = {"state_dict": first.state_dict()}
-    then.on_load_checkpoint(checkpoint)
-    then.load_state_dict(checkpoint["state_dict"])
+    then.load_state_dict(first.state_dict())
+    assert torch.equal(then.network[1].weight, first.network[1].weight)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
