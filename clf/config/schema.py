@@ -37,6 +37,9 @@ class ModelConfig:
         1e-9,
         high=1.0,
     )
+    freeze_epochs: int = setting(
+        0, "epochs that train the head alone; epochs or more: the whole run does", 0
+    )
     weight_decay: float = setting(
         0.05, "not applied to biases, normalisation layers and embeddings", 0.0
     )
