@@ -20,10 +20,11 @@ from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
-from clf.models.build import build_model
+from clf.models.build import build_model, check_size
 from clf.models.mix import mixer
 from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
+from clf.parallel.freezing import FreezeBackbone
 from clf.parallel.lightning_internals import (
     check_lightning,
     quiet_lightning,
@@ -118,6 +119,8 @@ def _prepare(
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
+    if cfg.data.start_size is not None:
+        check_size(model, cfg.data.start_size)
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     model.set_class_shares(datamodule.class_shares())
@@ -261,6 +264,7 @@ def _callbacks(
     - The search for the micro-batch (before this list) sets the accumulation, which others count.
     - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
     - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
+    - FreezeBackbone comes before AgreeOnBatchNorm, which looks at what trains.
     - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
     - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
       agree on into a checkpoint, and before all that look at a validation, which is of the average.
@@ -275,10 +279,12 @@ def _callbacks(
     stops = []
     if stop.patience is not None:
         stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
+    freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
         LoaderPosition(),
         SeedEachMicroBatch(cfg.seed),
+        *freezing,
         AgreeOnBatchNorm(),
         WeightsAsTrained(),
         *averages,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from clf.config.faults import did_you_mean, show
 from clf.config.networks import Network, bound, of_target
 from clf.config.schema import RunConfig
-from clf.config.weights import is_file, size_argument, weights
+from clf.config.weights import is_file, needs_fixed_size, size_argument, weights
 
 
 def _weights(cfg: RunConfig) -> Iterator[str]:
@@ -45,11 +45,13 @@ def _size(cfg: RunConfig) -> Iterator[str]:
         return
     name = cfg.model._target_.rpartition(".")[2]
     if size_argument(network) is None:
+        size = min(size, cfg.data.start_size or size)
         smallest = next((one.smallest for one in weights(network).values()), None)
         if smallest is not None and size < smallest:
+            key = "data.image_size" if size == cfg.data.size else "data.start_size"
             yield (
-                f"data.image_size={size}: {name} needs at least {smallest} pixels a side; set "
-                f"data.image_size={smallest} or more"
+                f"{key}={size}: {name} needs at least {smallest} pixels a side; set "
+                f"{key}={smallest} or more"
             )
         return
     patch = bound(network, "patch_size")
@@ -60,6 +62,14 @@ def _size(cfg: RunConfig) -> Iterator[str]:
         yield (
             f"data.image_size={size}: {name} divides images into parts of {step} pixels; set "
             f"data.image_size={near}"
+        )
+
+
+def _growth(cfg: RunConfig) -> Iterator[str]:
+    if cfg.data.start_size is not None and needs_fixed_size(cfg.model._target_):
+        yield (
+            f"data.start_size={cfg.data.start_size}: {cfg.model._target_.rpartition('.')[2]} is "
+            "built for one size of images; set data.start_size=null, or another network"
         )
 
 
@@ -76,4 +86,4 @@ def _normalisation(cfg: RunConfig) -> Iterator[str]:
             )
 
 
-NETWORK_RULES = (_weights, _size, _normalisation)
+NETWORK_RULES = (_weights, _size, _growth, _normalisation)

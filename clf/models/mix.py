@@ -52,7 +52,8 @@ class Mix:
         numbers_P6 = torch.from_numpy(drawn_P6.astype(np.float32))
         if images_BCHW.is_cuda:
             numbers_P6 = numbers_P6.pin_memory().to(images_BCHW.device, non_blocking=True)
-        mixed = Mixed(swap(batch["labels"]), numbers_P6[:, 5].repeat_interleave(2, output_size=B))
+        shares_B = numbers_P6[:, 5:].expand(-1, 2).flatten()
+        mixed = Mixed(swap(batch["labels"]), shares_B)
         return {**batch, "images": mix_images(images_BCHW, numbers_P6)}, mixed
 
     def draw(self, epoch: int, step: int, size: tuple[int, int]) -> np.ndarray:

@@ -29,12 +29,13 @@ class AgreeOnBatchNorm(Callback):
     """
 
     def __init__(self) -> None:
-        self._differ = False  # whether the ranks have trained since they last agreed
+        self._norms: list[Any] = []
+        self._differ: dict[int, Any] = {}  # BatchNorm layers, by id, that moved since then
         self._momenta: list[tuple[Any, float]] = []  # each BatchNorm layer with its own momentum
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        norms: list[Any] = [m for m in pl_module.modules() if is_batchnorm(m)]
-        self._momenta = [(norm, norm.momentum) for norm in norms if norm.momentum is not None]
+        self._norms = [m for m in pl_module.modules() if is_batchnorm(m)]
+        self._momenta = [(m, m.momentum) for m in self._norms if m.momentum is not None]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -46,30 +47,31 @@ class AgreeOnBatchNorm(Callback):
                 norm.momentum = m / (A * (1 - m) + (done + 1) * m)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self._differ = True
+        # Not frozen ones: the mean of equal numbers may be another one in its last bit.
+        self._differ.update((id(norm), norm) for norm in self._norms if norm.training)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for norm, m in self._momenta:
             norm.momentum = m
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(pl_module)
+        self._agree()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(pl_module)
+        self._agree()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._agree(pl_module)
+        self._agree()
         for name, buffer in pl_module.named_buffers():
             if name in checkpoint["state_dict"]:  # Lightning filled it before this hook
                 checkpoint["state_dict"][name] = buffer.detach()
 
-    def _agree(self, module: nn.Module) -> None:
+    def _agree(self) -> None:
         if self._differ:
-            average_over_ranks(statistics(module))
-        self._differ = False
+            average_over_ranks([b for norm in self._differ.values() for b in statistics(norm)])
+        self._differ = {}
 
 
 def statistics(module: nn.Module) -> list[Tensor]:

@@ -4,11 +4,20 @@ import os
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from clf.config import RunConfig, StrategyConfig
 from clf.config.device_rules import NO_SYNC_BATCHNORM, gpu_fault
 from clf.cores import cores_per_rank
+
+DDP_SETTINGS: dict[str, Any] = {
+    "gradient_as_bucket_view": True,
+    # By default DDP sends rank 0's BatchNorm statistics to all ranks in every step.
+    # `AgreeOnBatchNorm` averages them only before they are used, so that the only collective of a
+    # step is the all-reduce of the gradients.
+    "broadcast_buffers": False,
+}
 
 
 def world_size(cfg: RunConfig) -> int:
@@ -73,14 +82,27 @@ def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
         return {"strategy": "auto", "precision": precision}
     ddp = DDPStrategy(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-        gradient_as_bucket_view=True,
         find_unused_parameters=cfg.strategy.find_unused_parameters,
-        # By default DDP sends rank 0's BatchNorm statistics to all ranks in every step.
-        # `AgreeOnBatchNorm` averages them only before they are used, so that the only collective of
-        # a step is the all-reduce of the gradients.
-        broadcast_buffers=False,
+        **DDP_SETTINGS,
     )
     return {"strategy": ddp, "precision": precision}
+
+
+def wrap_again(strategy: Strategy) -> None:
+    """Let DDP send the gradients of those parameters that require one now. Each rank's weights and
+    buffers stay its own."""
+    ddp = strategy.model
+    if isinstance(ddp, DistributedDataParallel):
+        assert isinstance(strategy, DDPStrategy)
+        unused, strategy.model = ddp.find_unused_parameters, ddp.module
+        del ddp  # with its hooks on the parameters, and its memory for gradients
+        strategy.model = DistributedDataParallel(
+            strategy.model,
+            device_ids=strategy.determine_ddp_device_ids(),
+            init_sync=False,
+            find_unused_parameters=unused,
+            **DDP_SETTINGS,
+        )
 
 
 def _precision(cfg: StrategyConfig, accelerator: str) -> Any:

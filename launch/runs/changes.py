@@ -61,6 +61,7 @@ ASK = {
     "seed": "the order of the images and their augmentation would be those of another run",
     "data.batch_size": "a step would see another number of images, and the epoch has other steps",
     "data.augment.": "the images would be changed in another way from here on",
+    "mix.": "the images would be mixed in another way from here on",
     "data.": "the run would see other images than those it began with",
     "model.": "the training would go on with other mathematics",
     "": "the run would no longer be the one that its configuration describes",

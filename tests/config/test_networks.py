@@ -131,6 +131,11 @@ def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) ->
         (["model=maxvit_t"], "maxvit_t divides images into parts of 224 pixels"),
         (["model=resnet34", "model.weights=IMAGENET1K_V9"], "resnet34 has IMAGENET1K_V1; or give"),
         (["model=timm/resnet18", "model.weights=a4_in1k"], "did you mean model.weights=a1_in1k?"),
+        (
+            ["model=timm/vit_tiny_patch16_224", "data.start_size=16"],
+            "is built for one size of images",
+        ),
+        (["model=vgg11", "data.start_size=16"], "data.start_size=16: vgg11 needs at least 32"),
         (["model.mean=[1,2]"], "model.mean=[1.0,2.0]: expected three numbers, of red"),
         (["model.std=[1,2,0]"], "model.std=[1.0,2.0,0.0]: expected three numbers above 0"),
         (["data.interpolation=nearest"], "expected one of bilinear, bicubic"),

@@ -1,12 +1,16 @@
 """Optimizers by name, against torch's own."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import timm.optim
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from clf.config import ConfigError, optimizer_rules
-from clf.optim.optimizers import adamw, lamb, lars, sgd
+from clf.optim.optimizers import adamw, fused_on_gpu, lamb, lars, sgd
 from clf.plan import compose
 
 
@@ -66,6 +70,25 @@ def test_settings_that_cannot_be_are_a_fault(words, message):
     with pytest.raises(ConfigError) as caught:
         compose([f"model.{word}" for word in words])
     assert [fault[: len(message)] for fault in caught.value.faults] == [message]
+
+
+@pytest.mark.parametrize("ours", [sgd, adamw])
+def test_a_fused_step_is_an_option_of_the_groups_and_gives_the_same_numbers(ours):
+    """torch has one for the CPU too, which stands for the GPU's here."""
+    on_gpu: Any = SimpleNamespace(is_cuda=True)
+    assert fused_on_gpu([{"params": [on_gpu]}]) == [{"params": [on_gpu], "fused": True}]
+    weights = [nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2)]
+    fused = ours([{"params": [weights[0]], "fused": True, "weight_decay": 0.1}], 0.05)
+    plain = ours([{"params": [weights[1]], "weight_decay": 0.1}], 0.05)
+    assert [one.param_groups[0]["fused"] for one in (fused, plain)] == [True, None]
+    assert steps(fused, weights[0]) == pytest.approx(steps(plain, weights[1]), rel=1e-6)
+    # Lightning clips its gradients, which it refuses where torch is asked for a fused step itself.
+    mixed = MixedPrecision("bf16-mixed", "cpu")
+    weights[0].grad = torch.tensor([3.0, 4.0])
+    mixed.clip_gradients(fused, 1.0)
+    assert float(weights[0].grad.norm()) == pytest.approx(1.0, rel=1e-4)
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        mixed.clip_gradients(torch.optim.AdamW([weights[1]], fused=True), 1.0)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "muon"])

@@ -4,10 +4,12 @@ The runs are on the digits, 32 images a step in micro-batches of 8. An epoch is 
 micro-batches of each rank.
 """
 
+import copy
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from clf.resilience.continuation import Length, adapt_counts, recorded_length
+from clf.resilience.continuation import Length, adapt_counts, adapt_groups, recorded_length
 from tests import tiny
 
 STEPS = 3  # an epoch, unless a test says otherwise
@@ -264,3 +266,15 @@ def test_a_checkpoint_of_before_the_length_was_recorded_can_be_gone_on_with() ->
     now = Length(epochs=4, steps_per_epoch=44, accumulation=2)
     old = {"config": {"epochs": 2}, "accumulation": 8}
     assert recorded_length(old, now) == Length(2, 44, 8)
+
+
+def test_groups_of_an_older_checkpoint_or_another_device_become_those_of_this_run() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.1}])
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["fused"] = True  # on a GPU
+    state["param_groups"].append({**state["param_groups"][0], "params": []})
+    trainer: Any = SimpleNamespace(optimizers=[optimizer])
+    adapt_groups(trainer, {"optimizer_states": [state]})
+    optimizer.load_state_dict(state)
+    assert [group["fused"] for group in optimizer.param_groups] == [None]
