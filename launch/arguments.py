@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 FLAGS = {  # flag -> (key, placeholder, help)
     "--nodes": ("nodes", "N", "number of machines"),
     "--gpus": ("gpus", "G", "GPUs on each machine (CPU processes where there is no GPU)"),
-    "--model": ("model", "M", "a file of configs/model (resnet18, resnet50), or your own"),
+    "--model": ("model", "M", "resnet18, ..., timm/NAME, or your own; --list-models shows them"),
     "--data": (
         "data",
         "D",
@@ -42,6 +42,7 @@ SUBMIT = """\
   python launch/submit.py recipe=jersey_finetune data.root=/my/jerseys --dry-run
   python launch/submit.py --name NAME epochs=30               a run of defaults goes on
   python launch/submit.py --settings model                    the settings of the model
+  python launch/submit.py --list-models convnext              what --model takes, by a part of it
 """
 TRAIN = """\
   python launch/train.py --model resnet18           real handwritten digits, no download
@@ -149,8 +150,8 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def settings_group(word: str, settings: list[str]) -> tuple[str | None, list[str]]:
-    """The group after `--settings`, or None, and the settings: argparse may take one for the
-    group."""
+    """The word after `--settings` or `--list-models`, or None, and the settings: argparse may take
+    one for the word."""
     return (None, [word, *settings]) if "=" in word else (word or None, settings)
 
 
@@ -286,6 +287,13 @@ def _add_run_flags(command: argparse.ArgumentParser, flags: Sequence[str] | dict
         const="",
         metavar="GROUP",
         help="list all settings, or those of a group such as model; start nothing",
+    )
+    command.add_argument(
+        "--list-models",
+        nargs="?",
+        const="",
+        metavar="PATTERN",
+        help="list what --model takes: all, or names that hold or match PATTERN; start nothing",
     )
     _add_allow_change(command)
     command.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS_HELP)

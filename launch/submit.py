@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import read
 from clf.config.describe import settings_table
+from clf.config.listing import models
 from clf.config.saved import to_yaml
 from launch.arguments import overrides, parse, settings_group, submit_parser
 from launch.command import again, debug_command, run_command
@@ -36,7 +37,7 @@ from launch.terminal.summary import (
     print_submitted,
     resources,
 )
-from launch.terminal.tables import print_results, print_settings
+from launch.terminal.tables import print_models, print_results, print_settings
 from slurm.devices import has_slurm
 from slurm.environment import allocated, allocation_faults, job_id
 from slurm.executor import inside
@@ -57,6 +58,11 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.list_settings is not None:
         group, settings = settings_group(arguments.list_settings, settings)
         print_settings(console(), settings_table(read(settings), group))
+        return 0
+    if arguments.list_models is not None:
+        pattern, settings = settings_group(arguments.list_models, settings)
+        read(settings)  # imports what registers models of your own
+        print_models(console(), models(pattern or ""))
         return 0
     if arguments.sweep:
         return _submit_sweep(arguments, settings)

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from clf.config.compose import read
 from clf.config.describe import settings_table
+from clf.config.listing import models
 from clf.config.saved import to_yaml
 from launch.arguments import overrides, parse, settings_group, train_parser
 from launch.command import again, run_command
@@ -31,7 +32,7 @@ from launch.terminal.summary import (
     print_result,
     print_run,
 )
-from launch.terminal.tables import print_settings
+from launch.terminal.tables import print_models, print_settings
 from slurm.devices import uses_gpus
 from slurm.stage import stage
 
@@ -54,6 +55,11 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.list_settings is not None:
         group, settings = settings_group(arguments.list_settings, settings)
         print_settings(console(), settings_table(read(settings), group))
+        return 0
+    if arguments.list_models is not None:
+        pattern, settings = settings_group(arguments.list_models, settings)
+        read(settings)  # imports what registers models of your own
+        print_models(console(), models(pattern or ""))
         return 0
     request = to_train(settings, "debug" if arguments.debug else "train")
     cfg = request.cfg

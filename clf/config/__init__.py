@@ -22,6 +22,7 @@ files         the YAML files
 compose       files and overrides -> RunConfig
 saved         a run's own config.yaml, written and read
 describe      the table of all settings
+listing       the table of all models
 
 Imports no torch.
 """

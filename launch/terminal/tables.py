@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config.describe import Row
+from clf.config.listing import Model
 from clf.metrics.measures import percent
 from launch.runs.drill import Comparison, Stage
 from launch.runs.sweep import Sweep
@@ -109,6 +110,21 @@ def print_settings(out: Any, rows: Sequence[Row]) -> None:
         if row.source:
             out.print(f"    now {row.value}, from {row.source}", markup=False, style="yellow")
         out.print(f"    {row.meaning}", markup=False)
+
+
+def print_models(out: Any, models: Sequence[Model]) -> None:
+    """What `--model` takes, a line each."""
+    rows = [
+        [
+            one.name,
+            one.place,
+            "" if one.parameters is None else f"{one.parameters / 1e6:.1f} M",
+            "" if one.accuracy is None else f"{one.accuracy:.1f} %",
+        ]
+        for one in models
+    ]
+    columns = ["--model", "from", "parameters", "ImageNet top-1 of its weights"]
+    print_columns(out, columns, rows)
 
 
 def _print_comparisons(out: Any, comparisons: Sequence[Comparison]) -> None:
