@@ -22,6 +22,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 CHOOSES = {"model": "_target_", "data": "name"}
 FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 PROVIDER = "clf"  # marks what we put into Hydra's store
+OVERRIDE = "override /model"  # Hydra's word for a recipe's choice of a model
 GLOBAL = "@package _global_"  # Hydra's word for a file that holds settings of every group
 
 
@@ -97,13 +98,14 @@ class ConfigFiles:
         """Where a recipe chooses a library's network, which is no file of ours, let it set its
         `_target_`. After the user's packages are imported, which may register the same name."""
         file = self.get("recipe", recipe)
-        name = file.choices.get("model", "") if file is not None else ""
-        if file is None or name in self.options("model"):
+        listed = (file.tree.get("defaults") if file is not None else None) or []
+        chosen = [one[OVERRIDE] for one in listed if isinstance(one, dict) and OVERRIDE in one]
+        if file is None or not chosen or chosen[0] in self.options("model"):
             return
-        network, held = find(name), file.tree.get("model")
+        network, held = find(str(chosen[0])), file.tree.get("model")
         if network is None or not isinstance(held, dict | None):
             return
-        defaults = [one for one in file.tree["defaults"] if one != {"override /model": name}]
+        defaults = [one for one in listed if one != {OVERRIDE: chosen[0]}]
         tree = file.tree | {"defaults": defaults}
         tree["model"] = {"_target_": network.target} | (held or {})
         self._files["recipe", recipe] = replace(file, tree=tree)

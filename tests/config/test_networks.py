@@ -225,6 +225,8 @@ def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path)
         assert examined.cfg is not None
         assert choice[:4] in examined.cfg.model._target_.lower()
         assert [note.partition(":")[0] for note in examined.notes] == ["model.layer_scale=0.1"]
+    recipe.write_text("# @package _global_\ndefaults: [override /model: swin_t]\n")
+    assert compose([f"recipe={recipe}"]).model._target_.endswith("swin_t")
     recipe.write_text("model: convnxt_small\n")
     (fault,) = examine([f"recipe={recipe}"]).faults
     assert "did you mean model=convnext_small" in fault

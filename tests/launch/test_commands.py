@@ -113,6 +113,34 @@ def test_the_settings_of_a_group_are_listed_with_their_defaults() -> None:
     assert "slurm.partition=null" in everything
 
 
+def test_the_models_are_listed_with_their_weights_own_ones_first(tmp_path: Path) -> None:
+    done = typed(ROOT, "submit.py", "--list-models", "RESNET50")
+    first, second, *_ = [line.split() for line in done.stdout.splitlines()]
+    assert first[:3] == ["--model", "from", "parameters"]
+    assert second == ["resnet50", "clf.models.resnet.ResNet50Model", "25.6", "M", "80.9", "%"]
+    assert "timm/resnet50" in done.stdout
+    listed = typed(ROOT, "train.py", "--list-models").stdout.splitlines()[1:]
+    names = [line.split()[0] for line in listed]
+    assert names[:3] == ["resnet18", "resnet50", "alexnet"]
+    assert len(names) == len(set(names)) > 1000
+    done = typed(ROOT, "submit.py", "--list-models", "reznet18")
+    assert done.returncode == 2
+    assert "no name matches; did you mean resnet18?" in " ".join(done.stderr.split())
+
+
+def test_models_of_ones_own_are_listed_first(tmp_path: Path) -> None:
+    (tmp_path / "mine_to_list.py").write_text(
+        "from clf.config import register\n\n\n@register(name='vit_of_mine')\n"
+        "def vit_of_mine(num_classes): ...\n"
+    )
+    script = str(ROOT / "launch" / "submit.py")
+    words = ["--list-models", "vit_*", "trusted_packages=[mine_to_list]"]
+    command = [sys.executable, script, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names[1:3] == ["vit_of_mine", "vit_b_16"]
+
+
 def test_the_suggested_debug_command_is_one_that_train_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

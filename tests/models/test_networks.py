@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
+from clf import run
 from clf.batch import ClassificationBatch
 from clf.config.networks import find, names
 from clf.config.weights import size_argument, weights
@@ -128,6 +129,37 @@ def test_a_network_of_timm_trains_a_step_and_evaluates(name: str) -> None:
         own = timm.create_model(name, num_classes=3, **fixed)
     shapes = {key: value.shape for key, value in own.state_dict().items()}
     assert {key: value.shape for key, value in model.network.state_dict().items()} == shapes
+
+
+def test_a_run_with_a_network_by_name_is_evaluated_from_its_checkpoint_to_the_same_numbers(
+    tmp_path: Path,
+) -> None:
+    cfg = compose(
+        [
+            "model=timm/vit_tiny_patch16_224",
+            "model.drop_rate=0.3",
+            "model.network_arguments={depth: 1}",
+            "model.mean=[0.5,0.5,0.5]",
+            "data.interpolation=bicubic",
+            "data.eval_resize=40",
+            f"data.root={tmp_path}/digits",
+            "epochs=1",
+            "tracking.mode=disabled",
+            "strategy.accelerator=cpu",
+        ]
+    )
+    trained = run.fit(cfg, tmp_path / "run", progress=False)
+    record = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert record["hyper_parameters"]["arguments"] == {
+        "drop_rate": 0.3,
+        "depth": 1,
+        "img_size": 32,
+    }
+    scalars = run.evaluate(tmp_path / "run", progress=False).scalars
+    assert scalars["test/loss"] == trained["test/loss"]
+    assert scalars["test/acc_top1"] == trained["test/acc_top1"] > 0
+    other = run.evaluate(tmp_path / "run", data={"interpolation": "bilinear"}, progress=False)
+    assert other.scalars["test/loss"] != scalars["test/loss"]
 
 
 # --- arguments ---
