@@ -20,7 +20,7 @@ from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
-from clf.models.build import build_model
+from clf.models.build import build_model, check_size
 from clf.models.mix import mixer
 from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
@@ -119,6 +119,8 @@ def _prepare(
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
+    if cfg.data.start_size is not None:
+        check_size(model, cfg.data.start_size)
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     model.set_class_shares(datamodule.class_shares())

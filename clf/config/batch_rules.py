@@ -1,5 +1,6 @@
 """Which batches a run can be cut into. Both the submitting command and the training ask here."""
 
+import math
 from collections.abc import Iterator
 
 from clf.config.faults import show
@@ -24,6 +25,8 @@ def batches(cfg: RunConfig) -> Iterator[str]:
     fault = share_fault(data.batch_size, None if micro == "auto" else micro, ranks)
     if fault is None and (cfg.mix.mixup or cfg.mix.cutmix):
         fault = pairs_fault(data, ranks)
+    if fault is None and data.batch_size % data.repeats:
+        fault = repeats_fault(data, ranks)
     if fault is not None:
         yield fault
 
@@ -60,6 +63,18 @@ def pairs_fault(data: DataConfig, ranks: int) -> str | None:
             f"data.micro_batch_size={even}"
         )
     return None
+
+
+def repeats_fault(data: DataConfig, ranks: int) -> str:
+    """Of a batch that cannot hold each of its images `repeats` times."""
+    micro = data.micro_batch_size if type(data.micro_batch_size) is int else 1
+    step = math.lcm(data.repeats, ranks * micro)
+    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
+    return (
+        f"data.repeats={data.repeats}: each image stands so often in a step, and "
+        f"data.batch_size={data.batch_size} is no multiple of it; "
+        f"set data.batch_size={f'{down} or {up}' if down else up}"
+    )
 
 
 def size_fault(batch_size: int, train_size: int) -> str | None:

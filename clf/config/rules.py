@@ -104,6 +104,11 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             "nothing is left to "
             "train on; their sum must be below 1"
         )
+    if data.start_size is not None and data.start_size > data.image_size:
+        yield (
+            f"data.start_size={data.start_size}: larger than data.image_size={data.image_size}, to "
+            "which the images grow; set a smaller one, or null"
+        )
     if data.eval_resize is not None and data.eval_resize < data.image_size:
         yield (
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "

@@ -114,6 +114,16 @@ class DataConfig:
     eval_resize: int | None = setting(
         None, "pixels of the short side before the centre crop; null: image_size / 0.875", 8
     )
+    start_size: int | None = setting(
+        None,
+        "pixels a side in the first epoch, from which they grow to image_size, epoch by epoch, in "
+        "multiples of 32 (of 4 at 32 pixels); an evaluation has image_size; null: no growth",
+        8,
+        high=4096,
+    )
+    grow_until: float = setting(
+        0.8, "share of the epochs after which image_size is reached", 0.0, high=1.0
+    )
     threads: int | None = setting(
         None, "decoding threads a rank; null: its share of the cores; 0: the calling thread", 0
     )
@@ -140,6 +150,12 @@ class DataConfig:
         "shuffle",
         "class_balanced: every class equally often",
         choices=("shuffle", "class_balanced"),
+    )
+    repeats: int = setting(
+        1,
+        "times that an image stands in a step, each time augmented anew; an epoch keeps its "
+        "steps and shows 1 / repeats of the images",
+        1,
     )
     class_weights: str = setting(
         "none",

@@ -86,7 +86,8 @@ class ClassificationDataModule(LightningDataModule):
         rank, world_size = self._place()
         train = self.splits.train
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
-        transform = TrainTransform(self.cfg, self.trusted_packages)
+        epochs = self.trainer.max_epochs if self.trainer is not None else None
+        transform = TrainTransform(self.cfg, self.trusted_packages, epochs)
         return ThreadedLoader(
             train, order, transform, self.seed, self._threads(), self.cfg.prefetch
         )

@@ -50,6 +50,7 @@ class ThreadedLoader:
         prefetch: int = 4,
     ) -> None:
         self.split, self.sampler, self.transform = split, sampler, transform
+        self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
         self.pin = torch.cuda.is_available()
@@ -83,6 +84,7 @@ class ThreadedLoader:
         epoch = self.sampler.epoch
         start = self._handed_out if self._resumes and self._epoch == epoch else 0
         self._epoch, self._handed_out, self._resumes = epoch, start, False
+        self._now = self.transform.in_epoch(epoch)
         batches = iter(self.sampler)
         for _ in range(start):
             next(batches)
@@ -128,7 +130,7 @@ class ThreadedLoader:
     @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
         """A batch with its labels and indices; the images are still to be filled in."""
-        size, indices_B = self.transform.size, micro.indices_m
+        size, indices_B = self._now.size, micro.indices_m
         labels_B = np.where(indices_B == PADDING, PADDING, self.split.labels[indices_B])
         images_BHWC = torch.empty(
             (len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self.pin
@@ -159,8 +161,8 @@ class ThreadedLoader:
             index = int(indices[row])
             path = self.split.path(index)
             try:
-                image_HWC = decode(self.split.images[index], self.transform.short_side, path)
-                images_BCHW[row].copy_(self.transform(image_HWC, rngs[row]))
+                image_HWC = decode(self.split.images[index], self._now.short_side, path)
+                images_BCHW[row].copy_(self._now(image_HWC, rngs[row]))
             except Exception as error:
                 error.add_note(f"while reading {path}")
                 raise

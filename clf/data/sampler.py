@@ -16,7 +16,8 @@ from clf.config import DataConfig
 from clf.config.batch_rules import share_fault, size_fault
 from clf.data.reader import DataError
 
-ORDER, CLASS_ORDER, IMAGE_ORDER = 1, 2, 3  # keep the generators of one seed apart
+# Keep the generators of one seed apart; 4 is that of clf/models/mix.py.
+ORDER, CLASS_ORDER, IMAGE_ORDER, REPEATS = 1, 2, 3, 5
 
 
 class MicroBatch(NamedTuple):
@@ -52,7 +53,8 @@ class TrainSampler:
     Args:
         labels_N: class of each image
         cfg: its `sampler` is "shuffle": each image at most once; or "class_balanced": every class
-            equally often, its images in shuffled cycles, none a second time before all were used
+            equally often, its images in shuffled cycles, none a second time before all were used.
+            With `repeats` each image that is drawn so stands that often in its step
 
     Raises:
         DataError: fewer images than a batch
@@ -69,7 +71,8 @@ class TrainSampler:
         if fault := size_fault(cfg.batch_size, len(labels_N)):
             raise DataError(fault)
         self.labels_N = labels_N
-        self.balanced = cfg.sampler == "class_balanced"
+        self.balanced, self.repeats = cfg.sampler == "class_balanced", cfg.repeats
+        self.batch_size = cfg.batch_size
         self.size = len(labels_N) // cfg.batch_size * cfg.batch_size  # images an epoch
         self.micro = micro_batch_size(cfg, world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -92,19 +95,30 @@ class TrainSampler:
 
     def global_order(self) -> np.ndarray:
         """Indices of the epoch's images over all ranks, [steps * B] int64."""
+        count = self.size // self.repeats
         if self.balanced:
-            return self._balanced_order()
-        rng = np.random.default_rng([ORDER, self.seed, self.epoch])
-        return rng.permutation(len(self.labels_N))[: self.size]
+            drawn = self._balanced_order(count)
+        else:
+            rng = np.random.default_rng([ORDER, self.seed, self.epoch])
+            drawn = rng.permutation(len(self.labels_N))[:count]
+        return drawn if self.repeats == 1 else self._repeated(drawn)
 
-    def _balanced_order(self) -> np.ndarray:
+    def _repeated(self, drawn: np.ndarray) -> np.ndarray:
+        """Each image `repeats` times in its step (Hoffer et al. 2020, arXiv 1901.09335), whose
+        images are shuffled, so that neither a micro-batch nor a mixed pair holds one image alone.
+        """
+        by_step = drawn.reshape(-1, self.batch_size // self.repeats).repeat(self.repeats, axis=1)
+        rng = np.random.default_rng([REPEATS, self.seed, self.epoch])
+        return rng.permuted(by_step, axis=1).ravel()
+
+    def _balanced_order(self, count: int) -> np.ndarray:
         """Rounds over all classes, each in an order of its own: batches are balanced as well."""
         present = np.unique(self.labels_N)
         rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
-        rounds = -(-self.size // len(present))
-        classes = np.concatenate([rng.permutation(present) for _ in range(rounds)])[: self.size]
-        order = np.empty(self.size, dtype=np.int64)
-        for label in present:
+        rounds = -(-count // len(present))
+        classes = np.concatenate([rng.permutation(present) for _ in range(rounds)])[:count]
+        order = np.empty(count, dtype=np.int64)
+        for label in np.unique(classes):  # not all of `present` where there are fewer places
             places = np.flatnonzero(classes == label)
             members = np.flatnonzero(self.labels_N == label)
             draw = np.random.default_rng([IMAGE_ORDER, self.seed, self.epoch, int(label)])

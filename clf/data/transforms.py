@@ -10,6 +10,7 @@ C channels, H x W pixels, S pixels a side of the model's input.
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -33,18 +34,32 @@ class TrainTransform:
 
     Args:
         trusted_packages: packages besides clf and torchvision that `augment.transforms` may name
+        epochs: of the run, over which `cfg.start_size` grows; None: the images have `image_size`
     """
 
-    def __init__(self, cfg: DataConfig, trusted_packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self, cfg: DataConfig, trusted_packages: Sequence[str] = (), epochs: int | None = None
+    ) -> None:
+        self.cfg, self.epochs = cfg, epochs
         self.size = cfg.image_size
         self.augment = cfg.augment
-        low, (narrow, wide) = cfg.augment.crop_scale[0], cfg.augment.crop_ratio
         self.own = [
             OwnTransform(description, trusted_packages, f"data.augment.transforms.{place}")
             for place, description in enumerate(cfg.augment.transforms)
         ]
-        # The short side of an image whose smallest crop still has S pixels a side.
-        self.short_side = math.ceil(self.size / math.sqrt(low * min(narrow, 1 / wide, 1.0)))
+
+    @property
+    def short_side(self) -> int:
+        """The short side of an image whose smallest crop still has S pixels a side."""
+        low, (narrow, wide) = self.augment.crop_scale[0], self.augment.crop_ratio
+        return math.ceil(self.size / math.sqrt(low * min(narrow, 1 / wide, 1.0)))
+
+    def in_epoch(self, epoch: int) -> "TrainTransform":
+        """The same for images as large as they are in that epoch, counted from 0."""
+        changed = copy(self)
+        if self.epochs is not None:
+            changed.size = size_in_epoch(self.cfg, epoch, self.epochs)
+        return changed
 
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator) -> Tensor:
         """[3, S, S] uint8, a pure function of the image and the generator's state."""
@@ -113,10 +128,26 @@ class EvalTransform:
         self.size = cfg.image_size
         self.short_side = cfg.eval_resize or round(cfg.image_size / 0.875)
 
+    def in_epoch(self, epoch: int) -> "EvalTransform":
+        """Itself: an evaluation is the same in every epoch."""
+        return self
+
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
         """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
         image_CHW = F.resize_image(as_CHW(image_HWC), [self.short_side], antialias=True)
         return F.center_crop_image(image_CHW, [self.size, self.size])
+
+
+def size_in_epoch(cfg: DataConfig, epoch: int, epochs: int) -> int:
+    """Pixels a side in an epoch, counted from 0, of a run of `epochs`: from `start_size` along a
+    straight line to `image_size`, rounded down to a number that networks can halve some times."""
+    start, full = cfg.start_size, cfg.image_size
+    growing = math.floor(cfg.grow_until * epochs + 1e-9)  # epochs
+    if start is None or epoch >= growing:
+        return full
+    step = min(32, 2 ** int(math.log2(max(full, 8) / 7)))
+    size = start + (full - start) * epoch / growing
+    return min(full, max(start, int(size / step) * step))
 
 
 def as_CHW(image_HWC: np.ndarray) -> Tensor:

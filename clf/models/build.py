@@ -51,6 +51,24 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     return model
 
 
+def check_size(model: BaseClassificationModel, size: int) -> None:
+    """ValueError if the network does not take images of `size` pixels a side, the size of the first
+    epoch: a transformer may have been built for one size alone."""
+    was_training = model.training
+    images_BCHW = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=model.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            model.eval()(images_BCHW)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise ValueError(
+            f"data.start_size={size}: {name} does not take images of this size "
+            f"({str(error).splitlines()[0]}); set data.start_size=null, or another network"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
 def _instantiate(arguments: dict[str, Any]) -> BaseClassificationModel:
     target = arguments["_target_"]
     try:

@@ -115,6 +115,16 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         ),
         (["strategy=single", "strategy.sync_batchnorm=true"], "strategy.sync_batchnorm=true"),
         (
+            ["data.repeats=3", "data.batch_size=64", "gpus=2"],
+            "data.repeats=3: each image stands so often in a step, and data.batch_size=64 is no "
+            "multiple of it; set data.batch_size=60 or 66",
+        ),
+        (
+            ["data.start_size=256", "data.image_size=224"],
+            "data.start_size=256: larger than data.image_size=224, to which the images grow; set a "
+            "smaller one, or null",
+        ),
+        (
             ["gpus=3", "data.batch_size=64"],
             "data.batch_size=64: not divisible by 3 ranks; set data.batch_size=63 or 66",
         ),

@@ -12,7 +12,8 @@ from clf.data.datamodule import ClassificationDataModule
 
 
 def on_rank(data: ClassificationDataModule, rank: int, ranks: int) -> ClassificationDataModule:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, num_devices=ranks)
+    place = {"global_rank": rank, "world_size": ranks, "num_devices": ranks}
+    data.trainer = SimpleNamespace(**place, max_epochs=3)
     return data
 
 

@@ -9,13 +9,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from clf.batch import PADDING, ClassificationBatch
+from clf.config import DataConfig
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.decode import decode
 from clf.data.index import ImageSplits, Split, load_splits
 from clf.data.loader import ThreadedLoader, _start_threads
 from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler
-from clf.data.transforms import EvalTransform, TrainTransform
+from clf.data.transforms import EvalTransform, TrainTransform, size_in_epoch
 
 
 @pytest.fixture
@@ -92,17 +93,84 @@ def test_batches_do_not_depend_on_threads_or_prefetch(loader, kind):
         assert_equal(copies(loader(threads, prefetch=prefetch, sampler=kind)), expected)
 
 
-def test_ranks_together_see_what_one_process_sees(splits, config):
-    cfg = config(None)
-    alone: dict[int, torch.Tensor] = {}
-    shared: dict[int, torch.Tensor] = {}
-    for ranks, found in ((1, alone), (2, shared)):
-        for rank in range(ranks):
-            order = TrainSampler(splits.train.labels, cfg, 5, rank, ranks)
-            for batch in ThreadedLoader(splits.train, order, TrainTransform(cfg), 5, threads=2):
-                found |= dict(zip(batch["indices"].tolist(), batch["images"], strict=True))
-    assert alone.keys() == shared.keys()
-    assert all(torch.equal(alone[index], shared[index]) for index in alone)
+GROWING = {"image_size": 32, "start_size": 16, "repeats": 2}
+
+
+def seen_by(ranks: int, splits: ImageSplits, cfg: DataConfig, epoch: int) -> dict[int, tuple]:
+    """Place in the epoch's order -> (image, pixels), over all ranks."""
+    found: dict[int, tuple] = {}
+    for rank in range(ranks):
+        order = TrainSampler(splits.train.labels, cfg, 5, rank, ranks)
+        order.set_epoch(epoch)
+        loader = ThreadedLoader(splits.train, order, TrainTransform(cfg, epochs=5), 5, threads=2)
+        for micro, batch in zip(order, loader, strict=True):
+            rows = zip(micro.indices_m.tolist(), batch["images"], strict=True)
+            found |= dict(zip(micro.positions_m.tolist(), rows, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("changes", [{}, GROWING])
+def test_ranks_together_see_what_one_process_sees(splits, config, changes):
+    cfg = config(None, **changes)
+    alone = seen_by(1, splits, cfg, epoch=2)
+    assert sorted(alone) == list(range(28))
+    for ranks in (2, 4):
+        shared = seen_by(ranks, splits, cfg, epoch=2)
+        assert alone.keys() == shared.keys()
+        for place, (index, image) in alone.items():
+            assert shared[place][0] == index
+            assert torch.equal(shared[place][1], image)
+
+
+def test_a_repeated_image_is_augmented_anew_each_time(splits, config):
+    by_image: dict[int, list[bytes]] = {}
+    for index, image in seen_by(1, splits, config(None, **GROWING), epoch=0).values():
+        by_image.setdefault(index, []).append(image.numpy().tobytes())
+    assert {len(versions) for versions in by_image.values()} == {2}
+    assert all(first != second for first, second in by_image.values())
+
+
+# --- images that grow from epoch to epoch ---
+
+
+@pytest.mark.parametrize(
+    ("full", "start", "epochs", "until", "expected"),
+    [
+        (224, 128, 16, 0.8, [128] * 4 + [160] * 4 + [192] * 4 + [224] * 4),
+        (224, 160, 5, 0.6, [160, 160, 192, 224, 224]),
+        (32, 16, 5, 0.8, [16, 20, 24, 28, 32]),
+        (32, 16, 10, 0.7, [16, 16, 20, 20, 24, 24, 28, 32, 32, 32]),  # 0.7 x 10 is above 7
+        (28, 14, 4, 0.5, [14, 20, 28, 28]),
+        (224, 128, 1, 0.8, [224]),
+        (224, 128, 2, 0.0, [224, 224]),
+        (224, None, 2, 0.8, [224, 224]),
+    ],
+)
+def test_images_grow_along_a_straight_line(full, start, epochs, until, expected):
+    cfg = DataConfig(image_size=full, start_size=start, grow_until=until)
+    assert [size_in_epoch(cfg, epoch, epochs) for epoch in range(epochs)] == expected
+
+
+def test_training_images_grow_by_epoch_and_those_of_an_evaluation_do_not(splits, config):
+    cfg = config(None, image_size=32, start_size=16)
+    order = TrainSampler(splits.train.labels, cfg, 5)
+    loader = ThreadedLoader(splits.train, order, TrainTransform(cfg, epochs=5), 5, threads=2)
+    sizes = []
+    for epoch in range(5):
+        order.set_epoch(epoch)
+        sizes.append({batch["images"].shape[2:] for batch in loader})
+    assert sizes == [{(size, size)} for size in (16, 20, 24, 28, 32)]
+    evaluated = ThreadedLoader(splits.val, EvalSampler(9, 3), EvalTransform(cfg), 5, threads=2)
+    assert {batch["images"].shape[2:] for batch in evaluated} == {(32, 32)}
+
+
+def test_an_image_is_read_as_large_as_its_smallest_crop_needs_it(config):
+    cfg = config(None, image_size=64, start_size=32)
+    transform = TrainTransform(cfg, epochs=5)
+    small = transform.in_epoch(0)
+    assert (small.size, transform.in_epoch(4).size) == (32, 64)
+    assert small.short_side == TrainTransform(config(None, image_size=32)).short_side
+    assert transform.short_side == TrainTransform(config(None, image_size=64)).short_side
 
 
 def test_an_image_looks_different_in_each_epoch_and_each_time_in_one(loader):
@@ -317,15 +385,17 @@ def fit(data: ClassificationDataModule, *callbacks: Callback, resume=None) -> Re
     return model
 
 
-@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize(("threads", "changes"), [(0, {}), (2, GROWING)])
 def test_a_run_resumed_in_mid_epoch_sees_the_batches_that_were_left(
-    tmp_path, folder, config, threads
+    tmp_path, folder, config, threads, changes
 ):
     def data() -> ClassificationDataModule:
-        return ClassificationDataModule(config(folder, threads=threads), seed=5)
+        return ClassificationDataModule(config(folder, threads=threads, **changes), seed=5)
 
     whole = fit(data()).seen
     assert {epoch: len(batches) for epoch, batches in whole.items()} == {0: 7, 1: 7, 2: 7}
+    sizes = [batches[0]["images"].shape[-1] for batches in whole.values()]
+    assert sizes == ([16, 24, 32] if changes else [16, 16, 16])
     orders = [[b["indices"].tolist() for b in batches] for batches in whole.values()]
     assert orders[0] != orders[1] != orders[2]  # Lightning set the epoch of the loader
 

@@ -50,10 +50,13 @@ def unions(by_step: Iterable[list[set]]) -> list[set]:
     batch=st.sampled_from([4, 8, 12, 24]),
     kind=st.sampled_from(["shuffle", "class_balanced"]),
     epoch=st.integers(0, 5),
+    repeats=st.sampled_from([1, 2, 4]),
 )
-def test_each_optimizer_step_has_the_same_images_on_1_2_and_4_ranks(count, batch, kind, epoch):
+def test_each_optimizer_step_has_the_same_images_on_1_2_and_4_ranks(
+    count, batch, kind, epoch, repeats
+):
     labels_N = long_tailed(count, 7)
-    cfg = DataConfig(batch_size=batch, sampler=kind)
+    cfg = DataConfig(batch_size=batch, sampler=kind, repeats=repeats)
     alone = unions(steps(labels_N, cfg, 1, epoch))
     assert len(alone) == count // batch
     assert all(len(step) == batch for step in alone)
@@ -68,6 +71,32 @@ def test_the_micro_batches_of_a_step_are_the_same_on_any_number_of_ranks():
     for ranks in (2, 4):
         for ours, theirs in zip(steps(labels_N, cfg, ranks), alone, strict=True):
             assert sorted(map(sorted, ours)) == sorted(map(sorted, theirs))
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "class_balanced"])
+def test_a_repeated_image_stands_so_often_in_its_step_and_not_always_beside_itself(kind):
+    labels_N = long_tailed(300, 7)
+    sampler = TrainSampler(labels_N, DataConfig(batch_size=24, repeats=3, sampler=kind), 3)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        order = sampler.global_order()
+        orders.append(order)
+        assert len(order) == len(sampler) * 24 == 288, "as many steps as without repeats"
+        for step in order.reshape(-1, 24):
+            _, counts = np.unique(step, return_counts=True)
+            assert set(counts % 3) == {0}
+            if kind == "shuffle":
+                assert set(counts) == {3}
+        if kind == "shuffle":
+            assert len(set(order)) == 288 // 3
+        else:  # over an epoch: every class equally often, to one draw
+            drawn = np.bincount(labels_N[order], minlength=7) / 3
+            assert drawn.max() - drawn.min() <= 1
+        pairs = order.reshape(-1, 2)
+        share = (pairs[:, 0] == pairs[:, 1]).mean()
+        assert share < 0.25, "by chance 2 of 23"
+    assert (orders[0] != orders[1]).any()
 
 
 def test_micro_batches_do_not_change_what_a_step_sees():
