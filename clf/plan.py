@@ -15,6 +15,7 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import one_a_key, show
 from clf.config.rules import check, monitor_faults, notes
+from clf.config.weights import fill as fill_from_weights
 from clf.data.generated import folder, is_generated
 from clf.data.index import data_faults
 from clf.data.reader import DataError
@@ -54,6 +55,7 @@ def examine(
         if cfg.data.name == "auto" and (unknown := _recognise(cfg)):
             composed.faults += unknown
             composed.files_are_right = False
+        fill_from_weights(cfg)
         faults = check(cfg, fill)
         if composed.files_are_right:
             at_fault = {fault.split("=")[0] for fault in composed.faults + faults}

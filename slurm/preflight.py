@@ -3,7 +3,6 @@
 findings = look(cfg, [run_dir])  # asks SLURM, reads the disk, fetches the weights
 """
 
-import importlib
 import os
 import re
 import shutil
@@ -168,19 +167,17 @@ def disk_faults(runs_dir: Path) -> Iterator[str]:
 
 
 def weights_faults(cfg: RunConfig) -> Iterator[str]:
-    """Fetches weights that torchvision names into torch's cache: nodes often have no internet.
+    """Fetches weights that torchvision or timm names into its cache: nodes often have no internet.
 
     This imports torch. `clf.config.rules` checks a file of the user's.
     """
     weights = cfg.model.weights
     if not (cfg.model.pretrained or weights) or (weights and Path(weights).is_file()):
         return
-    module, _, name = cfg.model._target_.rpartition(".")
-    fetch = getattr(getattr(importlib.import_module(module), name), "fetch_weights", None)
-    if fetch is None:
-        return  # a model of the user's own, which finds its weights itself
+    from clf.models.build import fetch_weights
+
     try:
-        fetch(weights)
+        fetch_weights(cfg)
     except ValueError as error:
         message = str(error)
         yield message if message.startswith("model.") else f"model.weights={weights}: {message}"

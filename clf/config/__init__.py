@@ -7,6 +7,10 @@ slurm_words   how SLURM writes times and GPUs
 about         what is stated about a setting: meaning, limits, choices
 schema        every setting with its type, default, limits and meaning: RunConfig
 signatures    the settings that a class or function states itself
+source        constants and signatures of installed libraries, read without importing them
+networks      the networks of torchvision and timm by name
+weights       the weights that these libraries name, and the images that they want
+entries       what is registered: a class or function, and the settings that it adds
 registry      @register: what a setting chooses by name
 targets       what a `_target_` may name
 build         builds what a setting describes

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config.assign import Setting, is_known, lay
-from clf.config.faults import did_you_mean, show
+from clf.config.faults import show
 from clf.config.files import (
     CHOOSES,
     CONFIG_DIR,
@@ -25,6 +25,7 @@ from clf.config.files import (
     leaves,
     store,
 )
+from clf.config.networks import find
 from clf.config.overrides import parse
 from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
@@ -63,9 +64,10 @@ def read(
     laid = [*from_files, *values]
     for unused in _of_replaced_choices(laid, typed.settings, config_name, config_dir):
         laid.remove(unused)
+        whose = owner(*unused.key.split(".", 1)) or "the model that the file chooses"
         typed.notes.append(
             f"{unused.key}={show(unused.value)}: is not used{unused.source}; it is a setting of "
-            f"{owner(*unused.key.split('.', 1))}, and another one is chosen"
+            f"{whose}, and another one is chosen"
         )
     cfg, value_faults = lay(laid)
     faults += file_faults + value_faults
@@ -148,6 +150,9 @@ def _split_choices(
     values: list[Setting] = []
     faults: list[str] = []
     for setting in settings:
+        if setting.key == "recipe":
+            files.name_network(str(setting.value))
+    for setting in settings:
         if setting.key not in files.groups or isinstance(setting.value, dict):
             values.append(setting)
             continue
@@ -162,15 +167,11 @@ def _split_choices(
             choices["data"] = "imagefolder"  # a file that changes nothing else
             values += [Setting(f"data.{name}", one) for name, one in folder_of_images(text).items()]
             continue
-        faults.append(_no_such(setting.key, setting.value, valid))
+        if setting.key == "model" and (network := find(text)) is not None:
+            values.append(Setting("model._target_", network.target))
+            continue
+        faults.append(files.no_such(setting.key, setting.value))
     return choices, values, faults
-
-
-def _no_such(group: str, value: Any, valid: list[str], source: str = "") -> str:
-    return (
-        f"{group}={show(value)}: no such {group}{source}; expected one of {', '.join(valid)}"
-        + did_you_mean(str(value), valid, f"{group}={{}}")
-    )
 
 
 def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
@@ -182,8 +183,8 @@ def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
     for group, value in file.choices.items():
         if group == "recipe":
             yield f"recipe={value}: a recipe cannot choose another one{source}; take the line out"
-        elif value not in (valid := files.options(group)):
-            yield _no_such(group, value, valid, source)
+        elif not files.knows(group, value):
+            yield files.no_such(group, value, source)
     for group in sorted(files.groups & file.tree.keys()):
         value = file.tree[group]
         if not isinstance(value, dict | None):

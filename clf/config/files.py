@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from clf.config.faults import did_you_mean, show
+from clf.config.networks import all_choices, fault, find
 from clf.config.registry import entries
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -69,6 +71,42 @@ class ConfigFiles:
         """What can be chosen in a group: its files and what is registered."""
         registered = set(entries(group)) if group in CHOOSES else set()
         return sorted({name for of, name in self._files if of == group} | registered)
+
+    def knows(self, group: str, name: Any) -> bool:
+        """Whether a name can be chosen: one of the options, or a library's network."""
+        if name in self.options(group):
+            return True
+        return group == "model" and find(str(name)) is not None
+
+    def no_such(self, group: str, value: Any, source: str = "") -> str:
+        """The fault of a choice that `knows` does not know; `source` is the file that makes it."""
+        valid, text = self.options(group), f"{group}={show(value)}"
+        more = ""
+        known = valid
+        if group == "model":
+            if (special := fault(str(value), valid)) is not None:
+                return f"{text}: {special}{source}"
+            more = ", or a network that --list-models shows"
+            known = valid + all_choices()
+        return (
+            f"{text}: no such {group}{source}; expected one of {', '.join(valid)}{more}"
+            + did_you_mean(str(value), known, f"{group}={{}}")
+        )
+
+    def name_network(self, recipe: str) -> None:
+        """Where a recipe chooses a library's network, which is no file of ours, let it set its
+        `_target_`. After the user's packages are imported, which may register the same name."""
+        file = self.get("recipe", recipe)
+        name = file.choices.get("model", "") if file is not None else ""
+        if file is None or name in self.options("model"):
+            return
+        network, held = find(name), file.tree.get("model")
+        if network is None or not isinstance(held, dict | None):
+            return
+        defaults = [one for one in file.tree["defaults"] if one != {"override /model": name}]
+        tree = file.tree | {"defaults": defaults}
+        tree["model"] = {"_target_": network.target} | (held or {})
+        self._files["recipe", recipe] = replace(file, tree=tree)
 
     def __iter__(self) -> Iterator[tuple[str, str, ConfigFile]]:
         return ((group, name, file) for (group, name), file in self._files.items())

@@ -9,65 +9,32 @@
 What the signature adds becomes settings of the same node, typed, with their defaults (see
 `clf.config.signatures`). Those of `clf` are known without importing them. Your own must be in a
 package listed in `trusted_packages`, and importing that package must import them.
+
+A model may also be a plain `torch.nn.Module` class, or a function that returns one: the parameter
+`num_classes` says how many outputs it has, and the others are its settings. Beside what is
+registered, `model` may be any network of torchvision and timm (`clf.config.networks`).
 """
 
 import functools
 import importlib
-import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields, make_dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clf.config.about import about
+from clf.config.entries import GROUPS, NODES, Entry, entry_of
 from clf.config.faults import nearest
-from clf.config.schema import DataConfig, ModelConfig
-from clf.config.signatures import (
-    NO_DEFAULT,
-    as_field,
-    default_of,
-    field_of,
-    signature,
-    stubs,
-)
+from clf.config.networks import of_target as network_of
+from clf.config.networks import settings as network_settings
+from clf.config.signatures import NO_DEFAULT, default_of, field_of, stubs
 from clf.metrics.measures import NOTHING
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Group -> the node of the config that its settings join, and the files of clf that register in it.
-GROUPS = {
-    "model": ("model", "models/*.py"),
-    "optimizer": ("model", "optim/*.py"),
-    "schedule": ("model", "optim/*.py"),
-    "loss": ("model", "models/losses.py"),
-    "data": ("data", "data/*.py"),
-}
-# Group -> how many arguments the toolkit passes to a function of it, by position.
-ARGUMENTS = {"optimizer": 2, "schedule": 2, "loss": 3, "data": 1}
-# Group -> what a function of it gets besides, if it has a parameter of that name.
-OFFERED = {
-    "loss": ("class_shares_C", "mixed"),
-    "optimizer": ("not_hidden",),
-    "schedule": ("epochs",),
-}
-NODES: dict[str, type] = {"model": ModelConfig, "data": DataConfig}
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
 Named = TypeVar("Named", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered class or function: where it is, and the settings that it adds."""
-
-    group: str
-    name: str
-    target: str  # module.name
-    settings: dict[str, tuple[Any, Any]]  # name -> (type, dataclass field)
-    asks: tuple[str, ...] = ()  # which of `OFFERED` it gets
-    logs: Any = None  # what a model class says that it logs itself, as it stands there
-    whole_weights: bool = False  # an optimizer that needs each weight in one piece
-    needs: str | None = None  # a package that an installation may lack
 
 
 _schemas: dict[tuple[str, ...], type] = {}  # (node, *choices) -> dataclass
@@ -115,10 +82,10 @@ def _add(named: Callable[..., Any], group: str, name: str, declared: dict[str, A
     target = f"{named.__module__}.{named.__qualname__}"
     taken = find(group, name)
     if taken is None:
-        _entries[group, name] = _entry(named, group, name, target, declared)
+        _entries[group, name] = entry_of(named, group, name, target, declared)
     elif taken.target == target and (group, name) in _entries:
         # A notebook's cell was run again, perhaps with other parameters.
-        _entries[group, name] = _entry(named, group, name, target, declared)
+        _entries[group, name] = entry_of(named, group, name, target, declared)
         _schemas.clear()
     elif taken.target != target:
         raise ValueError(
@@ -128,8 +95,19 @@ def _add(named: Callable[..., Any], group: str, name: str, declared: dict[str, A
 
 
 def find(group: str, name: str) -> Entry | None:
-    """The entry of a name, if there is one."""
+    """The entry of a registered name, if there is one."""
     return entries(group).get(name)
+
+
+def of_target(target: str) -> Entry | None:
+    """The entry of the model that a `_target_` builds: a registered one, or a library's network."""
+    own = (entry for entry in entries("model").values() if entry.target == target)
+    if (found := next(own, None)) is not None:
+        return found
+    network = network_of(target)
+    if network is None:
+        return None
+    return Entry("model", network.choice, network.target, network_settings(network))
 
 
 def entries(group: str) -> dict[str, Entry]:
@@ -208,7 +186,8 @@ def _extended(node: str, base: type, chosen: list[Entry]) -> type:
             # A model class may give a setting of its optimizer, schedule or loss another default.
             own[name] = (kind, _with_default(own[name][1], stated) if name in own else stated)
     added = [(name, *typed) for name, typed in own.items()]
-    modules = [entry.target.rpartition(".")[0] for entry in chosen]
+    registered = [entry for entry in chosen if network_of(entry.target) is None]
+    modules = [entry.target.rpartition(".")[0] for entry in registered]
 
     def reduce(self: Any) -> Any:
         return _unpickled, (node, modules, vars(self))
@@ -276,68 +255,10 @@ def _chosen(base: type, values: Mapping[str, Any]) -> list[Entry]:
     for one in fields(base):
         value = values.get(one.name, one.default)
         if one.name == "_target_":
-            known = entries("model").values()
-            found.append(next((entry for entry in known if entry.target == value), None))
+            found.append(of_target(str(value)))
         elif group := about(one).group:
             found.append(find(group, value) if isinstance(value, str) else None)
     return [entry for entry in found if entry is not None]
-
-
-def _entry(
-    named: Callable[..., Any], group: str, name: str, target: str, declared: dict[str, Any]
-) -> Entry:
-    """Read the signature. A class may change the default of a setting of its node."""
-    read = signature(named)
-    known: dict[str, Field[Any]] = {one.name: one for one in fields(NODES[GROUPS[group][0]])}
-    is_class = isinstance(named, type)
-    refused = [key for key in known if key not in read.parameters and key != "_target_"]
-    if is_class and refused and not read.takes_any:
-        raise ValueError(
-            f"@register: {target}.__init__ does not take {', '.join(refused)}, which every run "
-            "sets. Add **kwargs and hand them to super().__init__(**kwargs)"
-        )
-    asks = () if is_class else _asked(named, group, target)
-    settings: dict[str, tuple[Any, Any]] = {}
-    for key, parameter in read.parameters.items():
-        if key not in known:
-            if (typed := as_field(parameter, read.meanings.get(key, ""))) is not None:
-                settings[key] = typed
-        elif not is_class:
-            raise ValueError(
-                f"@register(name={name!r}): {target} has a setting {key}, which is one of "
-                f"{GROUPS[group][0]} already; give it another name"
-            )
-        elif parameter[1] is not inspect.Parameter.empty:
-            settings[key] = (known[key].type, field_of(parameter[1], about(known[key])))
-    logs = getattr(named, "logs", None)
-    return Entry(group, name, target, settings, asks, logs, **declared)
-
-
-def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:
-    """What a function gets besides the arguments of its group.
-
-    Raises:
-        ValueError: it does not take those, or asks for something that there is not
-    """
-    count = ARGUMENTS.get(group, 0)
-    try:
-        inspect.signature(function).bind_partial(*range(count))
-    except TypeError:
-        raise ValueError(
-            f"@register: {target} takes too few positional arguments: what is registered in "
-            f"group {group!r} is called with {count}. Its own settings are keyword-only, after a *"
-        ) from None
-    offered = OFFERED.get(group, ())
-    parameters = list(inspect.signature(function).parameters.values())
-    further = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][count:]
-    for one in further:
-        if offered and one.default is one.empty and one.name not in offered:
-            raise ValueError(
-                f"@register: {target} asks for {one.name}; beside {count} arguments a function of "
-                f"group {group!r} can have {' and '.join(offered)}. Its own settings are "
-                "keyword-only, after a *"
-            )
-    return tuple(one.name for one in further if one.name in offered)
 
 
 @functools.cache
@@ -349,5 +270,5 @@ def of_clf(group: str) -> dict[str, Entry]:
             module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
             target = f"{module}.{stub.__qualname__}"
             name, declared = words.pop("name"), {k: v for k, v in words.items() if k != "group"}
-            found[name] = _entry(stub, group, name, target, declared)
+            found[name] = entry_of(stub, group, name, target, declared)
     return found

@@ -12,15 +12,16 @@ from clf.config.build import targets_in
 from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
+from clf.config.network_rules import NETWORK_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES
 from clf.config.registry import logged_by
 from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
+from clf.config.weights import FILE_ENDINGS, is_file
 from clf.metrics.declared import declaration_fault
 from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
-WEIGHT_FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
@@ -42,6 +43,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         *DEVICE_RULES,
         _ranges,
         _model,
+        *NETWORK_RULES,
         *OPTIMIZER_RULES,
         _mix,
         _ema,
@@ -104,36 +106,35 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             "nothing is left to "
             "train on; their sum must be below 1"
         )
-    if data.start_size is not None and data.start_size > data.image_size:
+    if data.start_size is not None and data.start_size > data.size:
         yield (
-            f"data.start_size={data.start_size}: larger than data.image_size={data.image_size}, to "
+            f"data.start_size={data.start_size}: larger than data.image_size={data.size}, to "
             "which the images grow; set a smaller one, or null"
         )
-    if data.eval_resize is not None and data.eval_resize < data.image_size:
+    if data.eval_resize is not None and data.eval_resize < data.size:
         yield (
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
-            f"data.image_size={data.image_size}; "
-            f"set data.eval_resize={data.image_size} or more, or null"
+            f"data.image_size={data.size}; "
+            f"set data.eval_resize={data.size} or more, or null"
         )
 
 
 def _model(cfg: RunConfig) -> Iterator[str]:
     model = cfg.model
     weights = model.weights
-    if weights is not None and (weights.endswith(WEIGHT_FILE_ENDINGS) or "/" in weights):
+    if weights is not None and is_file(weights):
         path = Path(weights).expanduser()
         if not path.is_file():
             also = " (it goes before model.pretrained=true)" if model.pretrained else ""
             yield (
                 f"model.weights={weights}: no such file{also}; looked for {path.absolute()}. Give "
                 "the path of a "
-                f"{'/'.join(WEIGHT_FILE_ENDINGS)} file, a weights name such as IMAGENET1K_V1, or "
+                f"{'/'.join(FILE_ENDINGS)} file, a weights name such as IMAGENET1K_V1, or "
                 "null"
             )
-        elif path.suffix not in WEIGHT_FILE_ENDINGS:
+        elif path.suffix not in FILE_ENDINGS:
             yield (
-                f"model.weights={weights}: expected a file that ends in "
-                f"{', '.join(WEIGHT_FILE_ENDINGS)}"
+                f"model.weights={weights}: expected a file that ends in {', '.join(FILE_ENDINGS)}"
             )
     if model.class_weights is not None:
         if cfg.data.class_weights != "none":

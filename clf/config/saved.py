@@ -14,6 +14,7 @@ from clf.config.compose import import_packages, package_names
 from clf.config.faults import ConfigError, show
 from clf.config.files import yaml_loader
 from clf.config.schema import RunConfig
+from clf.config.weights import keep
 
 # Settings of earlier versions, under data.jersey -> what they are called now, under data
 JERSEY = {"size": "pixels", "seed": "render_seed"}
@@ -78,6 +79,8 @@ def _checked(tree: dict[str, Any], source: str = "", code: Path | None = None) -
     cfg, faults = lay([Setting(str(key), value, source=source) for key, value in settings])
     if faults or cfg is None:
         raise ConfigError(faults)
+    if "mean" not in (tree.get("model") or {}):
+        keep(cfg)  # of a version that took no sizes from its weights
     return cfg
 
 

@@ -26,7 +26,14 @@ class ModelConfig:
     )
     num_classes: int | None = setting(None, "null: as many as the data has", 2)
     pretrained: bool = setting(False, "start from the network's default ImageNet weights")
-    weights: str | None = setting(None, "a weights name (IMAGENET1K_V2), or a .pth or .ckpt file")
+    weights: str | None = setting(
+        None, "a weights name (IMAGENET1K_V2, or a tag of timm), or a .pth or .ckpt file"
+    )
+    mean: list[float] | None = setting(
+        None,
+        "of red, green and blue in 0..1, subtracted; null: the named weights' own, else ImageNet's",
+    )
+    std: list[float] | None = setting(None, "what the difference is divided by; null: the same")
     optimizer: str = setting("adamw", "turns gradients into steps", group="optimizer")
     learning_rate: float = setting(5e-4, "peak, reached after the warm-up", 0.0)
     head_lr_factor: float = setting(1.0, "learning rate of the head / of the rest", 0.0)
@@ -110,9 +117,22 @@ class DataConfig:
     eval_batch_size: int | None = setting(
         None, "images of a rank's forward pass in evaluation; null: the micro-batch", 1
     )
-    image_size: int = setting(224, "pixels a side, as the model sees it", 8, high=4096)
+    image_size: int | None = setting(
+        None,
+        "pixels a side, as the model sees it; null: the named weights' own, else 224",
+        8,
+        high=4096,
+    )
     eval_resize: int | None = setting(
-        None, "pixels of the short side before the centre crop; null: image_size / 0.875", 8
+        None,
+        "pixels of the short side before the centre crop; null: in the proportion of the named "
+        "weights, else image_size / 0.875",
+        8,
+    )
+    interpolation: str | None = setting(
+        None,
+        "how images are resized; null: the named weights' own, else bilinear",
+        choices=("bilinear", "bicubic"),
     )
     start_size: int | None = setting(
         None,
@@ -167,6 +187,11 @@ class DataConfig:
         0.999, "of effective_number: near 1 as 1 / images, 0 all alike", 0.0, high=0.9999999
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def size(self) -> int:
+        """`image_size` as a number, also in a configuration that was not composed."""
+        return self.image_size or 224
 
 
 @dataclass

@@ -31,10 +31,15 @@ class Signature:
     meanings: dict[str, str]  # from the docstring's "Args:"
 
 
-def signature(made: Callable[..., Any]) -> Signature:
-    """The settings that a class or function states."""
+def signature(made: Callable[..., Any], all_named: bool = False) -> Signature:
+    """The settings that a class or function states.
+
+    Args:
+        all_named: of a function every parameter is one, as of a class
+    """
     if not inspect.isclass(made):
-        return Signature(dict(_parameters(made, keyword_only=True)), False, _meanings(made))
+        stated = dict(_parameters(made, keyword_only=not all_named))
+        return Signature(stated, False, _meanings(made))
     parameters: dict[str, Parameter] = {}
     meanings: dict[str, str] = {}
     for parent in made.__mro__:

@@ -7,12 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clf.config.faults import nearest
+from clf.config.source import NO_TIMM, folder, parsed
 
-TRUSTED = ("clf", "torchvision")  # packages whose classes a config may name without being asked
+# Packages whose classes a config may name without being asked
+TRUSTED = ("clf", "torchvision", "timm")
 
 
 def trusted(target: str, packages: Sequence[str] = ()) -> bool:
-    """Whether `_target_` names something of `clf`, `torchvision` or the `trusted_packages`."""
+    """Whether `_target_` names something of `TRUSTED` or of the `trusted_packages`."""
     return target_fault(target, packages) is None
 
 
@@ -34,6 +36,8 @@ def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
             f"not a trusted package (trusted are {', '.join(allowed)}); "
             f"if it is your own: trusted_packages=[{target.split('.')[0]}]"
         )
+    if target.startswith("timm.") and folder("timm") is None:
+        return NO_TIMM
     module, _, name = target.rpartition(".")
     spec = _find(module)
     if spec is None or not name:
@@ -76,7 +80,7 @@ def _names(path: Path, package: str) -> tuple[set[str], set[str], bool]:
     own: set[str] = set()
     foreign: set[str] = set()
     opaque = False
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             own.add(node.name)
         elif isinstance(node, ast.Import):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from clf.config import AugmentConfig, DataConfig
@@ -41,7 +42,7 @@ class TrainTransform:
         self, cfg: DataConfig, trusted_packages: Sequence[str] = (), epochs: int | None = None
     ) -> None:
         self.cfg, self.epochs = cfg, epochs
-        self.size = cfg.image_size
+        self.size, self.interpolation = cfg.size, interpolation_of(cfg)
         self.augment = cfg.augment
         self.own = [
             OwnTransform(description, trusted_packages, f"data.augment.transforms.{place}")
@@ -66,7 +67,7 @@ class TrainTransform:
         augment = self.augment
         height, width = image_HWC.shape[:2]
         box = draw_crop(height, width, augment.crop_scale, augment.crop_ratio, rng)
-        image_CHW = crop_and_resize(image_HWC, box, self.size)
+        image_CHW = crop_and_resize(image_HWC, box, self.size, self.interpolation)
         if rng.random() < augment.horizontal_flip:
             image_CHW = F.horizontal_flip_image(image_CHW)
         if augment.policy == "rand_augment":
@@ -125,8 +126,8 @@ class EvalTransform:
     """Short side to `eval_resize` pixels, then the middle S x S."""
 
     def __init__(self, cfg: DataConfig) -> None:
-        self.size = cfg.image_size
-        self.short_side = cfg.eval_resize or round(cfg.image_size / 0.875)
+        self.size, self.interpolation = cfg.size, interpolation_of(cfg)
+        self.short_side = cfg.eval_resize or round(cfg.size / 0.875)
 
     def in_epoch(self, epoch: int) -> "EvalTransform":
         """Itself: an evaluation is the same in every epoch."""
@@ -134,14 +135,16 @@ class EvalTransform:
 
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
         """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
-        image_CHW = F.resize_image(as_CHW(image_HWC), [self.short_side], antialias=True)
+        image_CHW = F.resize_image(
+            as_CHW(image_HWC), [self.short_side], self.interpolation, antialias=True
+        )
         return F.center_crop_image(image_CHW, [self.size, self.size])
 
 
 def size_in_epoch(cfg: DataConfig, epoch: int, epochs: int) -> int:
     """Pixels a side in an epoch, counted from 0, of a run of `epochs`: from `start_size` along a
     straight line to `image_size`, rounded down to a number that networks can halve some times."""
-    start, full = cfg.start_size, cfg.image_size
+    start, full = cfg.start_size, cfg.size
     growing = math.floor(cfg.grow_until * epochs + 1e-9)  # epochs
     if start is None or epoch >= growing:
         return full
@@ -157,7 +160,17 @@ def as_CHW(image_HWC: np.ndarray) -> Tensor:
     return torch.from_numpy(image_HWC).permute(2, 0, 1)
 
 
-def crop_and_resize(image_HWC: np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
+def interpolation_of(cfg: DataConfig) -> InterpolationMode:
+    """torchvision's word for `cfg.interpolation`."""
+    return InterpolationMode(cfg.interpolation or "bilinear")
+
+
+def crop_and_resize(
+    image_HWC: np.ndarray,
+    box: tuple[int, int, int, int],
+    size: int,
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+) -> Tensor:
     """[3, size, size] uint8, the pixels of torchvision's `resized_crop` in half its time.
 
     The crop is copied first: torch resizes a dense channels-last image without packing its pixels
@@ -165,7 +178,7 @@ def crop_and_resize(image_HWC: np.ndarray, box: tuple[int, int, int, int], size:
     """
     top, left, height, width = box
     crop_HWC = np.ascontiguousarray(image_HWC[top : top + height, left : left + width])
-    return F.resize_image(as_CHW(crop_HWC), [size, size], antialias=True)
+    return F.resize_image(as_CHW(crop_HWC), [size, size], interpolation, antialias=True)
 
 
 def draw_crop(

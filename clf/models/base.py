@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clf.batch import PADDING, ClassificationBatch
 from clf.config.registry import complete
+from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import head_of, name_within
@@ -19,8 +20,6 @@ from clf.models.losses import Mixed, asks_for, loss_rows
 from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
 from clf.optim.build import optimizer_and_schedule
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
 
 class BaseClassificationModel(LightningModule):
@@ -61,12 +60,9 @@ class BaseClassificationModel(LightningModule):
         alike_C = torch.full((num_classes,), 1 / num_classes) if needs_shares else None
         self.register_buffer("class_shares", alike_C)
         self.register_load_state_dict_pre_hook(_shares_of_another_loss)
-        self.register_buffer(
-            "mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255, persistent=False
-        )
+        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            of_rgb = torch.tensor(hp[name] or usual).view(3, 1, 1)
+            self.register_buffer(name, of_rgb * 255, persistent=False)
         self.split_metrics = nn.ModuleDict()
         self._build_metrics(num_nodes=1, node_rank=0)
         self._counts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}

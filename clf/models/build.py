@@ -1,5 +1,6 @@
 """The model of a config."""
 
+import importlib
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -9,9 +10,10 @@ from hydra.utils import instantiate
 
 from clf.config import RunConfig
 from clf.config.faults import show
-from clf.config.registry import node_schema
+from clf.config.registry import node_schema, of_target
 from clf.config.targets import check_trusted
 from clf.models.base import BaseClassificationModel
+from clf.models.network import arguments_of, builds_network, check_takes_classes, network_class
 from clf.models.recompute import recompute_in_backward
 
 
@@ -34,7 +36,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     arguments = {**asdict(cfg.model), "num_classes": num_classes}
     if not pretrained:
         arguments |= {"pretrained": False, "weights": None}
-    model = _instantiate(arguments)
+    model = _built(cfg, arguments)
     _check_settings(model, arguments)
     if cfg.strategy.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -49,6 +51,37 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
             )
         recompute_in_backward(blocks)
     return model
+
+
+def fetch_weights(cfg: RunConfig) -> None:
+    """Download weights that a library names into its cache: nodes often have no internet.
+
+    Raises:
+        ValueError: unknown name, download failed, or a damaged file
+    """
+    made = _located(cfg.model._target_)
+    if builds_network(made, of_target(cfg.model._target_) is not None):
+        made = network_class(made)
+    if (fetch := getattr(made, "fetch_weights", None)) is not None:
+        fetch(cfg.model.weights)  # a model without it finds its weights itself
+
+
+def _built(cfg: RunConfig, arguments: dict[str, Any]) -> BaseClassificationModel:
+    target = cfg.model._target_
+    made, entry = _located(target), of_target(target)
+    if not builds_network(made, entry is not None):
+        return _instantiate(arguments)
+    check_takes_classes(made)
+    own = {name: arguments[name] for name in (entry.settings if entry else ())}
+    shared = {name: one for name, one in arguments.items() if name not in {*own, "_target_"}}
+    return network_class(made)(arguments_of(target, own, cfg.data.size), **shared)
+
+
+def _located(target: str) -> Any:
+    """What a trusted `_target_` names. torchvision.models.alexnet is a module and a function: the
+    module is meant by what stands before the last dot."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def check_size(model: BaseClassificationModel, size: int) -> None:

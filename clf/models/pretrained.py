@@ -1,6 +1,9 @@
 """Weights to start from: by torchvision's name, downloaded once, or from a local file."""
 
 import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.error import URLError
@@ -9,29 +12,45 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-FILE_ENDINGS = (".pth", ".pt", ".ckpt")
+from clf.config.weights import FILE_ENDINGS
+
+OLD_DENSENET = re.compile(
+    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
+)
+Head = str | Sequence[str] | None
+Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-def load_pretrained(network: nn.Module, architecture: str, weights: str | None, head: str) -> None:
+def load_pretrained(
+    network: nn.Module,
+    architecture: str,
+    weights: str | None,
+    head: Head,
+    fitted: Fitted = lambda state: state,
+) -> None:
     """Fill all of `network` but its head.
 
     Args:
         architecture: torchvision's name, such as "resnet18"
         weights: a weights name (IMAGENET1K_V2), a local file, or None for the architecture's
         default
-        head: name of the submodule that maps features to classes; it keeps its fresh initialisation
+        head: name of the submodule that maps features to classes, or of several; it keeps its
+            fresh initialisation
+        fitted: changes the weights before they are loaded, such as for another image size
 
     Raises:
         ValueError: unknown name, no such file, download failed, or weights of another architecture
     """
     if weights is not None and weights.endswith(FILE_ENDINGS):
-        load_file(network, weights, head)
+        load_file(network, weights, head, fitted)
     else:
         path = fetch(architecture, weights)
-        _fill(network, _read(path), head, path)
+        _fill(network, _read(path), head, path, fitted)
 
 
-def load_file(network: nn.Module, weights: str, head: str | None) -> None:
+def load_file(
+    network: nn.Module, weights: str, head: Head, fitted: Fitted = lambda state: state
+) -> None:
     """Fill all of `network` but its head from a local file; arguments and errors as above.
 
     Args:
@@ -43,7 +62,7 @@ def load_file(network: nn.Module, weights: str, head: str | None) -> None:
             f"model.weights={weights}: no such file. "
             f"Give a {'/'.join(FILE_ENDINGS)} file, or a name that torchvision knows"
         )
-    _fill(network, _read(path), head, path)
+    _fill(network, _read(path), head, path, fitted)
 
 
 def named_weights(architecture: str, name: str | None) -> WeightsEnum:
@@ -117,19 +136,51 @@ def _read(path: Path) -> dict[str, Tensor]:
     return ours or state
 
 
-def _fill(network: nn.Module, state: dict[str, Tensor], head: str | None, path: Path) -> None:
-    own = {key: value for key, value in network.state_dict().items() if not _is_in(key, head)}
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own and not _is_in(key, head)]
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+def _fill(
+    network: nn.Module, state: dict[str, Tensor], head: Head, path: Path, fitted: Fitted
+) -> None:
+    heads = [head] if isinstance(head, str) else list(head or ())
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    state = fitted(_with_versions(_renamed(state), network))
+    for key in [key for key in state if _is_in(key, heads) or _is_left_out(key, network)]:
+        del state[key]
+    wrong = [key for key, value in state.items() if shapes.get(key, value.shape) != value.shape]
+    for key in wrong:
+        del state[key]
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not _is_in(key, heads) and key not in wrong]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # in old files
     if missing or unexpected or wrong:
         raise ValueError(
             f"{path} does not fit this {type(network).__name__}: {len(missing)} tensors are "
             f"missing {missing[:3]}, {len(unexpected)} are unknown {unexpected[:3]}, {len(wrong)} "
             f"have another shape {wrong[:3]}. Are they the weights of another architecture?"
         )
-    network.load_state_dict({key: state[key] for key in own}, strict=False)
 
 
-def _is_in(key: str, module: str | None) -> bool:
-    return module is not None and key.startswith(f"{module}.")
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's files of DenseNet have names of before a module's name could hold no dot."""
+    for key in [key for key in state if OLD_DENSENET.match(key)]:
+        state[OLD_DENSENET.sub(r"\1\2", key)] = state.pop(key)
+    return state
+
+
+def _with_versions(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A state dict that torch saved says of which version each module's part is; any other is
+    taken for one of the network's own versions."""
+    if isinstance(state, OrderedDict):
+        return state
+    own = network.state_dict()
+    own.clear()
+    own.update(state)
+    return own
+
+
+def _is_left_out(key: str, network: nn.Module) -> bool:
+    """Whether a tensor belongs to an auxiliary head, which this network was built without."""
+    part = key.split(".")[0]
+    return part.lower().startswith("aux") and getattr(network, part, ...) is None
+
+
+def _is_in(key: str, modules: Sequence[str]) -> bool:
+    return key.startswith(tuple(f"{module}." for module in modules))

@@ -87,8 +87,9 @@ class LeftOut:
         if self.told:
             self._reduce_all(trained)
         elif missing:
+            names = [self.names[id(p)] for p in missing]
             raise RuntimeError(
-                f"a step left {self._named(missing)} without a gradient, and the first step did "
+                f"a step left {first_few(names)} without a gradient, and the first step did "
                 f"not; {REMEDY}"
             )
         self.incomplete |= bool(missing)
@@ -128,6 +129,6 @@ class LeftOut:
             self.told, self.decided_for = self.always or bool(incomplete), trained
         return {key for key, one in zip(trained, used, strict=True) if not one}
 
-    def _named(self, parameters: list[nn.Parameter]) -> str:
-        names = [self.names.get(id(p), "a parameter") for p in parameters]
-        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")

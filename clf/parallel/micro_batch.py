@@ -43,7 +43,7 @@ class FindMicroBatch(Callback):
         share = data.batch_size // trainer.world_size
         unit = 1 if module.mix is None else 2  # images are mixed in pairs
         m = _largest_divisor(share, min(self.largest or share, share), unit)
-        size, all_agree = data.image_size, trainer.strategy.reduce_boolean_decision
+        size, all_agree = data.size, trainer.strategy.reduce_boolean_decision
         while not all_agree(fits(trainer, module, m, size)):
             if m == unit:
                 least = "one image" if unit == 1 else "two images"

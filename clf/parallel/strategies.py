@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clf.config import RunConfig, StrategyConfig
 from clf.config.device_rules import NO_SYNC_BATCHNORM, gpu_fault
 from clf.cores import cores_per_rank
+from clf.parallel.left_out import first_few
 
 DDP_SETTINGS: dict[str, Any] = {
     "gradient_as_bucket_view": True,
@@ -18,6 +19,35 @@ DDP_SETTINGS: dict[str, Any] = {
     # step is the all-reduce of the gradients.
     "broadcast_buffers": False,
 }
+UNUSED = (
+    "strategy.find_unused_parameters=false: a step left {} without a gradient, and DDP waits for "
+    "each of them; set strategy.find_unused_parameters=true, or freeze what is never used "
+    "(requires_grad_(False))"
+)
+
+
+class Ddp(DDPStrategy):
+    """Lightning's DDP, which names the parameters that a step left out and the setting for it.
+
+    Torch notices them in the next step: a run's last one would pass with gradients that the ranks
+    have not added up.
+    """
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().optimizer_step(*args, **kwargs)
+        ddp, module = self.model, self.lightning_module
+        if isinstance(ddp, DistributedDataParallel) and not ddp.find_unused_parameters:
+            assert module is not None
+            if missing := [
+                name for name, p in module.named_parameters() if p.requires_grad and p.grad is None
+            ]:
+                raise ValueError(UNUSED.format(first_few(missing)))
+        return result
+
+    def on_exception(self, exception: BaseException) -> None:
+        if "Expected to have finished reduction in the prior iteration" in str(exception):
+            exception.args = (UNUSED.format("parameters"),)  # of one of its micro-batches
+        super().on_exception(exception)
 
 
 def world_size(cfg: RunConfig) -> int:
@@ -80,7 +110,7 @@ def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
         return {"strategy": ZeroStrategy(cfg.strategy, accelerator, precision)}
     if world_size(cfg) == 1 and cfg.strategy.name != "ddp":
         return {"strategy": "auto", "precision": precision}
-    ddp = DDPStrategy(
+    ddp = Ddp(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
         find_unused_parameters=cfg.strategy.find_unused_parameters,
         **DDP_SETTINGS,

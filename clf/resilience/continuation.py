@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
 
 from clf.parallel.lightning_internals import convert_micro_batch_counts
 
@@ -82,9 +83,10 @@ def _in_new_epochs(steps: int, old: Length, new: Length) -> int:
 def adapt_groups(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Change, in place, the saved parameter groups into those of this machine: whether the step is
     fused depends on where the weights are. Groups without weights, which older versions saved, are
-    left out. Call it where `adapt_schedules` is called."""
-    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        state["param_groups"] = [group for group in state["param_groups"] if group["params"]]
+    left out where the optimizer has none. Call it where `adapt_schedules` is called."""
+    for optimizer, state in zip(_whole(trainer), checkpoint["optimizer_states"], strict=True):
+        if len(optimizer.param_groups) < len(state["param_groups"]):
+            state["param_groups"] = [group for group in state["param_groups"] if group["params"]]
         pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)
         for group, saved in pairs:  # of another number of groups the optimizer itself speaks
             if "fused" in group:
@@ -113,12 +115,15 @@ def adapt_schedules(trainer: Trainer, checkpoint: dict[str, Any], old: Length, n
             position = _in_new_epochs(position, old, new)
         _take_steps(config.scheduler, position)
         states[index] = config.scheduler.state_dict()
-    # Under ZeRO, the trainer's has only those groups that have something to train.
-    optimizers = getattr(trainer.strategy, "whole_optimizers", trainer.optimizers)
-    for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+    for optimizer, state in zip(_whole(trainer), checkpoint["optimizer_states"], strict=True):
         for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
             # Not the learning rate alone: a schedule may move the momentum as well.
             saved.update({key: value for key, value in group.items() if key != "params"})
+
+
+def _whole(trainer: Trainer) -> list[Optimizer]:
+    """The model's optimizers. Under ZeRO, the trainer's own lack groups with nothing to train."""
+    return getattr(trainer.strategy, "whole_optimizers", trainer.optimizers)
 
 
 def _take_steps(scheduler: Any, count: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from clf.config import ModelConfig, RunConfig
 from clf.config.faults import show
-from clf.config.registry import entries
+from clf.config.registry import of_target
 from clf.data.index import data_faults
 from clf.run_folder import RunFolder, read_status
 
@@ -135,9 +135,8 @@ def _never(run_dir: Path, now: RunConfig, key: str) -> str | None:
 def _own_settings(cfg: RunConfig) -> set[str]:
     """The settings that the class of the model adds to those of every model."""
     shared = {one.name for one in fields(ModelConfig)}
-    models = entries("model").values()
-    own = (set(one.settings) for one in models if one.target == cfg.model._target_)
-    return next(own, set()) - shared
+    model = of_target(cfg.model._target_)
+    return set(model.settings if model is not None else ()) - shared
 
 
 def _other_classes(run_dir: Path, now: RunConfig) -> Iterator[str]:

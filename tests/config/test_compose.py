@@ -158,6 +158,11 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["strategy.sync_batchnorm=true", ON_CPU], "SyncBatchNorm computes on GPUs only"),
         (["strategy.compile=true", "strategy.gradient_checkpointing=true"], "would count their"),
         (["strategy=deepspeed_zero3", "strategy.compile=true"], "set strategy.compile=false"),
+        (
+            ["strategy=deepspeed_zero3", "strategy.find_unused_parameters=true"],
+            "set strategy=deepspeed_zero2, or false",
+        ),
+        (["model.freeze_epochs=-1"], "model.freeze_epochs=-1"),
         (["data.micro_batch_size=0"], "expected a whole number of at least 1, auto, or null"),
         (["data.micro_batch_size=many"], "expected a whole number of at least 1, auto, or null"),
         (["data.micro_batch_size=auto", ON_CPU], "finds what a GPU's memory holds"),

@@ -274,7 +274,7 @@ def test_groups_of_an_older_checkpoint_or_another_device_become_those_of_this_ru
     state = copy.deepcopy(optimizer.state_dict())
     state["param_groups"][0]["fused"] = True  # on a GPU
     state["param_groups"].append({**state["param_groups"][0], "params": []})
-    trainer: Any = SimpleNamespace(optimizers=[optimizer])
+    trainer: Any = SimpleNamespace(optimizers=[optimizer], strategy=None)
     adapt_groups(trainer, {"optimizer_states": [state]})
     optimizer.load_state_dict(state)
     assert [group["fused"] for group in optimizer.param_groups] == [None]

@@ -1,0 +1,89 @@
+"""Rules of the network: weights of that name, images that it can take, and their normalisation."""
+
+from collections.abc import Iterator
+
+from clf.config.faults import did_you_mean, show
+from clf.config.networks import Network, bound, of_target
+from clf.config.schema import RunConfig
+from clf.config.weights import is_file, needs_fixed_size, size_argument, weights
+
+
+def _weights(cfg: RunConfig) -> Iterator[str]:
+    model, network = cfg.model, of_target(cfg.model._target_)
+    if network is None or is_file(model.weights) or not (model.pretrained or model.weights):
+        return
+    known, name = weights(network), model.weights
+    if not known:
+        yield from _unknown_weights(cfg, network)
+    elif name is not None and name not in known:
+        yield (
+            f"model.weights={name}: {network.name} has {', '.join(known)}; or give a local file "
+            "that ends in .pth, .pt, .ckpt" + did_you_mean(name, known, "model.weights={}")
+        )
+
+
+def _unknown_weights(cfg: RunConfig, network: Network) -> Iterator[str]:
+    """Weights of which timm's source does not say plainly which images they want."""
+    keys = {
+        "model.mean": cfg.model.mean,
+        "model.std": cfg.model.std,
+        "data.eval_resize": cfg.data.eval_resize,
+        "data.interpolation": cfg.data.interpolation,
+    }
+    if missing := [key for key, value in keys.items() if value is None]:
+        yield (
+            f"model.pretrained={show(cfg.model.pretrained)}: which images the weights of "
+            f"{network.choice} want cannot be read from timm; set {', '.join(missing)}, and "
+            "data.image_size"
+        )
+
+
+def _size(cfg: RunConfig) -> Iterator[str]:
+    """Images that are too small for a network, or do not divide into its patches or windows."""
+    network, size = of_target(cfg.model._target_), cfg.data.size
+    if network is None or network.library != "torchvision":
+        return
+    name = cfg.model._target_.rpartition(".")[2]
+    if size_argument(network) is None:
+        size = min(size, cfg.data.start_size or size)
+        smallest = next((one.smallest for one in weights(network).values()), None)
+        if smallest is not None and size < smallest:
+            key = "data.image_size" if size == cfg.data.size else "data.start_size"
+            yield (
+                f"{key}={size}: {name} needs at least {smallest} pixels a side; set "
+                f"{key}={smallest} or more"
+            )
+        return
+    patch = bound(network, "patch_size")
+    window = bound(network, "partition_size")
+    step = int(patch or 32 * (window or 1))  # MaxVit has windows on a 32nd of the image
+    if size % step:
+        near = max(step, round(size / step) * step)
+        yield (
+            f"data.image_size={size}: {name} divides images into parts of {step} pixels; set "
+            f"data.image_size={near}"
+        )
+
+
+def _growth(cfg: RunConfig) -> Iterator[str]:
+    if cfg.data.start_size is not None and needs_fixed_size(cfg.model._target_):
+        yield (
+            f"data.start_size={cfg.data.start_size}: {cfg.model._target_.rpartition('.')[2]} is "
+            "built for one size of images; set data.start_size=null, or another network"
+        )
+
+
+def _normalisation(cfg: RunConfig) -> Iterator[str]:
+    for name, low in (("mean", None), ("std", 0.0)):
+        three = getattr(cfg.model, name)
+        if three is None:
+            continue
+        if len(three) != 3 or (low is not None and min(three) <= low):
+            above = " above 0" if low is not None else ""
+            yield (
+                f"model.{name}={show(three)}: expected three numbers{above}, of red, green and "
+                f"blue, such as model.{name}=[0.5,0.5,0.5], or null"
+            )
+
+
+NETWORK_RULES = (_weights, _size, _growth, _normalisation)

@@ -1,0 +1,243 @@
+"""The catalogue of networks and weights, read from source, is what torchvision and timm say of
+themselves; and what a run takes from its weights."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torchvision.models
+from timm.models import get_pretrained_cfg
+
+from clf.config.networks import find, names, of_target, settings
+from clf.config.saved import from_dict, load, save
+from clf.config.weights import needs_fixed_size, size_argument, weights
+from clf.plan import compose, examine
+
+ROOT = Path(__file__).resolve().parents[2]
+# timm computes the names of their weights
+NOT_READ = ("qwen3_vit_", "deepseek_vit_", "_quickgelu_")
+
+
+def test_the_names_are_those_of_the_libraries() -> None:
+    assert sorted(names("torchvision")) == torchvision.models.list_models(module=torchvision.models)
+    assert set(names("timm")) == set(timm.list_models())
+
+
+def test_all_weights_of_torchvision_want_the_images_that_it_says_itself() -> None:
+    count = 0
+    for name in names("torchvision"):
+        own, network = torchvision.models.get_model_weights(name), find(name)
+        assert network is not None
+        read = weights(network)
+        assert set(read) == {entry.name for entry in own}
+        assert next(iter(read)) == own["DEFAULT"].name
+        for key, given in read.items():
+            transform = own[key].transforms()
+            assert [given.size] == transform.crop_size
+            assert [given.resize] == transform.resize_size
+            assert given.interpolation == transform.interpolation.value
+            assert (given.mean, given.std) == (list(transform.mean), list(transform.std))
+            assert given.parameters == own[key].meta["num_params"]
+            accuracy = own[key].meta["_metrics"].get("ImageNet-1K", {}).get("acc@1", math.nan)
+            assert (given.accuracy or 0.0) == (0.0 if math.isnan(accuracy) else accuracy)
+            count += 1
+    assert count > 110
+
+
+def test_all_weights_of_timm_want_the_images_that_it_says_itself() -> None:
+    count = 0
+    for name in names("timm"):
+        if any(part in name for part in NOT_READ):
+            continue
+        network, own = find(f"timm/{name}"), get_pretrained_cfg(name)
+        assert network is not None
+        read = weights(network)
+        if own is None or not own.has_weights:
+            continue
+        assert (size_argument(network) == "img_size") == own.fixed_input_size, name
+        assert next(iter(read)) == (own.tag or "")
+        for tag, given in read.items():
+            own = get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+            assert own is not None
+            assert given.size == own.input_size[-1], name
+            assert given.resize == math.floor(given.size / own.crop_pct), name
+            assert given.interpolation == own.interpolation, name
+            assert (given.mean, given.std) == (list(own.mean), list(own.std)), name
+            count += 1
+    assert count > 1500
+
+
+def test_what_a_network_takes_is_read_with_types_and_defaults() -> None:
+    def of(name: str) -> dict[str, Any]:
+        network = find(name)
+        assert network is not None
+        return {key: (kind, field.default) for key, (kind, field) in settings(network).items()}
+
+    assert of("convnext_tiny")["stochastic_depth_prob"] == (float, 0.1)
+    assert of("convnext_base")["stochastic_depth_prob"] == (float, 0.5)
+    assert of("efficientnet_b7")["dropout"] == (float, 0.5)
+    assert of("swin_s")["stochastic_depth_prob"] == (float, 0.3)
+    assert of("densenet121")["drop_rate"] == (float, 0.0)
+    assert of("vit_b_16")["representation_size"] == (int | None, None)
+    assert "groups" not in of("resnext50_32x4d")  # it sets that itself
+    assert set(of("alexnet")) == {"dropout", "network_arguments"}
+    assert {"image_size", "num_classes", "weights", "progress"}.isdisjoint(of("vit_b_16"))
+
+
+def test_networks_that_need_one_size_are_known() -> None:
+    for name in ("vit_b_16", "maxvit_t", "timm/vit_tiny_patch16_224", "timm/qwen3_vit_88m_enc"):
+        network = find(name)
+        assert network is not None
+        assert needs_fixed_size(network.target) == (name != "timm/qwen3_vit_88m_enc")
+    for target in ("clf.models.resnet.ResNet18Model", "torchvision.models.swin_t", "mine.Net"):
+        assert not needs_fixed_size(target)
+
+
+def test_a_target_may_leave_out_the_file() -> None:
+    network = of_target("torchvision.models.resnet34")
+    assert network is not None
+    assert network.target == "torchvision.models.resnet.resnet34"
+    assert of_target("torchvision.models.vgg.resnet34") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model=convnxt_tiny", "no such model; expected one of .*; did you mean model=convnext_t"),
+        ("model=timm/convnext_ato", "did you mean model=timm/convnext_atto?"),
+        ("model=convnext_atto", "is a network of timm; write model=timm/convnext_atto$"),
+        ("model=timm/resnet18.a1_in1k", "write model=timm/resnet18 model.weights=a1_in1k$"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) -> None:
+    (fault,) = examine([text]).faults
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(fault)
+    assert len(fault) < 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model=convnext_tiny", "model.stochastic_depth_pro=1"], "model.stochastic_depth_prob?"),
+        (["model=vit_b_16", "model.dropout=2"], "model.dropout=2.0: expected a number from 0 to 1"),
+        (["model=swin_t", "model.dropout=x"], "model.dropout=x: expected a number from 0 to 1"),
+        (["model=inception_v3"], "data.image_size=32: inception_v3 needs at least 75 pixels"),
+        (["model=vit_b_16", "data.image_size=40", "data.eval_resize=40"], "set data.image_size=32"),
+        (["model=maxvit_t"], "maxvit_t divides images into parts of 224 pixels"),
+        (["model=resnet34", "model.weights=IMAGENET1K_V9"], "resnet34 has IMAGENET1K_V1; or give"),
+        (["model=timm/resnet18", "model.weights=a4_in1k"], "did you mean model.weights=a1_in1k?"),
+        (
+            ["model=timm/vit_tiny_patch16_224", "data.start_size=16"],
+            "is built for one size of images",
+        ),
+        (["model=vgg11", "data.start_size=16"], "data.start_size=16: vgg11 needs at least 32"),
+        (["model.mean=[1,2]"], "model.mean=[1.0,2.0]: expected three numbers, of red"),
+        (["model.std=[1,2,0]"], "model.std=[1.0,2.0,0.0]: expected three numbers above 0"),
+        (["data.interpolation=nearest"], "expected one of bilinear, bicubic"),
+        (["model=timm/qwen3_vit_88m", "model.pretrained=true"], "set model.mean, model.std, data."),
+    ],
+)
+def test_what_does_not_fit_a_network_is_a_fault(settings: list[str], message: str) -> None:
+    (fault,) = examine(settings).faults
+    assert message in fault
+
+
+def test_timm_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clf.config.networks.names", lambda library: {})
+    monkeypatch.setattr("clf.config.targets.folder", lambda package: None)
+    (fault,) = examine(["model=timm/resnet18"]).faults
+    assert fault == "model=timm/resnet18: timm is not installed; pip install timm"
+    (fault,) = examine(["model._target_=timm.models.resnet.resnet18"]).faults
+    assert fault.endswith("timm is not installed; pip install timm")
+
+
+# --- what a run takes from its weights ---
+
+
+def images(*settings: str) -> tuple[Any, ...]:
+    cfg = compose(["data=digits", "data.image_size=null", "data.eval_resize=null", *settings])
+    data, model = cfg.data, cfg.model
+    return data.image_size, data.eval_resize, data.interpolation, model.mean, model.std
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], (224, None, None, None, None)),
+        (["model=resnet18", "model.pretrained=true"], (224, None, None, None, None)),  # 256
+        (["model=resnet50", "model.pretrained=true"], (224, 232, None, None, None)),
+        (["model=resnet50", "model.weights=IMAGENET1K_V1"], (224, None, None, None, None)),
+        (["model=efficientnet_v2_s", "model.pretrained=true"], (384, 384, None, None, None)),
+        (["model=swin_t", "model.pretrained=true"], (224, 232, "bicubic", None, None)),
+        (["model=swin_t", "model.pretrained=true", "data.image_size=112"],
+         (112, 116, "bicubic", None, None)),
+        (["model=swin_t", "model.pretrained=true", "data.interpolation=bilinear",
+          "data.eval_resize=256"], (224, 256, "bilinear", None, None)),
+        (["model=timm/vit_tiny_patch16_224", "model.pretrained=true"],
+         (224, 248, "bicubic", [0.5] * 3, [0.5] * 3)),
+        (["model=timm/vit_tiny_patch16_224", "model.pretrained=true", "model.mean=[0,0,0]"],
+         (224, 248, "bicubic", [0.0] * 3, [0.5] * 3)),
+    ],
+)  # fmt: skip
+def test_a_pretrained_run_sees_the_images_that_its_weights_want(
+    settings: list[str], expected: tuple[Any, ...]
+) -> None:
+    assert images(*settings) == expected
+
+
+def test_inception_normalises_as_its_weights_want() -> None:
+    named = compose(["model=inception_v3", "data.image_size=80", "data.eval_resize=80"])
+    assert vars(named.model)["transform_input"] is None
+    words = ["model=inception_v3", "data.image_size=80", "model.pretrained=true"]
+    assert vars(compose([*words, "data.eval_resize=80"]).model)["transform_input"] is True
+
+
+def test_the_runs_own_config_keeps_them_and_a_run_of_before_goes_on_as_it_was(
+    tmp_path: Path,
+) -> None:
+    words = ["data.image_size=null", "data.eval_resize=null", "model.pretrained=true"]
+    cfg = compose(["model=resnet50", *words])
+    save(cfg, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == cfg
+    before = {
+        "model": {"_target_": "clf.models.resnet.ResNet50Model", "pretrained": True},
+        "data": {"name": "digits", "image_size": 224},
+    }
+    assert from_dict(before).data.eval_resize == 256  # as it was then
+    before["model"]["_target_"] = "clf.models.resnet.ResNet18Model"  # type: ignore[index]
+    assert from_dict(before).data.eval_resize is None  # which is 256 then and now
+
+
+def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model: convnext_small\nmodel.optimizer: sgd\nmodel.layer_scale: 0.1\n")
+    cfg = compose([f"recipe={recipe}"])
+    assert cfg.model._target_ == "torchvision.models.convnext.convnext_small"
+    assert (cfg.model.optimizer, vars(cfg.model)["layer_scale"]) == ("sgd", 0.1)
+    for choice in ("resnet50", "swin_t"):
+        examined = examine([f"recipe={recipe}", f"model={choice}"])
+        assert examined.faults == []
+        assert examined.cfg is not None
+        assert choice[:4] in examined.cfg.model._target_.lower()
+        assert [note.partition(":")[0] for note in examined.notes] == ["model.layer_scale=0.1"]
+    recipe.write_text("model: convnxt_small\n")
+    (fault,) = examine([f"recipe={recipe}"]).faults
+    assert "did you mean model=convnext_small" in fault
+
+
+def test_a_network_is_chosen_without_importing_its_library() -> None:
+    program = (
+        "import sys\nfrom clf.plan import compose\n"
+        "for name in ('vit_b_16', 'timm/vit_tiny_patch16_224'):\n"
+        "    compose([f'model={name}', 'model.pretrained=true'])\n"
+        "print({'torch', 'torchvision', 'timm', 'lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
