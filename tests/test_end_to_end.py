@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["epochs=2", "data.batch_size=64", "tracking.log_every=5"]
@@ -102,14 +102,16 @@ def test_table_in_wandb_equals_csv_equals_sklearns_confusion_matrix(run, evaluat
     np.testing.assert_array_equal([int(row["support"]) for row in rows], matrix.sum(axis=1))
     np.testing.assert_array_equal([int(row["correct"]) for row in rows], matrix.diagonal())
     np.testing.assert_array_equal([int(row["predicted"]) for row in rows], matrix.sum(axis=0))
-    f1 = f1_score(labels, predicted, labels=classes, average=None)
-    np.testing.assert_allclose([float(row["f1"]) for row in rows], f1, atol=1e-6)
+    scores = precision_recall_fscore_support(labels, predicted, labels=classes)
+    for name, score in zip(("precision", "recall", "f1"), scores, strict=False):
+        np.testing.assert_allclose([float(row[name]) for row in rows], score, atol=1e-6)
     accuracy = matrix.diagonal() / matrix.sum(axis=1)
     np.testing.assert_allclose([float(row["accuracy"]) for row in rows], accuracy, atol=1e-6)
 
     (table_file,) = (run / "wandb").glob("**/files/media/table/test/per_class*.json")
     table = json.loads(table_file.read_text())
-    assert table["columns"] == ["class", "support", "correct", "accuracy", "predicted", "f1"]
+    counts, shares = ["support", "correct", "accuracy", "predicted"], ["precision", "recall", "f1"]
+    assert table["columns"] == ["class", *counts, *shares]
     for row, cells in zip(rows, table["data"], strict=True):
         assert [row["class"], *map(float, list(row.values())[1:])] == pytest.approx(cells)
 
@@ -128,6 +130,7 @@ def test_metrics_csv_has_every_promised_number(run):
     filled = {name for row in rows for name, value in row.items() if value}
     promised = {f"{stage}/loss" for stage in ("train", "val", "test")}
     promised |= {f"{stage}/acc_top1" for stage in ("train", "val", "test")}
+    promised |= {"val/precision_macro", "val/recall_macro", "test/f1_weighted", "test/ece"}
     promised |= {"val/acc_top5", "test/acc_top5", "val/acc_macro", "train/images_per_second"}
     assert promised <= filled
     assert any(name.startswith("lr") for name in filled)

@@ -153,3 +153,14 @@ def test_an_epoch_that_an_older_version_began_has_no_calibration_error():
         for name in ("acc_top1", "f1_macro", "precision_weighted"):
             assert result[name] == whole[name]
     assert result["ece"] == whole["ece"]
+
+
+def test_an_update_never_waits_for_the_device():
+    """A tensor on the meta device has no value that the host could wait for."""
+    metrics = ClassificationMetrics(10, 5).to("meta")
+    logits, labels = torch.randn(7, 10, device="meta"), torch.zeros(7, device="meta").long()
+    total = torch.zeros((), device="meta")
+    metrics.update(logits, labels, total, total, labels)
+    assert metrics.counts_NK.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        metrics.compute()
