@@ -68,7 +68,7 @@ def binary_cross_entropy(
             "classes of a mixed image whose share is above this have the target 1, others 0; "
             "null: the shares are the targets",
             0.0,
-            high=1.0,
+            high=0.999,
         ),
     ] = None,
     bce_sum: Annotated[bool, About("sum over the classes; false: their mean")] = False,
@@ -137,6 +137,12 @@ def logit_adjustment(
     """
     adjusted_BC = logits_BC + logit_adjustment_tau * class_shares_C.log()
     return cross_entropy(adjusted_BC, labels_B, class_weights_C)
+
+
+def quotient(loss_sum: Tensor, weight_sum: Tensor) -> Tensor:
+    """The loss of a batch from the sums over its rows; 0, and no gradient, where no row has a
+    weight, as in a micro-batch of classes that weigh nothing."""
+    return loss_sum * (weight_sum > 0) / weight_sum.clamp(min=1e-12)
 
 
 def row_weights(labels_B: Tensor, class_weights_C: Tensor) -> Tensor:
