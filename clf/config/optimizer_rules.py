@@ -5,7 +5,14 @@ from importlib.util import find_spec
 
 from clf.config.faults import show
 from clf.config.registry import find
-from clf.config.schema import RunConfig
+from clf.config.schema import ModelConfig, RunConfig
+
+ADAPTIVE = ("lamb", "lars")  # a weight's step is in proportion to its norm
+# What is usual where the defaults, which suit AdamW, do not: the two add the decay to the gradient.
+USUAL = {
+    "sgd": {"learning_rate": "0.1, or 0.01 to fine-tune,", "weight_decay": "1e-4"},
+    "lars": {"learning_rate": "1 to 10", "weight_decay": "1e-4"},
+}
 
 
 def warmup(cfg: RunConfig) -> Iterator[str]:
@@ -45,6 +52,35 @@ def momentum(cfg: RunConfig) -> Iterator[str]:
         yield "model.nesterov=true: needs model.momentum above 0, such as 0.9; or set false"
 
 
+def adaptive(cfg: RunConfig) -> Iterator[str]:
+    """What timm's LAMB and LARS do not do as their papers do."""
+    name, frozen = cfg.model.optimizer, cfg.model.freeze_epochs
+    if name in ADAPTIVE and cfg.model.weight_decay == 0:
+        plain = "adamw" if name == "lamb" else "sgd"
+        yield (
+            f"model.weight_decay=0.0: model.optimizer={name} adapts the steps of those weights "
+            f"alone that decay, so none would be; set a small one such as 1e-6, or "
+            f"model.optimizer={plain}"
+        )
+    if name == "lamb" and 0 < frozen < cfg.epochs:
+        yield (
+            f"model.freeze_epochs={frozen}: model.optimizer=lamb counts the steps of all weights "
+            "together, so those of the backbone would begin too large; set 0, or "
+            "model.optimizer=adamw"
+        )
+
+
+def notes(cfg: RunConfig) -> Iterator[str]:
+    """Defaults that do not suit the optimizer."""
+    name, defaults = cfg.model.optimizer, ModelConfig()
+    for key, usual in USUAL.get(name, {}).items():
+        if (value := getattr(cfg.model, key)) == getattr(defaults, key):
+            yield (
+                f"model.{key}={value}: the default, which suits adamw; with "
+                f"model.optimizer={name} about {usual} is usual"
+            )
+
+
 def step(cfg: RunConfig) -> Iterator[str]:
     """Of `model.schedule=step`: when it falls."""
     if cfg.model.schedule != "step":
@@ -74,4 +110,4 @@ def step(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-OPTIMIZER_RULES = [packages, optimizer, momentum, warmup, step]
+OPTIMIZER_RULES = [packages, optimizer, momentum, adaptive, warmup, step]

@@ -14,6 +14,7 @@ from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.network_rules import NETWORK_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES
+from clf.config.optimizer_rules import notes as optimizer_notes
 from clf.config.registry import logged_by
 from clf.config.schema import MixConfig, RunConfig
 from clf.config.targets import target_fault
@@ -162,6 +163,7 @@ def _mix(cfg: RunConfig) -> Iterator[str]:
 
 def notes(cfg: RunConfig) -> Iterator[str]:
     """What may be meant as it is, but is more often an oversight."""
+    yield from optimizer_notes(cfg)
     mix, default = cfg.mix, MixConfig()
     if not (mix.mixup or mix.cutmix):
         for key, value in vars(mix).items():
