@@ -112,11 +112,12 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             f"data.start_size={data.start_size}: larger than data.image_size={data.size}, to "
             "which the images grow; set a smaller one, or null"
         )
-    if data.eval_resize is not None and data.eval_resize < data.size:
+    crop, name = data.size_in_evaluation, "eval_size" if data.eval_size else "image_size"
+    if data.eval_resize is not None and data.eval_resize < crop:
         yield (
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
-            f"data.image_size={data.size}; "
-            f"set data.eval_resize={data.size} or more, or null"
+            f"data.{name}={crop}; "
+            f"set data.eval_resize={crop} or more, or null"
         )
 
 
