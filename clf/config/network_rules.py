@@ -45,14 +45,15 @@ def _size(cfg: RunConfig) -> Iterator[str]:
         return
     name = cfg.model._target_.rpartition(".")[2]
     if size_argument(network) is None:
-        size = min(size, cfg.data.start_size or size)
         smallest = next((one.smallest for one in weights(network).values()), None)
-        if smallest is not None and size < smallest:
-            key = "data.image_size" if size == cfg.data.size else "data.start_size"
-            yield (
-                f"{key}={size}: {name} needs at least {smallest} pixels a side; set "
-                f"{key}={smallest} or more"
-            )
+        data = cfg.data
+        sizes = {"image": size, "start": data.start_size, "eval": data.eval_size}
+        for key, pixels in sizes.items():
+            if smallest is not None and pixels is not None and pixels < smallest:
+                yield (
+                    f"data.{key}_size={pixels}: {name} needs at least {smallest} pixels a side; "
+                    f"set data.{key}_size={smallest} or more"
+                )
         return
     patch = bound(network, "patch_size")
     window = bound(network, "partition_size")
@@ -65,11 +66,26 @@ def _size(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def _growth(cfg: RunConfig) -> Iterator[str]:
-    if cfg.data.start_size is not None and needs_fixed_size(cfg.model._target_):
+def _one_size(cfg: RunConfig) -> Iterator[str]:
+    data = cfg.data
+    others = {"start_size": data.start_size, "eval_size": data.eval_size}
+    for name, size in others.items():
+        if size not in (None, data.size) and needs_fixed_size(cfg.model._target_):
+            yield (
+                f"data.{name}={size}: {cfg.model._target_.rpartition('.')[2]} is built for one "
+                f"size of images, data.image_size={data.size}; set data.{name}=null, or another "
+                "network"
+            )
+
+
+def _small_images(cfg: RunConfig) -> Iterator[str]:
+    model = cfg.model
+    named = model.weights is not None and not is_file(model.weights)
+    if vars(model).get("small_images") and (named or (model.pretrained and model.weights is None)):
+        key = f"model.weights={model.weights}" if named else "model.pretrained=true"
         yield (
-            f"data.start_size={cfg.data.start_size}: {cfg.model._target_.rpartition('.')[2]} is "
-            "built for one size of images; set data.start_size=null, or another network"
+            f"{key}: ImageNet's weights have the first layer of large images; set "
+            "model.small_images=false, or train from random weights"
         )
 
 
@@ -86,4 +102,4 @@ def _normalisation(cfg: RunConfig) -> Iterator[str]:
             )
 
 
-NETWORK_RULES = (_weights, _size, _growth, _normalisation)
+NETWORK_RULES = (_weights, _size, _one_size, _small_images, _normalisation)

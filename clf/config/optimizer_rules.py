@@ -15,15 +15,6 @@ USUAL = {
 }
 
 
-def warmup(cfg: RunConfig) -> Iterator[str]:
-    epochs = cfg.model.warmup_epochs or 0
-    if epochs >= cfg.epochs and epochs > 0:
-        yield (
-            f"model.warmup_epochs={epochs}: the warm-up would fill all of epochs={cfg.epochs}; "
-            f"set model.warmup_epochs={cfg.epochs - 1} or less, or more epochs"
-        )
-
-
 def optimizer(cfg: RunConfig) -> Iterator[str]:
     """What an optimizer declares where it is registered."""
     name, entry = cfg.model.optimizer, find("optimizer", cfg.model.optimizer)
@@ -70,7 +61,7 @@ def adaptive(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def notes(cfg: RunConfig) -> Iterator[str]:
+def optimizer_notes(cfg: RunConfig) -> Iterator[str]:
     """Defaults that do not suit the optimizer."""
     name, defaults = cfg.model.optimizer, ModelConfig()
     for key, usual in USUAL.get(name, {}).items():
@@ -87,15 +78,14 @@ def step(cfg: RunConfig) -> Iterator[str]:
         return
     own = vars(cfg.model)
     epochs, every = own.get("step_epochs"), own.get("step_every")
-    warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs
     if (epochs is None) == (every is None):
         yield (
             f"model.schedule=step: {'does not say' if epochs is None else 'says twice'} when the "
             "learning rate falls; set one of model.step_epochs=[30,60,80] and model.step_every=30"
         )
         return
-    given = f"model.step_every={every}" if epochs is None else f"model.step_epochs={show(epochs)}"
-    falls = [every] if epochs is None else epochs
+    warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs
+    given, falls = _falls(cfg)
     if falls != sorted(set(falls)) or not falls:
         yield f"{given}: expected epochs in ascending order, such as [30,60,80]"
     elif falls[0] <= warm:
@@ -103,11 +93,33 @@ def step(cfg: RunConfig) -> Iterator[str]:
             f"{given}: epoch {falls[0]} is not after the warm-up, which takes {warm}; set a later "
             "one, or model.warmup_epochs=0"
         )
-    elif falls[-1] >= cfg.epochs:
+
+
+def _falls(cfg: RunConfig) -> tuple[str, list[int]]:
+    """The setting of `model.schedule=step` as it is typed, and the epochs that it names, or the
+    first of them."""
+    own = vars(cfg.model)
+    epochs, every = own.get("step_epochs"), own.get("step_every")
+    if epochs is None:
+        return f"model.step_every={every}", [] if every is None else [every]
+    return f"model.step_epochs={show(epochs)}", epochs
+
+
+def schedule_notes(cfg: RunConfig) -> Iterator[str]:
+    """What a run is too short for. It may be a first try of a longer one."""
+    warm = cfg.model.warmup_epochs or 0
+    if warm >= cfg.epochs:
         yield (
-            f"{given}: the learning rate would not fall before epoch {falls[-1]}, and the run has "
-            f"epochs={cfg.epochs}; set an earlier epoch, or more epochs"
+            f"model.warmup_epochs={warm}: fills all of epochs={cfg.epochs}; "
+            f"model.schedule={cfg.model.schedule} does not begin"
+        )
+    given, falls = _falls(cfg)
+    late = [fall for fall in falls if fall >= cfg.epochs]
+    if cfg.model.schedule == "step" and late:
+        yield (
+            f"{given}: epochs={cfg.epochs} end before the learning rate falls at epoch "
+            f"{' and '.join(str(fall) for fall in late)}"
         )
 
 
-OPTIMIZER_RULES = [packages, optimizer, momentum, adaptive, warmup, step]
+OPTIMIZER_RULES = [packages, optimizer, momentum, adaptive, step]

@@ -123,10 +123,17 @@ class DataConfig:
         8,
         high=4096,
     )
+    eval_size: int | None = setting(
+        None,
+        "pixels a side in evaluation, larger than image_size where that helps (Touvron et al. "
+        "2019, arXiv 1906.06423); null: image_size",
+        8,
+        high=4096,
+    )
     eval_resize: int | None = setting(
         None,
         "pixels of the short side before the centre crop; null: in the proportion of the named "
-        "weights, else image_size / 0.875",
+        "weights, else eval_size / 0.875",
         8,
     )
     interpolation: str | None = setting(
@@ -137,7 +144,7 @@ class DataConfig:
     start_size: int | None = setting(
         None,
         "pixels a side in the first epoch, from which they grow to image_size, epoch by epoch, in "
-        "multiples of 32 (of 4 at 32 pixels); an evaluation has image_size; null: no growth",
+        "multiples of 32 (of 4 at 32 pixels); an evaluation keeps its size; null: no growth",
         8,
         high=4096,
     )
@@ -192,6 +199,11 @@ class DataConfig:
     def size(self) -> int:
         """`image_size` as a number, also in a configuration that was not composed."""
         return self.image_size or 224
+
+    @property
+    def size_in_evaluation(self) -> int:
+        """Pixels a side of the images of a validation or a test."""
+        return self.eval_size or self.size
 
 
 @dataclass

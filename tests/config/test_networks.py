@@ -2,6 +2,8 @@
 themselves; and what a run takes from its weights."""
 
 import math
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +137,16 @@ def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) ->
             ["model=timm/vit_tiny_patch16_224", "data.start_size=16"],
             "is built for one size of images",
         ),
+        (
+            ["model=vit_b_16", "data.eval_size=64", "data.eval_resize=64"],
+            "data.eval_size=64: vit_b",
+        ),
+        (
+            ["data.eval_size=48"],
+            "smaller than the centre crop data.eval_size=48; set data",
+        ),
+        (["model.small_images=true", "model.pretrained=true"], "the first layer of large images"),
+        (["model.small_images=true", "model.weights=IMAGENET1K_V1"], "model.small_images=false"),
         (["model=vgg11", "data.start_size=16"], "data.start_size=16: vgg11 needs at least 32"),
         (["model.mean=[1,2]"], "model.mean=[1.0,2.0]: expected three numbers, of red"),
         (["model.std=[1,2,0]"], "model.std=[1.0,2.0,0.0]: expected three numbers above 0"),
@@ -178,6 +190,8 @@ def images(*settings: str) -> tuple[Any, ...]:
          (112, 116, "bicubic", None, None)),
         (["model=swin_t", "model.pretrained=true", "data.interpolation=bilinear",
           "data.eval_resize=256"], (224, 256, "bilinear", None, None)),
+        (["model=resnet50", "model.pretrained=true", "data.image_size=176", "data.eval_size=224"],
+         (176, 232, None, None, None)),
         (["model=timm/vit_tiny_patch16_224", "model.pretrained=true"],
          (224, 248, "bicubic", [0.5] * 3, [0.5] * 3)),
         (["model=timm/vit_tiny_patch16_224", "model.pretrained=true", "model.mean=[0,0,0]"],
@@ -227,9 +241,51 @@ def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path)
         assert [note.partition(":")[0] for note in examined.notes] == ["model.layer_scale=0.1"]
     recipe.write_text("# @package _global_\ndefaults: [override /model: swin_t]\n")
     assert compose([f"recipe={recipe}"]).model._target_.endswith("swin_t")
-    recipe.write_text("model: convnxt_small\n")
+
+
+@pytest.mark.parametrize("choice", ["timm/vit_small_patch16_224", "convnext_tiny", "resnet50"])
+@pytest.mark.parametrize(
+    "form", ["model: {}\n", "defaults:\n  - override /model: {}\n  - override /data: digits\n"]
+)
+def test_a_recipe_names_any_network_in_both_forms_and_the_command_line_wins(
+    tmp_path: Path, choice: str, form: str
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs)
+    text = "# @package _global_\n" + form.format(choice) + "model.learning_rate: 0.5\n"
+    (configs / "recipe" / "mine.yaml").write_text(text)
+
+    def target(*words: str) -> str:
+        examined = examine(["recipe=mine", *words], config_dir=configs)
+        assert examined.faults == []
+        assert examined.cfg is not None
+        assert examined.cfg.model.learning_rate == 0.5
+        return examined.cfg.model._target_.rpartition(".")[2]
+
+    assert target() == {"resnet50": "ResNet50Model"}.get(choice, choice.removeprefix("timm/"))
+    assert target("model=resnet18") == "ResNet18Model"
+    assert target("model=swin_t") == "swin_t"
+    assert target("model=timm/convnext_atto") == "convnext_atto"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: convnxt_small", "model=convnxt_small: .*mine.yaml.* did you mean model=convnext_"),
+        ("defaults: [override /model: convnxt_small]", "mine.yaml.* did you mean model=convnext_"),
+        ("defaults: [override /model: timm/convnext_ato]", "did you mean model=timm/convnext_att"),
+        ("defaults: [override /model: null]", "model=null: no such model"),
+        ("defaults: [/model: swin_t]", "write `- override /model: swin_t`, or model: swin_t"),
+        ("defaults: [override model: swin_t]", "write `- override /model: swin_t`, or model: swi"),
+        ("model: vgg11\ndefaults: [override /model: swin_t]", "chooses model twice: model: vgg11"),
+        ("defaults: [override /model: swin_t, override /model: vgg11]", "chooses model twice"),
+    ],
+)
+def test_a_recipe_that_chooses_no_network_says_how(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text + "\n")
     (fault,) = examine([f"recipe={recipe}"]).faults
-    assert "did you mean model=convnext_small" in fault
+    assert re.search(message, fault), fault
 
 
 def test_a_network_is_chosen_without_importing_its_library() -> None:

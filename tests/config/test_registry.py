@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -282,6 +283,19 @@ def test_an_optimizer_and_a_loss_with_a_setting_of_one_name_do_not_go_together()
     register(name="smoothing_step", group="optimizer")(step)
     with pytest.raises(ConfigError, match="label_smoothing: .* both have a setting of that name"):
         compose(["model.optimizer=smoothing_step"])
+
+
+def test_a_network_and_an_optimizer_with_a_setting_of_one_name_do_not_go_together() -> None:
+    def own(num_classes: int, momentum: float = 0.1) -> None: ...
+
+    register(name="norm_momentum")(own)
+    assert read(["model=norm_momentum", "model.momentum=0.2"]).faults == []
+    (fault,) = read(["model=norm_momentum", "model.optimizer=sgd"]).faults
+    assert re.match(
+        r"model\.momentum: .*own and clf\.optim\.optimizers\.sgd both have a setting of that name, "
+        r"so one value would set both; rename it in .*own, or choose another optimizer than sgd",
+        fault,
+    ), fault
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,16 @@ def test_head_and_parameter_count(model_class, features, parameters):
     assert model_class(num_classes=43).network.fc.out_features == 43
 
 
+def test_a_resnet_for_small_images_keeps_their_resolution():
+    # He et al.'s ResNet-18 for CIFAR-10 as it is counted elsewhere: 11,173,962 parameters.
+    model = ResNet18Model(num_classes=10, small_images=True)
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    seen = []
+    model.network.layer4.register_forward_hook(lambda module, given, made: seen.append(made.shape))
+    model(torch.zeros(2, 3, 32, 32))
+    assert seen == [(2, 512, 4, 4)]
+
+
 def test_uint8_images_are_normalised_as_torchvision_does():
     model = ResNet18Model(num_classes=3).eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -226,9 +236,8 @@ def not_ours(**settings: Any) -> nn.Module:
 
 
 def test_an_error_that_a_model_raises_reaches_the_user_unchanged():
-    cfg = compose(["model.pretrained=true", "strategy.channels_last=false"])
-    cfg.model._target_ = f"{Plain.__module__}.Plain"
-    cfg.trusted_packages = ["tests"]
+    words = [f"model._target_={Plain.__module__}.Plain", "trusted_packages=[tests]"]
+    cfg = compose([*words, "model.pretrained=true", "strategy.channels_last=false"])
     with pytest.raises(ValueError, match=r"^model.pretrained=true: .*Plain knows no weights"):
         build_model(cfg, 3, pretrained=True)
 
