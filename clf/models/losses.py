@@ -68,7 +68,7 @@ def binary_cross_entropy(
             "classes of a mixed image whose share is above this have the target 1, others 0; "
             "null: the shares are the targets",
             0.0,
-            high=0.999,
+            high=1.0,
         ),
     ] = None,
     bce_sum: Annotated[bool, About("sum over the classes; false: their mean")] = False,

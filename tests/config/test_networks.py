@@ -229,10 +229,10 @@ def test_the_runs_own_config_keeps_them_and_a_run_of_before_goes_on_as_it_was(
 
 def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("model: convnext_small\nmodel.optimizer: sgd\nmodel.layer_scale: 0.1\n")
+    recipe.write_text("model: convnext_small\nmodel.optimizer: muon\nmodel.layer_scale: 0.1\n")
     cfg = compose([f"recipe={recipe}"])
     assert cfg.model._target_ == "torchvision.models.convnext.convnext_small"
-    assert (cfg.model.optimizer, vars(cfg.model)["layer_scale"]) == ("sgd", 0.1)
+    assert (cfg.model.optimizer, vars(cfg.model)["layer_scale"]) == ("muon", 0.1)
     for choice in ("resnet50", "swin_t"):
         examined = examine([f"recipe={recipe}", f"model={choice}"])
         assert examined.faults == []
