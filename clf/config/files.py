@@ -81,17 +81,26 @@ class ConfigFiles:
 
     def no_such(self, group: str, value: Any, source: str = "") -> str:
         """The fault of a choice that `knows` does not know; `source` is the file that makes it."""
-        valid, text = self.options(group), f"{group}={show(value)}"
-        more = ""
-        known = valid
-        if group == "model":
-            if (special := fault(str(value), valid)) is not None:
-                return f"{text}: {special}{source}"
-            more = ", or a network that --list-models shows"
-            known = valid + all_choices()
+        valid, text, word = self.options(group), f"{group}={show(value)}", str(value)
+        if group != "model":
+            return (
+                f"{text}: no such {group}{source}; expected one of {', '.join(valid)}"
+                + did_you_mean(word, valid, f"{group}={{}}")
+            )
+        if (special := fault(word, valid)) is not None:
+            return f"{text}: {special}{source}"
+        known = valid + all_choices()
+        hint = did_you_mean(word, known, "model={}")
+        if sum(name.startswith(word.lower()) for name in known) > 1:
+            hint = f"; --list-models {word} shows those of that name"
+        elif word.endswith(".py"):
+            hint = "; of a file, trusted_packages=[MODULE] brings the names that it registers"
+        elif re.fullmatch(r"\w+(\.\w+)+", word):
+            by_path = f"; a class or function by its path is model._target_={word}"
+            hint = did_you_mean(word, valid, "model={}") or by_path
         return (
-            f"{text}: no such {group}{source}; expected one of {', '.join(valid)}{more}"
-            + did_you_mean(str(value), known, f"{group}={{}}")
+            f"{text}: no such model{source}; expected one of {', '.join(valid)}, or a network that "
+            f"--list-models shows{hint}"
         )
 
     def name_network(self, recipe: str) -> None:

@@ -3,14 +3,35 @@
 from collections.abc import Iterator
 
 from clf.config.faults import did_you_mean, show
-from clf.config.networks import Network, bound, of_target
+from clf.config.networks import (
+    ARGUMENTS,
+    DECIDED,
+    SIZES,
+    Network,
+    accepts,
+    bound,
+    of_target,
+    parameters_in,
+    settings,
+)
+from clf.config.registry import of_target as registered
 from clf.config.schema import RunConfig
 from clf.config.weights import is_file, needs_fixed_size, size_argument, weights
+
+# Arguments of a network's function -> the setting that gives them
+GIVEN = {
+    "num_classes": "the data, or model.num_classes",
+    "pretrained": "model.pretrained",
+    "weights": "model.weights",
+}
 
 
 def _weights(cfg: RunConfig) -> Iterator[str]:
     model, network = cfg.model, of_target(cfg.model._target_)
-    if network is None or is_file(model.weights) or not (model.pretrained or model.weights):
+    if is_file(model.weights) or not (model.pretrained or model.weights):
+        return
+    if network is None:
+        yield from _weights_of_ones_own(cfg)
         return
     known, name = weights(network), model.weights
     if not known:
@@ -18,7 +39,20 @@ def _weights(cfg: RunConfig) -> Iterator[str]:
     elif name is not None and name not in known:
         yield (
             f"model.weights={name}: {network.name} has {', '.join(known)}; or give a local file "
-            "that ends in .pth, .pt, .ckpt" + did_you_mean(name, known, "model.weights={}")
+            "that ends in .pth, .pt, .ckpt; model.pretrained=true takes the first"
+            + did_you_mean(name, known, "model.weights={}")
+        )
+
+
+def _weights_of_ones_own(cfg: RunConfig) -> Iterator[str]:
+    """Of a model class nothing is known: it may load them itself."""
+    entry, name = registered(cfg.model._target_), cfg.model.weights
+    if entry is not None and entry.is_network:
+        given = "model.pretrained=true" if name is None else f"model.weights={name}"
+        yield (
+            f"{given}: {entry.name} is your own network, whose weights are in no library; give a "
+            "file as model.weights=/path/to/file.pth, or set model.pretrained=false and "
+            "model.weights=null"
         )
 
 
@@ -36,6 +70,31 @@ def _unknown_weights(cfg: RunConfig, network: Network) -> Iterator[str]:
             f"{network.choice} want cannot be read from timm; set {', '.join(missing)}, and "
             "data.image_size"
         )
+
+
+def _arguments(cfg: RunConfig) -> Iterator[str]:
+    """`model.network_arguments`, which win over what the run would give."""
+    network, given = of_target(cfg.model._target_), vars(cfg.model).get(ARGUMENTS)
+    if network is None or not given:
+        return
+    typed, own = f"model.{ARGUMENTS}={show(given)}", set(settings(network)) - {ARGUMENTS}
+    is_torchvision = network.library == "torchvision"
+    for name, value in given.items():
+        if name in GIVEN or (is_torchvision and name in SIZES):
+            yield f"{typed}: {name} follows from {GIVEN.get(name, 'data.image_size')}; take it out"
+        elif name in own:
+            yield f"{typed}: {name} is a setting of its own; write model.{name}={show(value)}"
+        elif name == "in_chans" and value != 3:
+            yield f"{typed}: images have 3 channels, grey ones too; take {name} out"
+        elif bound(network, name) is not None:
+            yield f"{typed}: {network.name} sets {name} itself; take it out"
+        elif is_torchvision and name not in parameters_in(network):
+            taken = [key for key, one in accepts(network).items() if not one.bound]
+            others = sorted(set(taken) - own - DECIDED)
+            yield (
+                f"{typed}: {network.name} does not take {name}; beside its settings it takes "
+                f"{', '.join(others) or 'nothing'}{did_you_mean(name, others)}"
+            )
 
 
 def _size(cfg: RunConfig) -> Iterator[str]:
@@ -102,4 +161,4 @@ def _normalisation(cfg: RunConfig) -> Iterator[str]:
             )
 
 
-NETWORK_RULES = (_weights, _size, _one_size, _small_images, _normalisation)
+NETWORK_RULES = (_weights, _arguments, _size, _one_size, _small_images, _normalisation)

@@ -10,7 +10,7 @@ Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 from dataclasses import dataclass, field
 from typing import Any
 
-from clf.config.about import setting
+from clf.config.about import ABOVE_0, setting
 from clf.config.slurm_words import TIME_FORMS, minutes
 
 NAMES = r"[\w.,+@:/=-]+"  # SLURM's names, separated by commas: nothing that a shell would read
@@ -41,7 +41,7 @@ class ModelConfig:
         None,
         "learning rate of each layer / of the next one, down from the head, such as 0.75; null: "
         "the same for all",
-        1e-9,
+        ABOVE_0,
         high=1.0,
     )
     freeze_epochs: int = setting(
@@ -58,7 +58,7 @@ class ModelConfig:
     warmup_epochs: int | None = setting(
         None, "epochs of linear warm-up; null: 1, or 0 where the run has one epoch", 0
     )
-    warmup_start_factor: float = setting(0.1, "first learning rate / peak", 1e-9, high=1.0)
+    warmup_start_factor: float = setting(0.1, "first learning rate / peak", ABOVE_0, high=1.0)
     interval: str = setting("step", "how often the learning rate moves", choices=("step", "epoch"))
     top_k: int | None = setting(
         None,

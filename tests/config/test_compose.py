@@ -350,6 +350,9 @@ def test_what_is_probably_an_oversight_is_a_note(overrides: list[str], note: str
         ("model.momentum=0.9", "it is a setting of model.optimizer=lars, muon or sgd"),
         ("model.optimizer=sgdd", "expected one of adamw, lamb, lars, muon, sgd; did you mean sgd?"),
         ("zzz=1", "--settings lists them all"),
+        ("data.grayscale=true", "data.grayscale=true: no such key; --settings data lists those of"),
+        ("epochs.x=1", "epochs.x=1: no such key"),
+        ("model.layer_decay=0", "model.layer_decay=0.0: expected a number above 0 and at most 1"),
         ("epochs=0", "epochs=0: expected a number of at least 1"),
     ],
 )

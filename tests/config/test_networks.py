@@ -14,6 +14,7 @@ import timm
 import torchvision.models
 from timm.models import get_pretrained_cfg
 
+from clf.config import register
 from clf.config.networks import find, names, of_target, settings
 from clf.config.saved import from_dict, load, save
 from clf.config.weights import needs_fixed_size, size_argument, weights
@@ -112,6 +113,11 @@ def test_a_target_may_leave_out_the_file() -> None:
         ("model=convnxt_tiny", "no such model; expected one of .*; did you mean model=convnext_t"),
         ("model=timm/convnext_ato", "did you mean model=timm/convnext_atto?"),
         ("model=convnext_atto", "is a network of timm; write model=timm/convnext_atto$"),
+        ("model=convnext", "--list-models convnext shows those of that name$"),
+        ("model=timm/", "--list-models timm/ shows those of that name$"),
+        ("model=mine.Net", "by its path is model._target_=mine.Net$"),
+        ("model=mine.py", r"trusted_packages=\[MODULE\] brings the names that it registers$"),
+        ("model._target_=torchvision.models.resnet35", "did you mean resnet34?"),
         ("model=timm/resnet18.a1_in1k", "write model=timm/resnet18 model.weights=a1_in1k$"),
     ],
 )
@@ -120,6 +126,82 @@ def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) ->
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(fault)
     assert len(fault) < 200
+
+
+@pytest.mark.parametrize(
+    ("network", "setting", "message"),
+    [
+        ("convnext_tiny", "drop_path_rate=0.1", "calls it model.stochastic_depth_prob"),
+        ("timm/convnext_tiny", "stochastic_depth_prob=0.1", "calls it model.drop_path_rate"),
+        ("timm/vit_tiny_patch16_224", "dropout=0.1", "calls it model.drop_rate"),
+        ("resnet34", "small_images=true", "it is a setting of model=resnet18 or resnet50"),
+        ("resnet50", "drop_path_rate=0.1", "own settings: small_images; --settings model lists"),
+        (
+            "resnet34",
+            "norm=x",
+            "own settings: groups, width_per_group, zero_init_residual; any other argument of its "
+            "own goes into model.network_arguments={norm: VALUE}; --settings model lists all",
+        ),
+    ],
+)
+def test_a_setting_of_another_network_is_answered_with_those_of_the_chosen_one(
+    network: str, setting: str, message: str
+) -> None:
+    (fault,) = examine([f"model={network}", f"model.{setting}"]).faults
+    assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "message"),
+    [
+        ("resnet34", "num_classes: 3", "num_classes follows from the data, or model.num_classes"),
+        ("timm/resnet18", "pretrained: true", "pretrained follows from model.pretrained"),
+        ("vit_b_16", "image_size: 64", "image_size follows from data.image_size; take it out"),
+        ("resnet34", "zero_init_residual: true", "write model.zero_init_residual=true"),
+        ("timm/resnet18", "drop_rate: 0.1", "write model.drop_rate=0.1"),
+        ("timm/resnet18", "in_chans: 1", "images have 3 channels"),
+        ("vit_b_16", "hidden_dim: 64", "vit_b_16 sets hidden_dim itself; take it out"),
+        (
+            "alexnet",
+            "width: 2",
+            "alexnet does not take width; beside its settings it takes nothing",
+        ),
+        (
+            "resnet34",
+            "norm_layr: 2",
+            "norm_layer, replace_stride_with_dilation; did you mean norm_",
+        ),
+    ],
+)
+def test_arguments_that_a_network_cannot_be_given_are_a_fault(
+    network: str, arguments: str, message: str
+) -> None:
+    words = [f"model={network}", f"model.network_arguments={{{arguments}}}", "data.eval_resize=64"]
+    (fault,) = examine([*words, "data.image_size=64"]).faults
+    assert message in fault
+
+
+def test_arguments_that_a_network_takes_are_no_fault() -> None:
+    for network, arguments in (
+        ("resnet34", "norm_layer: null"),
+        ("googlenet", "aux_logits: false"),
+        ("vgg11", "features: null"),
+        ("timm/resnet18", "in_chans: 3, any: 1"),
+    ):
+        words = [f"model={network}", f"model.network_arguments={{{arguments}}}"]
+        assert examine(words).faults == []
+
+
+@pytest.mark.parametrize("setting", ["pretrained=true", "weights=IMAGENET1K_V1"])
+def test_a_plain_network_of_ones_own_has_no_weights_to_download(setting: str) -> None:
+    def own(num_classes: int) -> None: ...
+
+    register(name="plain_without_weights")(own)
+    words = ["model=plain_without_weights", f"trusted_packages=[{__name__.split('.')[0]}]"]
+    faults = examine([*words, f"model.{setting}"]).faults
+    assert any("plain_without_weights is your own network" in fault for fault in faults)
+    faults = examine([*words, "model.weights=mine.pth"]).faults
+    assert not any("is your own network" in fault for fault in faults)
 
 
 @pytest.mark.parametrize(
