@@ -233,5 +233,5 @@ def _guesses(key: str, known: list[str]) -> list[str]:
         return near
     if near := nearest(key, known, 1, LIKE + 0.1):
         return near
-    names = nearest(name, set(last.values()), 2, LIKE)
+    names = nearest(name, dict.fromkeys(last.values()), 2, LIKE)
     return [one for one in known if last[one] in names][:2]

@@ -54,7 +54,7 @@ def settings_table(composed: Composed, group: str | None = None) -> list[Row]:
         raise ConfigError(
             [
                 f"--settings {group}: no such group; expected one of {', '.join(sorted(groups))}"
-                + did_you_mean(group, groups)
+                + did_you_mean(group, sorted(groups))
             ]
         )
     rows = []

@@ -223,7 +223,7 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
         instead = monitor.replace(AS_TRAINED, "val", 1)
         yield f"checkpoint.monitor={monitor}: {why}; set checkpoint.monitor={instead}"
     elif monitor not in names:
-        guess = nearest(monitor, names)
+        guess = nearest(monitor if "/" in monitor else f"val/{monitor}", names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected "
             + listed(known, declared)

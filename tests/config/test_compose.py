@@ -84,6 +84,7 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("name='two words'", "name=two words: cannot be the name"),
         ("checkpoint.monitor=val/acc", "did you mean val/acc_top1?"),
         ("checkpoint.monitor=val/f1", "did you mean val/f1_macro?"),
+        ("checkpoint.monitor=f1_macro", "did you mean val/f1_macro?"),
         (
             "checkpoint.mode=min",
             "checkpoint.mode=min: val/acc_top1 is best at its maximum",

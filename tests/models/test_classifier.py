@@ -1,6 +1,8 @@
 """Models: heads, parameter counts, loss, and the weights that they start from."""
 
 import copy
+from argparse import Namespace
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,56 @@ def test_one_of_our_checkpoints_is_a_file_to_start_from(tmp_path):
     torch.save({"state_dict": first.state_dict()}, tmp_path / "best.ckpt")
     second = ResNet18Model(num_classes=43, weights=str(tmp_path / "best.ckpt"))
     assert torch.equal(second.network.conv1.weight, first.network.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda state: {"model": state, "epoch": 3, "args": Namespace(lr=0.1)},
+        lambda state: {f"module.{key}": one for key, one in state.items()},
+        lambda state: {
+            "state_dict": {f"model.{key}": one for key, one in state.items()}
+            | {"loss.weight": torch.ones(3)}
+        },
+        lambda state: {"model_state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    ],
+    ids=["torchvisions-script", "ddp", "lightning", "compiled-ddp"],
+)
+def test_weights_that_other_programs_wrote_are_read(tmp_path, held):
+    state = torchvision.models.resnet18(num_classes=7).state_dict()
+    torch.save(held(state), tmp_path / "other.pth")
+    network = ResNet18Model(num_classes=10, weights=str(tmp_path / "other.pth")).network
+    assert torch.equal(network.conv1.weight, state["conv1.weight"])
+
+
+def test_a_network_that_has_a_part_of_a_wrappers_name_keeps_its_names(tmp_path):
+    class Inner(BaseClassificationModel):
+        def build_network(self):
+            body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+            return nn.Sequential(OrderedDict(model=body, head=nn.Linear(4, self.num_classes)))
+
+    state = Inner(num_classes=2).network.state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    network = Inner(num_classes=3, weights=str(tmp_path / "own.pth")).network
+    assert torch.equal(network.state_dict()["model.1.weight"], state["model.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            nn.Linear(2, 2),
+            r"it holds torch\.nn\.modules\.linear\.Linear, and reading that",
+        ),
+        ({"a": 1, "b": torch.ones(2)}, "expected tensors by their names, .*; a is something else"),
+    ],
+)
+def test_a_file_that_holds_something_else_than_weights_says_what_to_write(
+    tmp_path, content, message
+):
+    torch.save(content, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=message):
+        ResNet18Model(num_classes=10, weights=str(tmp_path / "wrong.pth"))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
