@@ -92,6 +92,8 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("seed=1,2", "seed=1,2: several values where a run takes one"),
         ("seed=3,4", "a run for each value with --sweep seed=3,4"),
         ("epochs", "epochs: not a setting; write key=value"),
+        ("convnext_tiny", "convnext_tiny: not a setting; a model is chosen by --model convnext_t"),
+        ("model=", "model=: no such model; expected one of"),
         ("+epochs=3", "write epochs=3"),
         ("model._target_=os.system", "model._target_=os.system: not a trusted package"),
         ("tracking.project=${oc.env:WANDB_API_KEY}", "a key or token must not stand in a"),
