@@ -252,7 +252,7 @@ class StrategyConfig:
     )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
-    compile: bool = setting(False, "torch.compile the network")
+    compile: bool = setting(False, "torch.compile the network, once for each size of its images")
 
 
 @dataclass

@@ -42,6 +42,26 @@ def test_a_resnet_for_small_images_keeps_their_resolution():
     assert seen == [(2, 512, 4, 4)]
 
 
+def test_a_compiled_network_has_code_of_its_own_for_each_size_of_images(monkeypatch):
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.extend(i.shape for i in inputs if isinstance(i, torch.Tensor) and i.dim() == 4)
+        return graph.forward
+
+    plain = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **how: plain(self, backend=backend, **how)
+    )
+    words = ["strategy.compile=true", "strategy.channels_last=false"]
+    model = build_model(compose(words), 3, pretrained=False)
+    for size in (16, 24, 32):
+        model(torch.zeros(2, 3, size, size))
+    images = [shape for shape in shapes if shape[1] == 3 and shape[0] == 2]
+    assert images == [(2, 3, 16, 16), (2, 3, 24, 24), (2, 3, 32, 32)]
+    assert all(type(pixels) is int for shape in images for pixels in shape)
+
+
 def test_uint8_images_are_normalised_as_torchvision_does():
     model = ResNet18Model(num_classes=3).eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
