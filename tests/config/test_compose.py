@@ -78,6 +78,7 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("model.top_k=11", "model.top_k=11: there are only 10 classes"),
         ("model.class_weights=[1,2]", "has 2 numbers for 10 classes"),
         ("data.augment.crop_scale=[1.0,0.5]", "such as data.augment.crop_scale=[0.5,1.0]"),
+        ("data.augment.crop_scale=[0,1]", "such as data.augment.crop_scale=[0.35,1.0]"),
         ("data.eval_resize=8", "data.eval_resize=8: smaller than the centre crop"),
         ("model.weights=/no/such/file.pth", "model.weights=/no/such/file.pth: no such file"),
         ("name=../../etc", "name=../../etc: cannot be the name of a run folder"),
