@@ -43,6 +43,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _descriptions,
         *DEVICE_RULES,
         _ranges,
+        _background,
         _model,
         *NETWORK_RULES,
         *OPTIMIZER_RULES,
@@ -116,6 +117,19 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
             f"data.{name}={crop}; "
             f"set data.eval_resize={crop} or more, or null"
+        )
+
+
+def _background(cfg: RunConfig) -> Iterator[str]:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(cfg.data.background)
+    except ValueError:
+        yield (
+            f"data.background={show(cfg.data.background)}: is no colour; give a name of CSS, such "
+            "as data.background=white, or red, green and blue, such as "
+            "'data.background=\"#7c7468\"'"
         )
 
 
