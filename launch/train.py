@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     print_run(out, cfg, run, device)
     print_notes(request.notes)
     print_changes(out, run.changes)
-    make_ready(cfg, run)
+    make_ready(cfg, run, request.notes)
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.run import fit  # imports torch
 

@@ -47,8 +47,8 @@ def batch_fault(data: DataConfig, ranks: int, mixes: bool = False) -> str | None
     share = size // ranks
     if mixes and share % 2:
         return (
-            f"data.batch_size={size}: {share} images a rank, an odd number, but mixup and cutmix "
-            f"need pairs; {remedy}"
+            f"data.batch_size={size}: {share} image{'s' * (share > 1)} a rank, an odd number, but "
+            f"mixup and cutmix need pairs; {remedy}"
         )
     if mixes and micro is not None and micro % 2:
         even = next(m for m in range(micro + 1, share + 1) if m % 2 == 0 and share % m == 0)

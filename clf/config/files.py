@@ -91,7 +91,7 @@ class ConfigFiles:
             return f"{text}: {special}{source}"
         known = valid + all_choices()
         hint = did_you_mean(word, known, "model={}")
-        if sum(name.startswith(word.lower()) for name in known) > 1:
+        if word and sum(name.startswith(word.lower()) for name in known) > 1:
             hint = f"; --list-models {word} shows those of that name"
         elif word.endswith(".py"):
             hint = "; of a file, trusted_packages=[MODULE] brings the names that it registers"

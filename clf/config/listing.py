@@ -8,6 +8,7 @@ from clf.config.compose import read
 from clf.config.faults import ConfigError, did_you_mean
 from clf.config.files import ConfigFiles
 from clf.config.networks import all_choices, find, of_target
+from clf.config.overrides import parse
 from clf.config.registry import entries
 from clf.config.weights import weights
 
@@ -30,12 +31,14 @@ def models(pattern: str = "", settings: Sequence[str] = ()) -> list[Model]:
 
     Args:
         pattern: with *, ? or [] the whole name is meant, else a part of it; case does not count
-        settings: `trusted_packages=[...]` brings models of the user's own; the others do not matter
+        settings: `trusted_packages=[...]` brings models of the user's own; values of the others do
+            not matter
 
     Raises:
-        ConfigError: no name matches, or a package cannot be imported
+        ConfigError: no name matches, a package cannot be imported, or a word is no setting
     """
-    faults = [one for one in read(settings).faults if one.startswith("trusted_packages")]
+    faults = parse(settings).faults
+    faults += [one for one in read(settings).faults if one.startswith("trusted_packages")]
     if faults:
         raise ConfigError(faults)
     word = pattern.lower()

@@ -149,15 +149,15 @@ def _small_images(cfg: RunConfig) -> Iterator[str]:
 
 
 def _normalisation(cfg: RunConfig) -> Iterator[str]:
-    for name, low in (("mean", None), ("std", 0.0)):
+    for name, limits in (("mean", "from 0 to 1"), ("std", "above 0 and at most 1")):
         three = getattr(cfg.model, name)
         if three is None:
             continue
-        if len(three) != 3 or (low is not None and min(three) <= low):
-            above = " above 0" if low is not None else ""
+        too_low = min(three, default=0) < 0 or (name == "std" and 0 in three)
+        if len(three) != 3 or too_low or max(three) > 1:
             yield (
-                f"model.{name}={show(three)}: expected three numbers{above}, of red, green and "
-                f"blue, such as model.{name}=[0.5,0.5,0.5], or null"
+                f"model.{name}={show(three)}: expected three numbers {limits}, of red, green and "
+                f"blue, such as model.{name}=[0.5,0.5,0.5], or null; divide grey levels by 255"
             )
 
 

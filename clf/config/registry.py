@@ -68,6 +68,11 @@ def register(
     declared = {"whole_weights": whole_weights, "needs": needs}
 
     def add(named: Named) -> Named:
+        if not hasattr(named, "__qualname__"):
+            raise ValueError(
+                f"@register(name={name!r}): expected a class or a function, got a "
+                f"{type(named).__name__}; put it into a function"
+            )
         if named.__module__.startswith(f"{PACKAGE.name}."):
             # Read later, so that commands start sooner.
             _waiting.append((named, group, name, declared))

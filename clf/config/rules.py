@@ -15,7 +15,7 @@ from clf.config.job_rules import JOB_RULES
 from clf.config.network_rules import NETWORK_RULES
 from clf.config.optimizer_rules import OPTIMIZER_RULES, optimizer_notes, schedule_notes
 from clf.config.registry import logged_by
-from clf.config.schema import MixConfig, RunConfig
+from clf.config.schema import AugmentConfig, MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
 from clf.config.weights import FILE_ENDINGS, is_file
@@ -43,6 +43,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _descriptions,
         *DEVICE_RULES,
         _ranges,
+        _background,
         _model,
         *NETWORK_RULES,
         *OPTIMIZER_RULES,
@@ -92,13 +93,11 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
         pair = getattr(augment, name)
         if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
             top = f", both above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-            example = (
-                ",".join(show(number) for number in sorted(pair)) if len(pair) == 2 else "low,high"
-            )
+            is_swapped = len(pair) == 2 and low < pair[1] <= pair[0] <= high
+            example = sorted(pair) if is_swapped else getattr(AugmentConfig(), name)
             yield (
                 f"data.augment.{name}={show(pair)}: expected two numbers [low,high], low "
-                f"first{top}; "
-                f"such as data.augment.{name}=[{example}]"
+                f"first{top}; such as data.augment.{name}={show(example)}"
             )
     data = cfg.data
     if data.val_fraction + data.test_fraction >= 1:
@@ -118,6 +117,19 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
             f"data.{name}={crop}; "
             f"set data.eval_resize={crop} or more, or null"
+        )
+
+
+def _background(cfg: RunConfig) -> Iterator[str]:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(cfg.data.background)
+    except ValueError:
+        yield (
+            f"data.background={show(cfg.data.background)}: is no colour; give a name of CSS, such "
+            "as data.background=white, or red, green and blue, such as "
+            "'data.background=\"#7c7468\"'"
         )
 
 

@@ -141,6 +141,17 @@ class DataConfig:
         "how images are resized; null: the named weights' own, else bilinear",
         choices=("bilinear", "bicubic"),
     )
+    background: str = setting(
+        "white",
+        "colour under transparent pixels",
+        takes="a colour: a name of CSS, or #rrggbb",
+    )
+    white_level: float | None = setting(
+        None,
+        "the value that is white in images of more than 8 bits, such as 4095 of a 12-bit camera; "
+        "null: by each image, the largest value that its number of bits allows",
+        ABOVE_0,
+    )
     start_size: int | None = setting(
         None,
         "pixels a side in the first epoch, from which they grow to image_size, epoch by epoch, in "

@@ -15,7 +15,7 @@ from clf.config.registry import complete
 from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
-from clf.models.head import head_of, name_within
+from clf.models.head import check_logits, head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows, quotient
 from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
@@ -209,6 +209,7 @@ class BaseClassificationModel(LightningModule):
         self, split: str, batch: ClassificationBatch, mixed: Mixed | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         logits_BC, labels_B, indices_B = self(batch["images"]), batch["labels"], batch["indices"]
+        check_logits(self.network, logits_BC, (len(labels_B), self.num_classes))
         loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B, mixed)
         if mixed is not None:  # it counts as the image that it shows most of
             own_B = mixed.shares_B >= 0.5

@@ -126,6 +126,9 @@ def test_the_models_are_listed_with_their_weights_own_ones_first(tmp_path: Path)
     done = typed(ROOT, "submit.py", "--list-models", "reznet18")
     assert done.returncode == 2
     assert "no name matches; did you mean resnet18?" in " ".join(done.stderr.split())
+    done = typed(ROOT, "submit.py", "--list-models", "vit", "swin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "swin: not a setting" in " ".join(done.stderr.split())
 
 
 def test_models_of_ones_own_are_listed_first(tmp_path: Path) -> None:

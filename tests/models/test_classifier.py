@@ -86,6 +86,28 @@ def test_loss_is_weighted_smoothed_cross_entropy(smoothing):
     assert loss_sum.item() == pytest.approx((1 - smoothing) * hard + smoothing * smooth, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 7)),
+            r"Sequential gave a tensor of shape \(2, 7",
+        ),
+        (nn.Flatten(0), r"Flatten gave a tensor of shape \(24,\)"),
+        (nn.Threshold(0, 0), r"Threshold gave a tensor of shape \(2, 3, 2, 2\)"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused_with_what_was_expected(network, given):
+    class Wrong(BaseClassificationModel):
+        def build_network(self):
+            return network
+
+    batch = {"images": torch.zeros(2, 3, 2, 2), "labels": torch.zeros(2).long()}
+    batch["indices"] = batch["labels"]
+    with pytest.raises(ValueError, match=f"^{given}.*; expected logits of shape .2, 10.,"):
+        Wrong(num_classes=10).validation_step(batch, 0)
+
+
 def test_class_weights_travel_with_the_checkpoint():
     model = ResNet18Model(num_classes=3)
     model.set_class_weights([1.0, 2.0, 3.0])
