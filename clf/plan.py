@@ -13,11 +13,11 @@ from pathlib import Path
 
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
-from clf.config.faults import one_a_key, show
+from clf.config.faults import Findings, one_a_key, show
 from clf.config.rules import check, monitor_faults, notes
 from clf.config.weights import fill as fill_from_weights
 from clf.data.generated import folder, is_generated
-from clf.data.index import data_faults
+from clf.data.index import survey
 from clf.data.reader import DataError
 from clf.data.recognise import data_settings_of
 
@@ -59,7 +59,9 @@ def examine(
         faults = check(cfg, fill)
         if composed.files_are_right:
             at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
-            faults += [one for one in class_faults(cfg) if one.split("=")[0] not in at_fault]
+            of_data = class_findings(cfg)
+            faults += [one for one in of_data.faults if one.split("=")[0] not in at_fault]
+            composed.notes += of_data.notes
         composed.faults = one_a_key(composed.faults + faults)
         composed.notes += notes(cfg)
     return composed
@@ -91,7 +93,7 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
         cfg.model.weights = _absolute(cfg.model.weights)
     if cfg.model.num_classes is None:
-        names, _ = data_faults(cfg.data)
+        names = survey(cfg.data).classes
         cfg.model.num_classes = len(names) if names else None
     return cfg
 
@@ -122,11 +124,14 @@ def images_per_batchnorm(cfg: RunConfig) -> int | None:
     return None if cfg.gpus is None else images * cfg.nodes * cfg.gpus
 
 
-def class_faults(cfg: RunConfig) -> Iterator[str]:
-    """What is wrong with the data, and what does not fit its classes."""
+def class_findings(cfg: RunConfig) -> Findings:
+    """What is wrong with the data, what does not fit its classes, and the notes of its reader."""
+    names, faults, notes = survey(cfg.data)
+    return Findings([*faults, *_class_faults(cfg, names)], list(notes))
+
+
+def _class_faults(cfg: RunConfig, names: list[str] | None) -> Iterator[str]:
     model = cfg.model
-    names, faults = data_faults(cfg.data)
-    yield from faults
     count = model.num_classes
     if names is not None:
         if count is not None and count != len(names):

@@ -5,7 +5,7 @@ YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) ->
      -> one sync an epoch -> scalars and per-class tables (tracking) -> run folder and W&B
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Evaluation:
     checkpoint: Path
     scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
     per_class: list[PerClassRow]
+    notes: list[str] = field(default_factory=list)  # of the data's reader
 
 
 def fit(
@@ -140,6 +141,9 @@ def _prepare(
     )
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
+    if trainer.is_global_zero:  # a tar file's images are seen here for the first time
+        for note in folder.add_notes(datamodule.splits.notes):
+            print(f"note: {note}", flush=True)
     return model, datamodule, trainer, resume
 
 
@@ -189,7 +193,7 @@ def evaluate(
         name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
     }
     rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
-    return Evaluation(split, path, scalars, rows)
+    return Evaluation(split, path, scalars, rows, datamodule.splits.notes)
 
 
 def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:

@@ -1,6 +1,6 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
-runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv
+runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
@@ -8,11 +8,13 @@ runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.c
 import csv
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clf.atomic import write_text
+from clf.config.faults import printable
 
 SILENT_S = 60  # a running job rewrites status.json far more often
 
@@ -37,6 +39,26 @@ class RunFolder:
         """Replace a file by indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
         text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
         write_text(path, text + "\n")
+
+    def add_notes(self, notes: Iterable[str]) -> list[str]:
+        """Write those notes that notes.txt lacks, a line each, and give them back to be shown."""
+        known = self.notes
+        lines = (printable(" ".join(note.splitlines())) for note in notes)
+        new = [line for line in dict.fromkeys(lines) if line not in known]
+        if new:
+            write_text(self.notes_file, "".join(f"{line}\n" for line in known + new))
+        return new
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the run though nothing of it stops it."""
+        if not self.notes_file.exists():
+            return []
+        return self.notes_file.read_text(encoding="utf-8").splitlines()
+
+    @property
+    def notes_file(self) -> Path:
+        return self.path / "notes.txt"
 
     @property
     def config(self) -> Path:

@@ -286,7 +286,7 @@ def _add_run_flags(command: argparse.ArgumentParser, flags: Sequence[str] | dict
         nargs="?",
         const="",
         metavar="GROUP",
-        help="list all settings, or those of a group such as model; start nothing",
+        help="list all settings, those of a group such as model, or one; start nothing",
     )
     command.add_argument(
         "--list-models",

@@ -20,7 +20,7 @@ from clf.config.assign import lay
 from clf.config.overrides import parse as parse_settings
 from launch.arguments import evaluate_parser, parse
 from launch.command import run_command
-from launch.terminal.screen import console, exit_code, is_live, print_fields
+from launch.terminal.screen import console, exit_code, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
 
 
@@ -37,6 +37,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from clf.run import evaluate  # imports torch
 
     result = evaluate(path, arguments.split, arguments.predictions, data, progress=is_live(out))
+    print_notes(result.notes)
     print_fields(out, {"checkpoint": str(result.checkpoint)})
     print_per_class(out, result.per_class, result.split, result.scalars)
     for name, value in sorted(result.scalars.items()):

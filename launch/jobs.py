@@ -79,7 +79,7 @@ def _resume(arguments: argparse.Namespace) -> int:
         return 0
     print_changes(out, run.changes)
     print_notes(request.notes)
-    job = lifecycle.start(request.cfg, run, arguments.new_code)
+    job = lifecycle.start(request.cfg, run, request.notes, arguments.new_code)
     if has_slurm():
         print_submitted(out, job.job_id, run_dir)
         return 0

@@ -61,8 +61,7 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
         return 0
     if arguments.list_models is not None:
         pattern, settings = settings_group(arguments.list_models, settings)
-        read(settings)  # imports what registers models of your own
-        print_models(console(), models(pattern or ""))
+        print_models(console(), models(pattern or "", settings))
         return 0
     if arguments.sweep:
         return _submit_sweep(arguments, settings)
@@ -86,7 +85,7 @@ def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[s
     print_run(out, cfg, run, resources(cfg))
     print_changes(out, run.changes)
     print_notes(request.notes)
-    job = start(cfg, run)
+    job = start(cfg, run, request.notes)
     if has_slurm():
         print_submitted(out, job.job_id, run.path)
         if not arguments.follow:
@@ -109,6 +108,7 @@ def _submit_sweep(arguments: argparse.Namespace, settings: list[str]) -> int:
         raise ConfigError(["--sweep: takes jobs of its own; leave out --inside-job"])
     planned = sweep.plan(settings, arguments.sweep, fetch=not arguments.dry_run, announce=announce)
     if arguments.dry_run:
+        print_notes(planned.notes, sys.stderr)
         runs, folder = planned.sweep.runs, planned.sweep.folder
         print(f"# {folder}: {len(runs)} runs\n" + "\n".join(runs))
         if has_slurm():
@@ -131,7 +131,7 @@ def start_sweep(
         out.print(f"All {len(planned.configs)} runs of {folder.name} are done already.")
         return 0
     print_changes(out, waiting[0][1].changes)
-    sweep.prepare(planned.sweep, waiting, new_code)
+    sweep.prepare(planned, waiting, new_code)
     if not has_slurm():
         failed = follow_each(out, sweep.start_one_by_one(waiting), len(waiting))
         out.print()
@@ -164,7 +164,8 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
             ["--inside-job: this shell is in no job (SLURM_JOB_ID is not set); use it after salloc "
              "or in a batch script, or leave it out"]
         )  # fmt: skip
-    cfg = to_submit([*settings, *allocated(settings)], True, queued=False, announce=announce).cfg
+    request = to_submit([*settings, *allocated(settings)], True, queued=False, announce=announce)
+    cfg = request.cfg
     if faults := allocation_faults(cfg.gpus or 1):
         raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
@@ -177,8 +178,9 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         return 0
     print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
     print_changes(out, run.changes)
+    print_notes(request.notes)
     if run.state == "new" or read_job(run.path).get("job_id") != this_job:
-        create(cfg, run)
+        create(cfg, run, request.notes)
     clear_errors(run.path)
     path = inside(cfg, run.path)
     print(f"logs: {run.path}/logs/{this_job}_RANK_log.out", flush=True)

@@ -58,8 +58,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
         return 0
     if arguments.list_models is not None:
         pattern, settings = settings_group(arguments.list_models, settings)
-        read(settings)  # imports what registers models of your own
-        print_models(console(), models(pattern or ""))
+        print_models(console(), models(pattern or "", settings))
         return 0
     request = to_train(settings, "debug" if arguments.debug else "train")
     cfg = request.cfg
@@ -79,7 +78,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     print_run(out, cfg, run, device)
     print_notes(request.notes)
     print_changes(out, run.changes)
-    make_ready(cfg, run)
+    make_ready(cfg, run, request.notes)
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.run import fit  # imports torch
 

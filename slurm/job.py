@@ -71,10 +71,13 @@ class Job:
 
 
 def begin(run_dir: Path, rank: int) -> None:
-    """Record the start, and delete the error that this rank left at an earlier one."""
+    """Record the start, show the run's notes, and delete the error that this rank left at an
+    earlier start."""
     RunFolder(run_dir).error(rank).unlink(missing_ok=True)
     print(f"{START_MARK}{restarts()} of {run_dir.name}, rank {rank}", flush=True)
     if rank == 0:
+        for note in RunFolder(run_dir).notes:
+            print(f"note: {note}", flush=True)
         record_event(run_dir, "start")
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any, NamedTuple
 
+ABOVE_0 = 1e-9  # the least number, where 0 itself would be wrong
+
 
 class About(NamedTuple):
     """What a setting means and which values it takes. In a signature:

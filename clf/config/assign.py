@@ -1,11 +1,14 @@
 """Lays settings one by one into the typed schema and reports each that does not fit."""
 
+import types
+import typing
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
 from clf.config.about import about
 from clf.config.faults import SECRET_WORDS, nearest, show
+from clf.config.networks import ARGUMENTS
 from clf.config.registry import NODES, node_schema, owner
 from clf.config.schema import RunConfig
 from clf.config.values import expected, kind, texts
@@ -28,6 +31,11 @@ OTHER_WORDS = {
     "output_dir": "runs_dir",
     "wandb": "tracking.mode",
 }
+# What torchvision, timm and others call one argument of a network
+SAME_ARGUMENTS = (
+    {"stochastic_depth_prob", "drop_path_rate", "drop_path"},
+    {"dropout", "drop_rate", "dropout_rate"},
+)
 LIKE = 0.75  # how similar a key must be to what was typed; less would be a guess
 
 
@@ -131,7 +139,12 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
             f"{', '.join(inner[:6])}, ..."
         ]
     entry = next(
-        (e for name, e in known.items() if key == name or key.startswith(f"{name}.")), None
+        (
+            one
+            for name, one in known.items()
+            if key == name or (key.startswith(f"{name}.") and _has_parts(one.type))
+        ),
+        None,
     )
     if entry is None:
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
@@ -154,6 +167,12 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     return []
 
 
+def _has_parts(hint: Any) -> bool:
+    """Whether a value of this type may be a list or a dictionary, of which a key names a part."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(one is Any or typing.get_origin(one) in (list, dict) for one in parts)
+
+
 def _as_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {show(name): _as_texts(one) for name, one in value.items()}
@@ -171,12 +190,34 @@ def guesses(word: str) -> list[str]:
 
 def _suggest(key: str, known: list[str]) -> str:
     node, _, name = key.rpartition(".")
+    group = key.split(".")[0]
     if choice := owner(node, name):
         return f"it is a setting of {choice}"
+    own = _of_network(known) if node == "model" else []
+    same = {one for names in SAME_ARGUMENTS if name in names for one in names}
+    if twin := same.intersection(own):
+        return f"the chosen network calls it model.{twin.pop()}"
     if guessed := _guesses(key, known):
         return f"did you mean {' or '.join(guessed)}?"
+    if node == "model":
+        names = ", ".join(one for one in own if one != ARGUMENTS)
+        more = f"; any other argument of its own goes into model.{ARGUMENTS}={{{name}: VALUE}}"
+        return (
+            f"the chosen network's own settings: {names or 'none'}"
+            f"{more if ARGUMENTS in own else ''}; --settings model lists all"
+        )
+    if group != key and any(one.startswith(f"{group}.") for one in known):
+        return f"--settings {group} lists those of {group}"
     top = sorted({one.split(".")[0] for one in known})
     return f"keys begin with one of {', '.join(top)}; --settings lists them all"
+
+
+def _of_network(known: list[str]) -> list[str]:
+    """The settings of `model` that the network brings."""
+    shared = {one.name for one in fields(NODES["model"])}
+    names = [key.removeprefix("model.") for key in known if key.startswith("model.")]
+    others = [name for name in names if name not in shared]
+    return [name for name in others if (owner("model", name) or "model=").startswith("model=")]
 
 
 def _guesses(key: str, known: list[str]) -> list[str]:
@@ -192,5 +233,5 @@ def _guesses(key: str, known: list[str]) -> list[str]:
         return near
     if near := nearest(key, known, 1, LIKE + 0.1):
         return near
-    names = nearest(name, set(last.values()), 2, LIKE)
+    names = nearest(name, dict.fromkeys(last.values()), 2, LIKE)
     return [one for one in known if last[one] in names][:2]

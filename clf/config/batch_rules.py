@@ -22,59 +22,46 @@ def batches(cfg: RunConfig) -> Iterator[str]:
             "data.micro_batch_size=auto: finds what a GPU's memory holds, and this run is on the "
             "CPU; set a number, or null"
         )
-    fault = share_fault(data.batch_size, None if micro == "auto" else micro, ranks)
-    if fault is None and (cfg.mix.mixup or cfg.mix.cutmix):
-        fault = pairs_fault(data, ranks)
-    if fault is None and data.batch_size % data.repeats:
-        fault = repeats_fault(data, ranks)
-    if fault is not None:
+    if fault := batch_fault(data, ranks, mixes=bool(cfg.mix.mixup or cfg.mix.cutmix)):
         yield fault
 
 
-def share_fault(batch_size: int, micro_batch_size: int | None, ranks: int) -> str | None:
-    """What is wrong if the batch cannot be cut into equal micro-batches for all ranks."""
-    step = ranks * (micro_batch_size or 1)
-    if batch_size % step == 0:
-        return None
-    parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
-    if step > ranks:
-        parts += f" x data.micro_batch_size={micro_batch_size} = {step}"
-    down, up = batch_size // step * step, (batch_size // step + 1) * step
-    return (
-        f"data.batch_size={batch_size}: not divisible by {parts}; "
-        f"set data.batch_size={f'{down} or {up}' if down else up}"
-    )
+def batch_fault(data: DataConfig, ranks: int, mixes: bool = False) -> str | None:
+    """What is wrong if a step cannot be cut into equal micro-batches for all ranks, or cannot hold
+    each of its images `data.repeats` times. The sizes that it suggests are right in each way.
 
-
-def pairs_fault(data: DataConfig, ranks: int) -> str | None:
-    """What is wrong if a micro-batch has an image without a partner to be mixed with."""
-    share, micro = data.batch_size // ranks, data.micro_batch_size
-    if share % 2:
-        step = 2 * ranks
-        down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
+    Args:
+        mixes: each micro-batch must be made of pairs
+    """
+    size, micro = data.batch_size, data.micro_batch_size
+    micro = micro if type(micro) is int else None  # "auto" finds one that fits
+    step = ranks * (micro or 1)
+    fits = math.lcm(step, data.repeats, 2 * ranks if mixes else 1)
+    down, up = size // fits * fits, (size // fits + 1) * fits
+    remedy = f"set data.batch_size={f'{down} or {up}' if down else up}"
+    if size % step:
+        parts = f"{ranks} ranks" if ranks > 1 else "1 rank"
+        if micro not in (None, 1):
+            parts += f" x data.micro_batch_size={micro} = {step}"
+        return f"data.batch_size={size}: not divisible by {parts}; {remedy}"
+    share = size // ranks
+    if mixes and share % 2:
         return (
-            f"data.batch_size={data.batch_size}: {share} images a rank, an odd number, but mixup "
-            f"and cutmix need pairs; set data.batch_size={f'{down} or {up}' if down else up}"
+            f"data.batch_size={size}: {share} image{'s' * (share > 1)} a rank, an odd number, but "
+            f"mixup and cutmix need pairs; {remedy}"
         )
-    if type(micro) is int and micro % 2:
+    if mixes and micro is not None and micro % 2:
         even = next(m for m in range(micro + 1, share + 1) if m % 2 == 0 and share % m == 0)
         return (
             f"data.micro_batch_size={micro}: an odd number, but mixup and cutmix need pairs; set "
             f"data.micro_batch_size={even}"
         )
+    if size % data.repeats:
+        return (
+            f"data.repeats={data.repeats}: each image stands so often in a step, and "
+            f"data.batch_size={size} is no multiple of it; {remedy}"
+        )
     return None
-
-
-def repeats_fault(data: DataConfig, ranks: int) -> str:
-    """Of a batch that cannot hold each of its images `repeats` times."""
-    micro = data.micro_batch_size if type(data.micro_batch_size) is int else 1
-    step = math.lcm(data.repeats, ranks * micro)
-    down, up = data.batch_size // step * step, (data.batch_size // step + 1) * step
-    return (
-        f"data.repeats={data.repeats}: each image stands so often in a step, and "
-        f"data.batch_size={data.batch_size} is no multiple of it; "
-        f"set data.batch_size={f'{down} or {up}' if down else up}"
-    )
 
 
 def size_fault(batch_size: int, train_size: int) -> str | None:

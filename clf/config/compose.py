@@ -30,6 +30,9 @@ from clf.config.overrides import parse
 from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
 
+NOT_THERE = (
+    "it must be installed, or lie in this folder, the repository's root or a folder of PYTHONPATH"
+)
 OWN_RECIPE = "own_recipe"  # Hydra's name for a recipe from outside of configs/
 
 
@@ -104,10 +107,10 @@ def import_packages(packages: Sequence[str], code: Path | None = None) -> list[s
             importlib.import_module(package)
         # @register raises a ValueError, and a name that begins with a dot a TypeError.
         except (ImportError, SyntaxError, ValueError, TypeError) as error:
+            is_there = getattr(error, "name", "") != package.split(".")[0]
             faults.append(
                 f"trusted_packages={show(list(packages))}: importing {package} failed ({error}); "
-                "it must be installed, or lie in this folder, the repository's root or a folder of "
-                "PYTHONPATH"
+                + ("mend what it says" if is_there and not package.startswith(".") else NOT_THERE)
             )
     return faults
 

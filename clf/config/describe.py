@@ -11,7 +11,8 @@ from clf.config.about import about
 from clf.config.assign import keys, run_schema
 from clf.config.compose import Composed
 from clf.config.faults import ConfigError, did_you_mean, show
-from clf.config.registry import GROUPS, entries
+from clf.config.networks import find
+from clf.config.registry import GROUPS, entries, owner
 from clf.config.schema import RunConfig
 from clf.config.signatures import default_of
 from clf.config.values import takes
@@ -41,7 +42,7 @@ def settings_table(composed: Composed, group: str | None = None) -> list[Row]:
     """The settings of a run, with those that its files and overrides change.
 
     Args:
-        group: "model", "data.augment"; None: all
+        group: "model", "data.augment", or one setting, "model.weights"; None: all
 
     Raises:
         ConfigError: no such group, or what is wrong with the settings that were given
@@ -50,20 +51,28 @@ def settings_table(composed: Composed, group: str | None = None) -> list[Row]:
         raise ConfigError(composed.faults)
     defaults = run_schema(composed.settings)
     known, groups = keys(defaults)
-    if group is not None and group not in groups:
-        raise ConfigError(
-            [
-                f"--settings {group}: no such group; expected one of {', '.join(sorted(groups))}"
-                + did_you_mean(group, groups)
-            ]
-        )
+    if group is not None and group not in groups | known.keys():
+        raise ConfigError([f"--settings {group}: no such group; {_instead(group, groups)}"])
     rows = []
     for key, entry in known.items():
-        if group is None or key.startswith(f"{group}."):
+        if group in (None, key) or key.startswith(f"{group}."):
             value, default = _at(composed.cfg, key), _at(defaults, key)
             changed = {} if value == default else _change(composed, key, value)
             rows.append(_row(key, entry, default, **changed))
     return rows
+
+
+def _instead(word: str, groups: set[str]) -> str:
+    """What lists the settings that were meant by a word that is no group."""
+    for name in ("optimizer", "schedule", "loss"):
+        if word in entries(name):
+            return f"--settings model model.{name}={word} lists its settings"
+    if word in entries("model") or find(word) is not None:
+        return f"--settings model --model {word} lists its settings"
+    node, _, name = word.rpartition(".")
+    if choice := owner(node, name):
+        return f"it is a setting of {choice}"
+    return f"expected one of {', '.join(sorted(groups))}" + did_you_mean(word, sorted(groups))
 
 
 def page() -> str:

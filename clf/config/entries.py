@@ -42,6 +42,7 @@ class Entry:
     logs: Any = None  # what a model class says that it logs itself, as it stands there
     whole_weights: bool = False  # an optimizer that needs each weight in one piece
     needs: str | None = None  # a package that an installation may lack
+    is_network: bool = False  # a plain network, and not a model with loss and metrics
 
 
 def entry_of(
@@ -107,7 +108,7 @@ def _network_entry(
             )
         if (typed := as_field(parameter, read.meanings.get(key, ""))) is not None:
             settings[key] = typed
-    return Entry("model", name, target, settings)
+    return Entry("model", name, target, settings, is_network=True)
 
 
 def _asked(function: Callable[..., Any], group: str, target: str) -> tuple[str, ...]:

@@ -46,6 +46,12 @@ def show(value: Any) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 
+def printable(text: str) -> str:
+    """The text with the bytes of a file's name that are no UTF-8 as \\xNN, so that it can be
+    written anywhere."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
     """The names that are most similar to `word`, ignoring case; the first of equally similar ones
     comes first."""

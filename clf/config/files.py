@@ -22,7 +22,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 CHOOSES = {"model": "_target_", "data": "name"}
 FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 PROVIDER = "clf"  # marks what we put into Hydra's store
-OVERRIDE = "override /model"  # Hydra's word for a recipe's choice of a model
+OVERRIDE = "override /"  # Hydra's word, before a group, for a recipe's choice in that group
 GLOBAL = "@package _global_"  # Hydra's word for a file that holds settings of every group
 
 
@@ -34,7 +34,7 @@ class ConfigFile:
     tree: dict[str, Any]
     is_global: bool
     fault: str | None = None  # why it cannot be read
-    choices: dict[str, str] = field(default_factory=dict)  # a recipe's `model: resnet50`
+    choices: dict[str, Any] = field(default_factory=dict)  # a recipe's `model: resnet50`
 
 
 class ConfigFiles:
@@ -81,33 +81,40 @@ class ConfigFiles:
 
     def no_such(self, group: str, value: Any, source: str = "") -> str:
         """The fault of a choice that `knows` does not know; `source` is the file that makes it."""
-        valid, text = self.options(group), f"{group}={show(value)}"
-        more = ""
-        known = valid
-        if group == "model":
-            if (special := fault(str(value), valid)) is not None:
-                return f"{text}: {special}{source}"
-            more = ", or a network that --list-models shows"
-            known = valid + all_choices()
+        valid, text, word = self.options(group), f"{group}={show(value)}", str(value)
+        if group != "model":
+            return (
+                f"{text}: no such {group}{source}; expected one of {', '.join(valid)}"
+                + did_you_mean(word, valid, f"{group}={{}}")
+            )
+        if (special := fault(word, valid)) is not None:
+            return f"{text}: {special}{source}"
+        known = valid + all_choices()
+        hint = did_you_mean(word, known, "model={}")
+        if word and sum(name.startswith(word.lower()) for name in known) > 1:
+            hint = f"; --list-models {word} shows those of that name"
+        elif word.endswith(".py"):
+            hint = "; of a file, trusted_packages=[MODULE] brings the names that it registers"
+        elif re.fullmatch(r"\w+(\.\w+)+", word):
+            by_path = f"; a class or function by its path is model._target_={word}"
+            hint = did_you_mean(word, valid, "model={}") or by_path
         return (
-            f"{text}: no such {group}{source}; expected one of {', '.join(valid)}{more}"
-            + did_you_mean(str(value), known, f"{group}={{}}")
+            f"{text}: no such model{source}; expected one of {', '.join(valid)}, or a network that "
+            f"--list-models shows{hint}"
         )
 
     def name_network(self, recipe: str) -> None:
         """Where a recipe chooses a library's network, which is no file of ours, let it set its
         `_target_`. After the user's packages are imported, which may register the same name."""
         file = self.get("recipe", recipe)
-        listed = (file.tree.get("defaults") if file is not None else None) or []
-        chosen = [one[OVERRIDE] for one in listed if isinstance(one, dict) and OVERRIDE in one]
-        if file is None or not chosen or chosen[0] in self.options("model"):
+        name = file.choices.get("model") if file is not None else None
+        if file is None or name is None or name in self.options("model"):
             return
-        network, held = find(str(chosen[0])), file.tree.get("model")
+        network, held = find(str(name)), file.tree.get("model")
         if network is None or not isinstance(held, dict | None):
             return
-        defaults = [one for one in listed if one != {OVERRIDE: chosen[0]}]
-        tree = file.tree | {"defaults": defaults}
-        tree["model"] = {"_target_": network.target} | (held or {})
+        tree = file.tree | {"model": {"_target_": network.target} | (held or {})}
+        tree["defaults"] = [one for one in tree["defaults"] if one != {f"{OVERRIDE}model": name}]
         self._files["recipe", recipe] = replace(file, tree=tree)
 
     def __iter__(self) -> Iterator[tuple[str, str, ConfigFile]]:
@@ -249,13 +256,42 @@ def _whole_number(loader: Any, node: Any) -> int:
 
 
 def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
-    """A recipe whose choices, such as `model: resnet50`, are written in Hydra's own form."""
-    chosen = {k: v for k, v in file.tree.items() if k in groups and isinstance(v, str)}
-    tree = {key: value for key, value in file.tree.items() if key not in chosen}
-    if is_path(chosen.get("data", "")):
-        tree["data"] = folder_of_images(chosen["data"])
+    """A recipe with its choices, which it may write as `model: resnet50` or, in Hydra's own form,
+    as an entry `override /model: resnet50` of its defaults. They end up in that form."""
+    short = {k: v for k, v in file.tree.items() if k in groups and isinstance(v, str)}
+    tree = {key: value for key, value in file.tree.items() if key not in short}
+    listed = list(tree.pop("defaults", None) or [])
+    long, others, fault = _overridden(listed, groups)
+    if both := sorted(long.keys() & short.keys()):
+        fault = f"chooses {both[0]} twice: {both[0]}: {short[both[0]]}, and in its defaults"
+    if file.fault or fault:
+        return ConfigFile(file.path, {}, True, file.fault or fault)
+    chosen = long | short
+    if isinstance(path := chosen.get("data"), str) and is_path(path):
+        tree["data"] = folder_of_images(path) | (tree.get("data") or {})
         chosen["data"] = "imagefolder"  # a file that changes nothing else
-    defaults = list(tree.pop("defaults", None) or [])
-    defaults += [{f"override /{key}": name} for key, name in chosen.items()]
+    defaults = others + [{f"{OVERRIDE}{group}": name} for group, name in chosen.items()]
     tree = ({"defaults": defaults} if defaults else {}) | tree
-    return ConfigFile(file.path, tree, True, file.fault, chosen)
+    return ConfigFile(file.path, tree, True, choices=chosen)
+
+
+def _overridden(
+    listed: list[Any], groups: set[str]
+) -> tuple[dict[str, Any], list[Any], str | None]:
+    """Of a recipe's defaults: the choices by group, the other entries, and what is wrong."""
+    chosen: dict[str, Any] = {}
+    others = []
+    for one in listed:
+        word = str(next(iter(one))) if isinstance(one, dict) and len(one) == 1 else ""
+        group = word.removeprefix("override ").removeprefix("/")
+        if group not in groups:
+            others.append(one)
+            continue
+        name = one[word]
+        right = f"write `- {OVERRIDE}{group}: {show(name)}`, or {group}: {show(name)} outside of it"
+        if word != f"{OVERRIDE}{group}":
+            return chosen, others, f"defaults: `{word}: {show(name)}` chooses nothing; {right}"
+        if group in chosen:
+            return chosen, others, f"defaults: chooses {group} twice; leave one of the lines"
+        chosen[group] = name
+    return chosen, others, None

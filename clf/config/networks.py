@@ -5,6 +5,7 @@ network = find("convnext_tiny")  # or find("timm/vit_small_patch16_224")
 network.target, settings(network)
 """
 
+import ast
 import functools
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from clf.config.about import About
 from clf.config.signatures import field_of
-from clf.config.source import NO_TIMM, Argument, Source, folder
+from clf.config.source import NO_TIMM, Argument, Source, folder, parameters, parsed
 
 BUILDERS = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILINE)
 SIZES = ("image_size", "input_size")  # what torchvision calls the pixels a side of the input
@@ -180,6 +181,19 @@ def bound(network: Network, name: str) -> float | None:
 def accepts(network: Network) -> dict[str, Argument]:
     """Every argument of a network's function."""
     return source_of(network.path, network.library).accepts(network.name)
+
+
+@functools.cache
+def parameters_in(network: Network) -> set[str]:
+    """The parameters of all functions and classes of the network's file: what is not among them is
+    no argument of the network."""
+    functions = ast.walk(parsed(network.path))
+    return {
+        name
+        for one in functions
+        if isinstance(one, ast.FunctionDef)
+        for name, _, _ in parameters(one)
+    }
 
 
 @functools.cache

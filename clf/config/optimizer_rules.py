@@ -5,16 +5,14 @@ from importlib.util import find_spec
 
 from clf.config.faults import show
 from clf.config.registry import find
-from clf.config.schema import RunConfig
+from clf.config.schema import ModelConfig, RunConfig
 
-
-def warmup(cfg: RunConfig) -> Iterator[str]:
-    epochs = cfg.model.warmup_epochs or 0
-    if epochs >= cfg.epochs and epochs > 0:
-        yield (
-            f"model.warmup_epochs={epochs}: the warm-up would fill all of epochs={cfg.epochs}; "
-            f"set model.warmup_epochs={cfg.epochs - 1} or less, or more epochs"
-        )
+ADAPTIVE = ("lamb", "lars")  # a weight's step is in proportion to its norm
+# What is usual where the defaults, which suit AdamW, do not: the two add the decay to the gradient.
+USUAL = {
+    "sgd": {"learning_rate": "0.1, or 0.01 to fine-tune,", "weight_decay": "1e-4"},
+    "lars": {"learning_rate": "1 to 10", "weight_decay": "1e-4"},
+}
 
 
 def optimizer(cfg: RunConfig) -> Iterator[str]:
@@ -45,21 +43,49 @@ def momentum(cfg: RunConfig) -> Iterator[str]:
         yield "model.nesterov=true: needs model.momentum above 0, such as 0.9; or set false"
 
 
+def adaptive(cfg: RunConfig) -> Iterator[str]:
+    """What timm's LAMB and LARS do not do as their papers do."""
+    name, frozen = cfg.model.optimizer, cfg.model.freeze_epochs
+    if name in ADAPTIVE and cfg.model.weight_decay == 0:
+        plain = "adamw" if name == "lamb" else "sgd"
+        yield (
+            f"model.weight_decay=0.0: model.optimizer={name} adapts the steps of those weights "
+            f"alone that decay, so none would be; set a small one such as 1e-6, or "
+            f"model.optimizer={plain}"
+        )
+    if name == "lamb" and 0 < frozen < cfg.epochs:
+        yield (
+            f"model.freeze_epochs={frozen}: model.optimizer=lamb counts the steps of all weights "
+            "together, so those of the backbone would begin too large; set 0, or "
+            "model.optimizer=adamw"
+        )
+
+
+def optimizer_notes(cfg: RunConfig) -> Iterator[str]:
+    """Defaults that do not suit the optimizer."""
+    name, defaults = cfg.model.optimizer, ModelConfig()
+    for key, usual in USUAL.get(name, {}).items():
+        if (value := getattr(cfg.model, key)) == getattr(defaults, key):
+            yield (
+                f"model.{key}={value}: the default, which suits adamw; with "
+                f"model.optimizer={name} about {usual} is usual"
+            )
+
+
 def step(cfg: RunConfig) -> Iterator[str]:
     """Of `model.schedule=step`: when it falls."""
     if cfg.model.schedule != "step":
         return
     own = vars(cfg.model)
     epochs, every = own.get("step_epochs"), own.get("step_every")
-    warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs
     if (epochs is None) == (every is None):
         yield (
             f"model.schedule=step: {'does not say' if epochs is None else 'says twice'} when the "
             "learning rate falls; set one of model.step_epochs=[30,60,80] and model.step_every=30"
         )
         return
-    given = f"model.step_every={every}" if epochs is None else f"model.step_epochs={show(epochs)}"
-    falls = [every] if epochs is None else epochs
+    warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs
+    given, falls = _falls(cfg)
     if falls != sorted(set(falls)) or not falls:
         yield f"{given}: expected epochs in ascending order, such as [30,60,80]"
     elif falls[0] <= warm:
@@ -67,11 +93,33 @@ def step(cfg: RunConfig) -> Iterator[str]:
             f"{given}: epoch {falls[0]} is not after the warm-up, which takes {warm}; set a later "
             "one, or model.warmup_epochs=0"
         )
-    elif falls[-1] >= cfg.epochs:
+
+
+def _falls(cfg: RunConfig) -> tuple[str, list[int]]:
+    """The setting of `model.schedule=step` as it is typed, and the epochs that it names, or the
+    first of them."""
+    own = vars(cfg.model)
+    epochs, every = own.get("step_epochs"), own.get("step_every")
+    if epochs is None:
+        return f"model.step_every={every}", [] if every is None else [every]
+    return f"model.step_epochs={show(epochs)}", epochs
+
+
+def schedule_notes(cfg: RunConfig) -> Iterator[str]:
+    """What a run is too short for. It may be a first try of a longer one."""
+    warm = cfg.model.warmup_epochs or 0
+    if warm >= cfg.epochs:
         yield (
-            f"{given}: the learning rate would not fall before epoch {falls[-1]}, and the run has "
-            f"epochs={cfg.epochs}; set an earlier epoch, or more epochs"
+            f"model.warmup_epochs={warm}: fills all of epochs={cfg.epochs}; "
+            f"model.schedule={cfg.model.schedule} does not begin"
+        )
+    given, falls = _falls(cfg)
+    late = [fall for fall in falls if fall >= cfg.epochs]
+    if cfg.model.schedule == "step" and late:
+        yield (
+            f"{given}: epochs={cfg.epochs} end before the learning rate falls at epoch "
+            f"{' and '.join(str(fall) for fall in late)}"
         )
 
 
-OPTIMIZER_RULES = [packages, optimizer, momentum, warmup, step]
+OPTIMIZER_RULES = [packages, optimizer, momentum, adaptive, step]

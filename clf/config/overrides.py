@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clf.config.assign import Setting
+from clf.config.networks import find
+from clf.config.registry import entries
 
 ONE_VALUE = (
     "several values where a run takes one; write a list as {key}=[{text}], or submit a run for "
@@ -49,8 +51,10 @@ def _parse_one(override: str) -> tuple[Setting | None, str]:
 
     key, equals, text = override.partition("=")
     if not equals or not key:
-        example = "write key=value, such as epochs=20 or data.batch_size=64"
-        return None, f"{override}: not a setting; {example}"
+        remedy = "write key=value, such as epochs=20 or data.batch_size=64"
+        if override in entries("model") or find(override) is not None:
+            remedy = f"a model is chosen by --model {override}"
+        return None, f"{override}: not a setting; {remedy}"
     if key.startswith(("+", "~")):
         known = f"{key.lstrip('+~')}={text or 'VALUE'}"
         return None, f"{override}: every key is there already; write {known}"

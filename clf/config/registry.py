@@ -68,6 +68,11 @@ def register(
     declared = {"whole_weights": whole_weights, "needs": needs}
 
     def add(named: Named) -> Named:
+        if not hasattr(named, "__qualname__"):
+            raise ValueError(
+                f"@register(name={name!r}): expected a class or a function, got a "
+                f"{type(named).__name__}; put it into a function"
+            )
         if named.__module__.startswith(f"{PACKAGE.name}."):
             # Read later, so that commands start sooner.
             _waiting.append((named, group, name, declared))
@@ -107,7 +112,8 @@ def of_target(target: str) -> Entry | None:
     network = network_of(target)
     if network is None:
         return None
-    return Entry("model", network.choice, network.target, network_settings(network))
+    settings = network_settings(network)
+    return Entry("model", network.choice, network.target, settings, is_network=True)
 
 
 def entries(group: str) -> dict[str, Entry]:
@@ -175,15 +181,19 @@ def node_schema(node: str, values: Mapping[str, Any]) -> type:
 
 def _extended(node: str, base: type, chosen: list[Entry]) -> type:
     own: dict[str, tuple[Any, Any]] = {}
-    classes = {name for one in chosen if one.group == "model" for name in one.settings}
+    first: dict[str, Entry] = {}  # the choice that brought a setting
     for entry in chosen:
         for name, (kind, stated) in entry.settings.items():
-            if name in own and name not in classes:
-                raise ValueError(
-                    f"{node}.{name}: {entry.target} and another choice of {node} both have a "
-                    "setting of that name; rename one of them"
-                )
+            before = first.setdefault(name, entry)
             # A model class may give a setting of its optimizer, schedule or loss another default.
+            # A network takes the value itself.
+            is_default = before.group == "model" and not before.is_network
+            if before is not entry and not is_default:
+                raise ValueError(
+                    f"{node}.{name}: {before.target} and {entry.target} both have a setting of "
+                    f"that name, so one value would set both; rename it in {before.target}, or "
+                    f"choose another {entry.group} than {entry.name}"
+                )
             own[name] = (kind, _with_default(own[name][1], stated) if name in own else stated)
     added = [(name, *typed) for name, typed in own.items()]
     registered = [entry for entry in chosen if network_of(entry.target) is None]

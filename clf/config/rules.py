@@ -13,15 +13,16 @@ from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.network_rules import NETWORK_RULES
-from clf.config.optimizer_rules import OPTIMIZER_RULES
+from clf.config.optimizer_rules import OPTIMIZER_RULES, optimizer_notes, schedule_notes
 from clf.config.registry import logged_by
-from clf.config.schema import MixConfig, RunConfig
+from clf.config.schema import AugmentConfig, MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
 from clf.config.weights import FILE_ENDINGS, is_file
 from clf.metrics.declared import declaration_fault
 from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
+BCE = "binary_cross_entropy"
 NAME_REMEDY = "use letters, digits, '.', '_' and '-' only, beginning with a letter or digit"
 
 
@@ -42,10 +43,11 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         _descriptions,
         *DEVICE_RULES,
         _ranges,
+        _background,
         _model,
         *NETWORK_RULES,
         *OPTIMIZER_RULES,
-        _mix,
+        _loss,
         _ema,
         _monitor,
         *JOB_RULES,
@@ -91,13 +93,11 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
         pair = getattr(augment, name)
         if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
             top = f", both above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-            example = (
-                ",".join(show(number) for number in sorted(pair)) if len(pair) == 2 else "low,high"
-            )
+            is_swapped = len(pair) == 2 and low < pair[1] <= pair[0] <= high
+            example = sorted(pair) if is_swapped else getattr(AugmentConfig(), name)
             yield (
                 f"data.augment.{name}={show(pair)}: expected two numbers [low,high], low "
-                f"first{top}; "
-                f"such as data.augment.{name}=[{example}]"
+                f"first{top}; such as data.augment.{name}={show(example)}"
             )
     data = cfg.data
     if data.val_fraction + data.test_fraction >= 1:
@@ -111,11 +111,25 @@ def _ranges(cfg: RunConfig) -> Iterator[str]:
             f"data.start_size={data.start_size}: larger than data.image_size={data.size}, to "
             "which the images grow; set a smaller one, or null"
         )
-    if data.eval_resize is not None and data.eval_resize < data.size:
+    crop, name = data.size_in_evaluation, "eval_size" if data.eval_size else "image_size"
+    if data.eval_resize is not None and data.eval_resize < crop:
         yield (
             f"data.eval_resize={data.eval_resize}: smaller than the centre crop "
-            f"data.image_size={data.size}; "
-            f"set data.eval_resize={data.size} or more, or null"
+            f"data.{name}={crop}; "
+            f"set data.eval_resize={crop} or more, or null"
+        )
+
+
+def _background(cfg: RunConfig) -> Iterator[str]:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(cfg.data.background)
+    except ValueError:
+        yield (
+            f"data.background={show(cfg.data.background)}: is no colour; give a name of CSS, such "
+            "as data.background=white, or red, green and blue, such as "
+            "'data.background=\"#7c7468\"'"
         )
 
 
@@ -151,22 +165,19 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             )
 
 
-def _mix(cfg: RunConfig) -> Iterator[str]:
-    off = cfg.mix.off_epochs
-    if off >= cfg.epochs and (cfg.mix.mixup or cfg.mix.cutmix):
+def _loss(cfg: RunConfig) -> Iterator[str]:
+    if cfg.model.loss == BCE and vars(cfg.model)["bce_threshold"] == 1:
         yield (
-            f"mix.off_epochs={off}: no epoch of epochs={cfg.epochs} would be mixed; set "
-            f"mix.off_epochs={cfg.epochs - 1} or less, or mix.mixup=0 and mix.cutmix=0"
+            "model.bce_threshold=1.0: no class has a share above 1 of a mixed image, so all of its "
+            "targets would be 0; set a number below 1 such as 0.2, or null"
         )
 
 
 def notes(cfg: RunConfig) -> Iterator[str]:
     """What may be meant as it is, but is more often an oversight."""
-    mix, default = cfg.mix, MixConfig()
-    if not (mix.mixup or mix.cutmix):
-        for key, value in vars(mix).items():
-            if value != getattr(default, key):
-                yield f"mix.{key}={value}: has no effect without mix.mixup or mix.cutmix above 0"
+    yield from optimizer_notes(cfg)
+    yield from schedule_notes(cfg)
+    yield from _mix_notes(cfg)
     if cfg.model.loss == "logit_adjustment":
         also = []
         if cfg.data.sampler == "class_balanced":
@@ -175,6 +186,25 @@ def notes(cfg: RunConfig) -> Iterator[str]:
             also.append(f"data.class_weights={cfg.data.class_weights}")
         for other in also:
             yield f"model.loss=logit_adjustment: corrects for rare classes, and so does {other}"
+
+
+def _mix_notes(cfg: RunConfig) -> Iterator[str]:
+    mix, default = cfg.mix, MixConfig()
+    threshold = vars(cfg.model)["bce_threshold"] if cfg.model.loss == BCE else None
+    if mix.mixup or mix.cutmix:
+        if mix.off_epochs >= cfg.epochs:
+            yield f"mix.off_epochs={mix.off_epochs}: none of epochs={cfg.epochs} is mixed"
+        if threshold is not None and threshold >= 0.5:
+            yield (
+                f"model.bce_threshold={threshold}: where neither class of a mixed image has a "
+                "share above it, all targets are 0"
+            )
+        return
+    changed = {f"mix.{key}": one for key, one in vars(mix).items() if one != getattr(default, key)}
+    if threshold is not None:
+        changed["model.bce_threshold"] = threshold
+    for key, value in changed.items():
+        yield f"{key}={value}: has no effect without mix.mixup or mix.cutmix above 0"
 
 
 def _ema(cfg: RunConfig) -> Iterator[str]:
@@ -205,7 +235,7 @@ def monitor_faults(cfg: RunConfig, num_classes: int | None) -> Iterator[str]:
         instead = monitor.replace(AS_TRAINED, "val", 1)
         yield f"checkpoint.monitor={monitor}: {why}; set checkpoint.monitor={instead}"
     elif monitor not in names:
-        guess = nearest(monitor, names)
+        guess = nearest(monitor if "/" in monitor else f"val/{monitor}", names)
         yield (
             f"checkpoint.monitor={monitor}: no such name is logged; expected "
             + listed(known, declared)

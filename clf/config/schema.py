@@ -10,7 +10,7 @@ Plain dataclasses, so that `cfg.data.batch_size` completes in an editor.
 from dataclasses import dataclass, field
 from typing import Any
 
-from clf.config.about import setting
+from clf.config.about import ABOVE_0, setting
 from clf.config.slurm_words import TIME_FORMS, minutes
 
 NAMES = r"[\w.,+@:/=-]+"  # SLURM's names, separated by commas: nothing that a shell would read
@@ -41,7 +41,7 @@ class ModelConfig:
         None,
         "learning rate of each layer / of the next one, down from the head, such as 0.75; null: "
         "the same for all",
-        1e-9,
+        ABOVE_0,
         high=1.0,
     )
     freeze_epochs: int = setting(
@@ -58,7 +58,7 @@ class ModelConfig:
     warmup_epochs: int | None = setting(
         None, "epochs of linear warm-up; null: 1, or 0 where the run has one epoch", 0
     )
-    warmup_start_factor: float = setting(0.1, "first learning rate / peak", 1e-9, high=1.0)
+    warmup_start_factor: float = setting(0.1, "first learning rate / peak", ABOVE_0, high=1.0)
     interval: str = setting("step", "how often the learning rate moves", choices=("step", "epoch"))
     top_k: int | None = setting(
         None,
@@ -123,10 +123,17 @@ class DataConfig:
         8,
         high=4096,
     )
+    eval_size: int | None = setting(
+        None,
+        "pixels a side in evaluation, larger than image_size where that helps (Touvron et al. "
+        "2019, arXiv 1906.06423); null: image_size",
+        8,
+        high=4096,
+    )
     eval_resize: int | None = setting(
         None,
         "pixels of the short side before the centre crop; null: in the proportion of the named "
-        "weights, else image_size / 0.875",
+        "weights, else eval_size / 0.875",
         8,
     )
     interpolation: str | None = setting(
@@ -134,10 +141,21 @@ class DataConfig:
         "how images are resized; null: the named weights' own, else bilinear",
         choices=("bilinear", "bicubic"),
     )
+    background: str = setting(
+        "white",
+        "colour under transparent pixels",
+        takes="a colour: a name of CSS, or #rrggbb",
+    )
+    white_level: float | None = setting(
+        None,
+        "the value that is white in images of more than 8 bits, such as 4095 of a 12-bit camera; "
+        "null: by each image, the largest value that its number of bits allows",
+        ABOVE_0,
+    )
     start_size: int | None = setting(
         None,
         "pixels a side in the first epoch, from which they grow to image_size, epoch by epoch, in "
-        "multiples of 32 (of 4 at 32 pixels); an evaluation has image_size; null: no growth",
+        "multiples of 32 (of 4 at 32 pixels); an evaluation keeps its size; null: no growth",
         8,
         high=4096,
     )
@@ -193,6 +211,11 @@ class DataConfig:
         """`image_size` as a number, also in a configuration that was not composed."""
         return self.image_size or 224
 
+    @property
+    def size_in_evaluation(self) -> int:
+        """Pixels a side of the images of a validation or a test."""
+        return self.eval_size or self.size
+
 
 @dataclass
 class MixConfig:
@@ -240,7 +263,7 @@ class StrategyConfig:
     )
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
-    compile: bool = setting(False, "torch.compile the network")
+    compile: bool = setting(False, "torch.compile the network, once for each size of its images")
 
 
 @dataclass

@@ -54,7 +54,7 @@ def target_fault(target: str, packages: Sequence[str] = ()) -> str | None:
         )
     if name in own or opaque:
         return None
-    guess = nearest(name, own)
+    guess = nearest(name, sorted(own))
     return f"no {name} in {module}" + (f"; did you mean {guess[0]}?" if guess else "")
 
 
@@ -76,7 +76,8 @@ def _find(module: str) -> ModuleSpec | None:
 
 
 def _names(path: Path, package: str) -> tuple[set[str], set[str], bool]:
-    """Names of the module's own package, those from elsewhere, and whether `*` hides some."""
+    """Names of the module's own package, those from elsewhere, and whether a `*` hides some that
+    are not in a file beside it."""
     own: set[str] = set()
     foreign: set[str] = set()
     opaque = False
@@ -87,6 +88,11 @@ def _names(path: Path, package: str) -> tuple[set[str], set[str], bool]:
             foreign |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             inside = node.level > 0 or (node.module or "").split(".")[0] == package
-            opaque |= inside and any(alias.name == "*" for alias in node.names)
+            if inside and any(alias.name == "*" for alias in node.names):
+                beside = path.parent / f"{node.module}.py"
+                hidden = node.level != 1 or not beside.is_file()
+                inner, _, also = (set(), set(), True) if hidden else _names(beside, package)
+                own |= inner
+                opaque |= also
             (own if inside else foreign).update(alias.asname or alias.name for alias in node.names)
-    return own, foreign - own, opaque
+    return own - {"*"}, foreign - own, opaque

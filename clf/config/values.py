@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from clf.config.about import about
+from clf.config.about import ABOVE_0, about
 from clf.config.faults import did_you_mean, show
 from clf.config.registry import entries
 
@@ -61,6 +61,8 @@ def limits(entry: Field[Any]) -> str:
     low, high = about(entry).low, about(entry).high
     if low is None:
         return ""
+    if low == ABOVE_0:
+        return " above 0" if high == math.inf else f" above 0 and at most {high:g}"
     return f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
 
 

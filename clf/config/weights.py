@@ -172,7 +172,8 @@ def fill(cfg: RunConfig) -> None:
     if given is None:
         data.image_size = data.size
         return
-    data.image_size = size = data.image_size or given.size
+    data.image_size = data.image_size or given.size
+    size = data.size_in_evaluation
     resize = max(size, round(size * given.resize / given.size))
     if data.eval_resize is None and resize != round(size / CENTRE):
         data.eval_resize = resize
@@ -193,7 +194,7 @@ def keep(cfg: RunConfig) -> None:
     fill(now)
     data, model = cfg.data, cfg.model
     if now.data.eval_resize != data.eval_resize:
-        data.eval_resize = round(data.size / CENTRE)
+        data.eval_resize = round(data.size_in_evaluation / CENTRE)
     if now.data.interpolation != data.interpolation:
         data.interpolation = "bilinear"
     if (now.model.mean, now.model.std) != (model.mean, model.std):

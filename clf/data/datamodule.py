@@ -8,7 +8,8 @@ from lightning import LightningDataModule
 from clf.config import DataConfig
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
-from clf.data.index import ImageSplits
+from clf.data.decode import Look
+from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -87,10 +88,7 @@ class ClassificationDataModule(LightningDataModule):
         train = self.splits.train
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
         epochs = self.trainer.max_epochs if self.trainer is not None else None
-        transform = TrainTransform(self.cfg, self.trusted_packages, epochs)
-        return ThreadedLoader(
-            train, order, transform, self.seed, self._threads(), self.cfg.prefetch
-        )
+        return self._loader(train, order, TrainTransform(self.cfg, self.trusted_packages, epochs))
 
     def val_dataloader(self) -> ThreadedLoader:
         return self.eval_loader("val", *self._place())
@@ -103,9 +101,22 @@ class ClassificationDataModule(LightningDataModule):
         images = getattr(self.splits, split)
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
-        transform = EvalTransform(self.cfg)
+        return self._loader(images, order, EvalTransform(self.cfg))
+
+    def _loader(
+        self,
+        split: Split,
+        order: TrainSampler | EvalSampler,
+        transform: TrainTransform | EvalTransform,
+    ) -> ThreadedLoader:
         return ThreadedLoader(
-            images, order, transform, self.seed, self._threads(), self.cfg.prefetch
+            split,
+            order,
+            transform,
+            self.seed,
+            self._threads(),
+            self.cfg.prefetch,
+            Look.of(self.cfg),
         )
 
     def _place(self) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""Decodes an image of any common format to uint8 RGB, upright.
+"""Decodes an image of any common format to uint8 RGB as a person sees it: upright, in sRGB, its
+transparent parts on a background.
 
 JPEG goes through libjpeg-turbo (simplejpeg), which is 1.4 times as fast as PIL and releases the
 GIL, with its fast transform: the pixels are within a few grey levels of PIL's. Every other format,
@@ -6,22 +7,47 @@ and an unusual JPEG, goes through PIL.
 """
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor
 
+from clf.config import DataConfig
+from clf.data.colour import composite, to_srgb
+from clf.data.levels import check_size, colour_map, deep_values, grey_levels
 from clf.data.reader import DataError
 
 # PIL registers formats when a file first needs them, and threads that race there would find an
 # unknown format.
 Image.init()
 ORIENTATION = 0x0112  # EXIF tag
-APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
+APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA  # JPEG markers
+ICC = b"ICC_PROFILE\0"  # begins a segment, then its number and that of all such segments
+REMEDY = "replace it or take it out"
 
 
-def decode(image: str | bytes, short_side: int = 0, name: str | None = None) -> np.ndarray:
-    """The image [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; alpha is dropped.
+class Look(NamedTuple):
+    """What a file leaves open about how its image looks."""
+
+    background: tuple[int, int, int] = (255, 255, 255)  # under transparent pixels
+    white_level: float | None = None  # see `clf.data.levels.grey_levels`
+
+    @classmethod
+    def of(cls, cfg: DataConfig) -> "Look":
+        """ValueError: `data.background` is no colour."""
+        red, green, blue = ImageColor.getrgb(cfg.background)[:3]
+        return cls((red, green, blue), cfg.white_level)
+
+
+ON_WHITE = Look()
+
+
+def decode(
+    image: str | bytes, short_side: int = 0, name: str | None = None, look: Look = ON_WHITE
+) -> np.ndarray:
+    """The image [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; of an animation the
+    first frame.
 
     Args:
         image: path of a file, or the content of one
@@ -30,22 +56,21 @@ def decode(image: str | bytes, short_side: int = 0, name: str | None = None) -> 
         name: of the image in messages; None: its path
 
     Raises:
-        DataError: no image, a truncated one, or a file that cannot be read; names the image
+        DataError: no image, a truncated one, one of too many pixels, or a file that cannot be read;
+            names the image
     """
     name = name or (image if isinstance(image, str) else "an image in memory")
     try:
         data = _read(image) if isinstance(image, str) else image
         if not data:
-            raise DataError(f"{name}: the file is empty; replace it or take it out")
+            raise DataError(f"{name}: the file is empty; {REMEDY}")
         image_HWC = _plain_jpeg(data, short_side) if data[:2] == b"\xff\xd8" else None
-        return _any(data) if image_HWC is None else image_HWC
-    except DataError:
+        return _any(data, look) if image_HWC is None else image_HWC
+    except (DataError, MemoryError):  # another machine may have the memory
         raise
     except Exception as error:  # PIL raises a dozen types for broken files
         reason = f"{type(error).__name__}: {error}".replace("<_io.BytesIO object at ", "<file ")
-        raise DataError(
-            f"{name}: cannot be read as an image ({reason}); replace it or take it out"
-        ) from error
+        raise DataError(f"{name}: cannot be read as an image ({reason}); {REMEDY}") from error
 
 
 def _read(path: str) -> bytes:
@@ -59,6 +84,7 @@ def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("YCbCr", "Gray", "RGB"):
             return None
+        check_size(width, height)
         small = min(height, width) >= 2 * short_side > 0
         image_HWC = simplejpeg.decode_jpeg(
             data,
@@ -69,24 +95,44 @@ def _plain_jpeg(data: bytes, short_side: int) -> np.ndarray | None:
         )
     except ValueError:
         return None
-    if _has_app1(data):
-        with Image.open(io.BytesIO(data)) as image:
-            return _upright(image_HWC, image.getexif().get(ORIENTATION, 1))
-    return image_HWC
+    has_app1, profile = _segments(data)
+    if profile:
+        grey = space == "Gray"
+        flat = Image.fromarray(image_HWC[..., 0] if grey else image_HWC)
+        image_HWC = np.asarray(to_srgb(flat, profile).convert("RGB"))
+    if not has_app1:
+        return image_HWC
+    return _upright(image_HWC, _orientation(data))
 
 
-def _has_app1(data: bytes) -> bool:
-    """Whether there may be EXIF or XMP, which hold an orientation. They are in the segments before
-    the scan, a few steps away; a search for their names would read the whole file again."""
-    place = 2
+def _segments(data: bytes) -> tuple[bool, bytes]:
+    """Whether there may be EXIF or XMP, which hold an orientation, and the ICC profile. They are in
+    the segments before the scan, a few steps away; a search for their names would read the whole
+    file again."""
+    has_app1, place = False, 2
+    profile: dict[int, bytes] = {}  # its parts by their numbers
     while data[place : place + 1] == b"\xff" and (marker := data[place + 1]) != START_OF_SCAN:
-        if marker == APP1:
-            return True
         if marker == 0xFF:  # a marker may be padded with these
             place += 1
             continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == APP1:
+            has_app1 = True
+        elif marker == APP2 and data.startswith(ICC, place + 4):
+            profile[data[place + 16]] = data[place + 18 : end]
+        place = end
+    return has_app1, b"".join(profile[number] for number in sorted(profile))
+
+
+def _orientation(image: bytes | Image.Image) -> int:
+    """From EXIF or XMP; 1, upright, where that is broken: the pixels are none the worse for it."""
+    try:
+        if isinstance(image, bytes):
+            with Image.open(io.BytesIO(image)) as opened:
+                return int(opened.getexif().get(ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # PIL raises a dozen types for broken blocks
+        return 1
 
 
 def _upright(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
@@ -103,12 +149,45 @@ def _upright(image_HWC: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turned)
 
 
-def _any(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits; PIL's own conversion would clip all above 255
-            grey_HW = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-            return np.repeat(grey_HW[..., None], 3, axis=2)
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # PIL warns if it goes straight to RGB
-        return np.asarray(image.convert("RGB"))
+def _any(data: bytes, look: Look) -> np.ndarray:
+    """The image by PIL; PIL itself turns a TIFF while it loads it, and then says so."""
+    if data.startswith(b"PF"):
+        return grey_levels(colour_map(data), look.white_level)
+    with Image.open(io.BytesIO(data)) as image:
+        values_HWK = deep_values(image, data)
+        image.load()
+        if values_HWK is None:
+            colour, alpha_HW = _shallow(image)
+        else:
+            colour, alpha_HW = _deep(values_HWK, image.info.get("transparency"), look.white_level)
+        profile = image.info.get("icc_profile") or b""
+        image_HWC = np.asarray(to_srgb(colour, profile).convert("RGB"))
+        if alpha_HW is not None:
+            image_HWC = composite(image_HWC, alpha_HW, look.background)
+        return _upright(image_HWC, _orientation(image))
+
+
+def _shallow(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+    """Colours, and what covers the background, of an image of at most 8 bits a channel."""
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        alpha_HW = np.asarray(with_alpha.getchannel("A"))
+        return (with_alpha.getchannel("R") if mode == "L" else with_alpha.convert(mode)), alpha_HW
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):  # those that a profile may be of
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _deep(
+    values_HWK: np.ndarray, transparent: object, white_level: float | None
+) -> tuple[Image.Image, np.ndarray | None]:
+    """The same of more bits. `transparent` is the grey level or colour that a PNG declares so."""
+    colour_HWC, alpha_HW = values_HWK[..., :3], None
+    if values_HWK.shape[2] == 4:
+        alpha_HW = (values_HWK[..., 3] / 257).round().astype(np.uint8)
+    elif isinstance(transparent, int | tuple):
+        alpha_HW = np.where((colour_HWC == transparent).all(axis=2), 0, 255)
+    levels_HWC = grey_levels(colour_HWC, white_level)
+    grey = levels_HWC.shape[2] == 1
+    return Image.fromarray(levels_HWC[..., 0] if grey else levels_HWC), alpha_HW

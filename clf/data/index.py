@@ -1,5 +1,5 @@
-"""From a data config to three lists of images with labels: `load_splits`, and `data_faults` for a
-check before anything runs.
+"""From a data config to three lists of images with labels: `load_splits`, and `survey` for a check
+before anything runs.
 
 The reader that `data.name` chooses (see `clf.data.reader`) gives rows; here the classes get their
 numbers, and the splits that the reader did not give are drawn. Imports neither torch nor, before it
@@ -8,9 +8,9 @@ is needed, NumPy.
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clf.config import DataConfig
 from clf.config.batch_rules import size_fault
@@ -20,10 +20,11 @@ from clf.data.folders import read_folders
 from clf.data.reader import (
     SPLITS,
     DataError,
+    Noted,
     Row,
     Rows,
     arguments,
-    checked_rows,
+    checked,
     first_and_count,
     needs_root,
 )
@@ -32,7 +33,7 @@ from clf.data.tar import tar_classes
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DataError", "ImageSplits", "Split", "data_faults", "load_splits"]
+__all__ = ["DataError", "ImageSplits", "Split", "Survey", "load_splits", "survey"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class ImageSplits:
     train: Split
     val: Split
     test: Split
+    notes: list[str] = field(default_factory=list)  # what the reader says of them, one line each
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -90,54 +92,61 @@ def load_splits(cfg: DataConfig) -> ImageSplits:
     return splits
 
 
-def data_faults(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
-    """Class names (None if they cannot be known yet) and faults, without writing or decoding an
-    image.
+class Survey(NamedTuple):
+    """What can be said of the data without writing or decoding an image."""
 
-    Each fault begins with the key that it is about.
-    """
+    classes: list[str] | None  # None: not known yet
+    faults: list[str]  # each begins with the key that it is about
+    notes: list[str] = []
+
+
+def survey(cfg: DataConfig) -> Survey:
+    """Look at the data before anything runs."""
     if generated.is_generated(cfg):
         if cfg.stage == "node":
-            return None, [
-                f"data.stage=node: the images of data={cfg.name} are generated, not copied; it is "
-                "for images of your own"
-            ]
+            return Survey(
+                None,
+                [
+                    f"data.stage=node: the images of data={cfg.name} are generated, not copied; it "
+                    "is for images of your own"
+                ],
+            )
         if not generated.folder(cfg).exists():
             return _preview(cfg)
     root = Path(cfg.root).expanduser() if cfg.root is not None else None
     if cfg.stage == "node" and root is not None and root.is_file():
-        return tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders)
+        return Survey(*tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders))
     splits, faults = _read(cfg)
-    return (splits.classes if splits else None), faults
+    return Survey(splits.classes, faults, splits.notes) if splits else Survey(None, faults)
 
 
-def _preview(cfg: DataConfig) -> tuple[list[str] | None, list[str]]:
+def _preview(cfg: DataConfig) -> Survey:
     try:
         classes, train_size = generated.preview(cfg)
     except DataError as error:
-        return None, error.faults
+        return Survey(None, error.faults)
     fault = size_fault(cfg.batch_size, train_size) if train_size else None
-    return classes, [fault] if fault else []
+    return Survey(classes, [fault] if fault else [])
 
 
 def _read(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     """The splits as far as they can be had, and all faults."""
     try:
-        rows, faults = _rows(cfg), []
+        (rows, notes), faults = _rows(cfg), []
     except DataError as error:
-        rows, faults = error.rows, error.faults
+        rows, notes, faults = error.rows, [], error.faults
     if not any(rows.values()):
         nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
         return None, faults or [nothing]
-    splits = _label(cfg, rows)
+    splits = replace(_label(cfg, rows), notes=notes)
     faults += _index_faults(cfg, splits, rows)
     if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
         faults.append(fault)
     return splits, faults
 
 
-def _rows(cfg: DataConfig) -> Rows:
-    """The reader's rows; DataError with its faults."""
+def _rows(cfg: DataConfig) -> Noted:
+    """The reader's rows and notes; DataError with its faults."""
     try:
         reader = load("data", cfg.name)
     except ValueError as error:
@@ -145,13 +154,13 @@ def _rows(cfg: DataConfig) -> Rows:
     if generated.is_generated(cfg):
         if faults := generated.faults(cfg):
             raise DataError(faults)
-        return read_folders(generated.folder(cfg))
+        return checked(read_folders(generated.folder(cfg)), cfg.name)
     settings = arguments(reader, cfg)
     if cfg.root is not None:
-        return checked_rows(reader(Path(cfg.root).expanduser(), **settings), cfg.name)
+        return checked(reader(Path(cfg.root).expanduser(), **settings), cfg.name)
     if needs_root(reader):
         raise DataError(f"data.root: null, but data={cfg.name} needs it; set data.root=FOLDER")
-    return checked_rows(reader(**settings), cfg.name)
+    return checked(reader(**settings), cfg.name)
 
 
 def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
@@ -164,8 +173,8 @@ def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
     elif "val" not in parts:
         parts["train"], parts["val"], _ = _stratify(known, cfg, 0.0)
     number = {name: label for label, name in enumerate(labels)}
-    splits = {split: _split(split, parts.get(split, []), number) for split in SPLITS}
-    return ImageSplits([str(name) for name in labels], **splits)
+    train, val, test = (_split(split, parts.get(split, []), number) for split in SPLITS)
+    return ImageSplits([str(name) for name in labels], train, val, test)
 
 
 def _split(name: str, rows: list[Row], number: dict[str | int, int]) -> Split:

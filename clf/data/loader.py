@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.data.decode import decode
+from clf.data.decode import ON_WHITE, Look, decode
 from clf.data.index import Split
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -38,6 +38,7 @@ class ThreadedLoader:
         threads: number of threads that decode; 0: the calling thread does, so that a breakpoint
             stops there
         prefetch: batches made ahead of the one in use
+        look: of images that leave it open
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class ThreadedLoader:
         seed: int,
         threads: int,
         prefetch: int = 4,
+        look: Look = ON_WHITE,
     ) -> None:
+        self.look = look
         self.split, self.sampler, self.transform = split, sampler, transform
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
@@ -161,7 +164,7 @@ class ThreadedLoader:
             index = int(indices[row])
             path = self.split.path(index)
             try:
-                image_HWC = decode(self.split.images[index], self._now.short_side, path)
+                image_HWC = decode(self.split.images[index], self._now.short_side, path, self.look)
                 images_BCHW[row].copy_(self._now(image_HWC, rngs[row]))
             except Exception as error:
                 error.add_note(f"while reading {path}")

@@ -16,7 +16,10 @@ further one with the name of a setting of every reader, such as `split_seed`, ge
 Keyword-only ones are settings of the reader's own.
 
 Result: the rows of each split, "train", "val" and "test", or those of "all" where the toolkit is to
-draw the splits; "val" and "test" may be left out.
+draw the splits; "val" and "test" may be left out. A reader that has something to say about the
+images returns `Noted(rows, notes)`: a note is one line with a count and examples, with paths from
+`data.root` on. Notes are shown where the run is started and in its first lines, and are kept in its
+folder.
 
 Faults: a `DataError` with all of them, each beginning with the key that it is about.
 
@@ -30,6 +33,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from clf.config import DataConfig
+from clf.config.faults import printable
 
 SPLITS = ("train", "val", "test")
 EXPECTED = (
@@ -52,7 +56,14 @@ class Row(NamedTuple):
 
 
 Rows = dict[str, list[Row]]
-Reader = Callable[..., Any]  # returns Rows; `checked_rows` makes sure
+Reader = Callable[..., Any]  # returns Rows or Noted; `checked` makes sure
+
+
+class Noted(NamedTuple):
+    """Rows, and what the user should know about them: each note is one line."""
+
+    rows: Rows
+    notes: list[str]
 
 
 class DataError(ValueError):
@@ -64,7 +75,7 @@ class DataError(ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str], rows: Rows | None = None) -> None:
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        self.faults = [printable(one) for one in ([faults] if isinstance(faults, str) else faults)]
         self.rows = rows or {}
         super().__init__("\n".join(self.faults))
 
@@ -88,28 +99,29 @@ def needs_root(reader: Reader) -> bool:
     return first.default is first.empty
 
 
-def checked_rows(rows: Any, name: str) -> Rows:
+def checked(result: Any, name: str) -> Noted:
     """What a reader returned, if it is what a reader returns.
 
     Raises:
         DataError: it is something else; says what, and what was expected
     """
     said = f"data.name={name}: its reader returned"
+    rows, notes = result if isinstance(result, Noted) else Noted(result, [])
     if not isinstance(rows, dict):
         raise DataError(f"{said} a {type(rows).__name__}; {EXPECTED}")
     if set(rows) != {"all"} and not {"train"} <= set(rows) <= set(SPLITS):
         raise DataError(f"{said} rows of {first_and_count(list(map(str, rows)), 5)}; {EXPECTED}")
-    checked: Rows = {}
+    right_rows: Rows = {}
     for split, listed in rows.items():
-        checked[split] = []
+        right_rows[split] = []
         for row in listed:
             if (right := _checked_row(row)) is None:
                 raise DataError(
-                    f"{said} {row!r:.120} as row {len(checked[split])} of {split!r}; {EXPECTED}, "
-                    "a label being a name or a whole number"
+                    f"{said} {row!r:.120} as row {len(right_rows[split])} of {split!r}; "
+                    f"{EXPECTED}, a label being a name or a whole number"
                 )
-            checked[split].append(right)
-    return checked
+            right_rows[split].append(right)
+    return Noted(right_rows, [printable(note).replace("\n", " ") for note in notes])
 
 
 def _checked_row(row: Any) -> Row | None:

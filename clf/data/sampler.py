@@ -13,7 +13,7 @@ import numpy as np
 
 from clf.batch import PADDING
 from clf.config import DataConfig
-from clf.config.batch_rules import share_fault, size_fault
+from clf.config.batch_rules import batch_fault, size_fault
 from clf.data.reader import DataError
 
 # Keep the generators of one seed apart; 4 is that of clf/models/mix.py.
@@ -31,10 +31,11 @@ def accumulation(cfg: DataConfig, world_size: int) -> int:
     """Micro-batches of a rank per optimizer step.
 
     Raises:
-        ValueError: the batch cannot be cut into equal micro-batches for all ranks
+        ValueError: the batch cannot be cut into equal micro-batches for all ranks, or cannot hold
+            each of its images `repeats` times
     """
     micro = cfg.micro_batch_size
-    if fault := share_fault(cfg.batch_size, micro, world_size):
+    if fault := batch_fault(cfg, world_size):
         raise ValueError(fault)
     return cfg.batch_size // (world_size * micro) if micro else 1
 

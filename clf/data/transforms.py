@@ -126,8 +126,8 @@ class EvalTransform:
     """Short side to `eval_resize` pixels, then the middle S x S."""
 
     def __init__(self, cfg: DataConfig) -> None:
-        self.size, self.interpolation = cfg.size, interpolation_of(cfg)
-        self.short_side = cfg.eval_resize or round(cfg.size / 0.875)
+        self.size, self.interpolation = cfg.size_in_evaluation, interpolation_of(cfg)
+        self.short_side = cfg.eval_resize or round(self.size / 0.875)
 
     def in_epoch(self, epoch: int) -> "EvalTransform":
         """Itself: an evaluation is the same in every epoch."""

@@ -15,8 +15,8 @@ from clf.config.registry import complete
 from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
-from clf.models.head import head_of, name_within
-from clf.models.losses import Mixed, asks_for, loss_rows
+from clf.models.head import check_logits, head_of, name_within
+from clf.models.losses import Mixed, asks_for, loss_rows, quotient
 from clf.models.mix import Mix, swap
 from clf.models.pretrained import load_file
 from clf.optim.build import optimizer_and_schedule
@@ -136,8 +136,7 @@ class BaseClassificationModel(LightningModule):
 
     def loss_fn(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """The loss that is trained with: class weights and label smoothing included, a scalar."""
-        loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B)
-        return loss_sum / weight_sum
+        return quotient(*self.loss_sums(logits_BC, labels_B))
 
     def loss_sums(
         self, logits_BC: Tensor, labels_B: Tensor, mixed: Mixed | None = None
@@ -180,8 +179,8 @@ class BaseClassificationModel(LightningModule):
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         batch, mixed = self.mixed(batch, batch_idx)
-        logits_BC, (loss_sum, weight_sum) = self._step("train", batch, mixed)
-        loss = loss_sum / weight_sum
+        _, sums = self._step("train", batch, mixed)
+        loss = quotient(*sums)
         self.log("train/loss_step", loss)
         return loss
 
@@ -210,6 +209,7 @@ class BaseClassificationModel(LightningModule):
         self, split: str, batch: ClassificationBatch, mixed: Mixed | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         logits_BC, labels_B, indices_B = self(batch["images"]), batch["labels"], batch["indices"]
+        check_logits(self.network, logits_BC, (len(labels_B), self.num_classes))
         loss_sum, weight_sum = self.loss_sums(logits_BC, labels_B, mixed)
         if mixed is not None:  # it counts as the image that it shows most of
             own_B = mixed.shares_B >= 0.5

@@ -139,6 +139,12 @@ def logit_adjustment(
     return cross_entropy(adjusted_BC, labels_B, class_weights_C)
 
 
+def quotient(loss_sum: Tensor, weight_sum: Tensor) -> Tensor:
+    """The loss of a batch from the sums over its rows; 0, and no gradient, where no row has a
+    weight, as in a micro-batch of classes that weigh nothing."""
+    return loss_sum * (weight_sum > 0) / weight_sum.clamp(min=1e-12)
+
+
 def row_weights(labels_B: Tensor, class_weights_C: Tensor) -> Tensor:
     """The weight of each row's class; 0 for a row labelled `PADDING`."""
     return torch.where(labels_B == PADDING, 0.0, class_weights_C[labels_B.clamp(min=0)])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clf.batch import ClassificationBatch
 from clf.config import MixConfig, RunConfig
-from clf.config.batch_rules import pairs_fault
+from clf.config.batch_rules import batch_fault
 from clf.models.losses import Mixed
 
 MIX = 4  # keeps this generator apart from the sampler's and the loader's
@@ -89,7 +89,7 @@ def mixer(cfg: RunConfig, ranks: int) -> Mix | None:
     """
     if not (cfg.mix.mixup or cfg.mix.cutmix):
         return None
-    if fault := pairs_fault(cfg.data, ranks):
+    if fault := batch_fault(cfg.data, ranks, mixes=True):
         raise ValueError(fault)
     return Mix(cfg.mix, cfg.seed, cfg.epochs, cfg.data.batch_size)
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import torch
@@ -17,6 +18,11 @@ from clf.config.weights import FILE_ENDINGS
 OLD_DENSENET = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
 )
+# Where a checkpoint has the network's tensors, and beside them often its script's arguments
+HELD_AS = ("state_dict", "model", "model_state_dict")
+ARGUMENTS = (SimpleNamespace, "argparse.Namespace")
+# What a model around the network puts before each name: ours, DDP, many a LightningModule, compile
+WRAPPED_AS = ("network.", "module.", "model.", "_orig_mod.")
 Head = str | Sequence[str] | None
 Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -116,24 +122,51 @@ def cached_file(weights: WeightsEnum) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The network's tensors from a plain state dict, or from a Lightning checkpoint, one of ours
-    included."""
+    """The network's tensors from a plain state dict, or from a checkpoint that holds one: of ours,
+    of Lightning, or of torchvision's and others' scripts."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([ARGUMENTS]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"model.weights={path}: cannot be read as weights: {error}") from error
+        raise ValueError(
+            f"model.weights={path}: cannot be read as weights: {_why(error)}"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(
             f"model.weights={path}: expected the state dict of a network or a checkpoint, got a "
             f"{type(content).__name__}"
         )
-    state = content.get("state_dict", content)
-    ours = {
-        key.removeprefix("network."): value
-        for key, value in state.items()
-        if key.startswith("network.")
-    }
-    return ours or state
+    held = (content[key] for key in HELD_AS if isinstance(content.get(key), dict))
+    state = next(held, content)
+    if others := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(
+            f"model.weights={path}: expected tensors by their names, or a dictionary of them as "
+            f"{' or '.join(HELD_AS)}; {', '.join(map(str, others[:3]))} is something else. "
+            "torch.save(network.state_dict(), PATH) writes what is needed"
+        )
+    return state
+
+
+def _why(error: Exception) -> str:
+    """torch's message, which otherwise advises to run the code that a file holds."""
+    if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        return (
+            f"it holds {found[1]}, and reading that would run code of the file. Write its tensors "
+            "alone: torch.save(network.state_dict(), PATH)"
+        )
+    return str(error)
+
+
+def _unwrapped(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Names as the network has them: a model around it puts its own word before each."""
+    own = list(network.state_dict())
+    for word in WRAPPED_AS:
+        inside = {
+            key.removeprefix(word): value for key, value in state.items() if key.startswith(word)
+        }
+        if inside and not any(key.startswith(word) for key in own):
+            return _unwrapped(inside, network)
+    return state
 
 
 def _fill(
@@ -141,7 +174,7 @@ def _fill(
 ) -> None:
     heads = [head] if isinstance(head, str) else list(head or ())
     shapes = {key: value.shape for key, value in network.state_dict().items()}
-    state = fitted(_with_versions(_renamed(state), network))
+    state = fitted(_with_versions(_renamed(_unwrapped(state, network)), network))
     for key in [key for key in state if _is_in(key, heads) or _is_left_out(key, network)]:
         del state[key]
     wrong = [key for key, value in state.items() if shapes.get(key, value.shape) != value.shape]

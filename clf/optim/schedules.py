@@ -102,16 +102,13 @@ def with_warmup(
     Args:
         schedule: makes a scheduler of an optimizer, a number of steps, and the epochs of the run
             that they are
-        warmup, total: in calls of `scheduler.step()`, so optimizer steps or epochs; 0 <= warmup <
-            total
+        warmup, total: in calls of `scheduler.step()`, so optimizer steps or epochs; a short try of
+            a long run may have a warm-up that is longer than the run, and no more than that
         start_factor: first learning rate / peak
         per_epoch: calls of `scheduler.step()` in an epoch
-
-    Raises:
-        ValueError: the warm-up is as long as the run
     """
-    if not 0 <= warmup < total:
-        raise ValueError(f"warm-up must be shorter than the run: got {warmup} of {total} steps")
+    if warmup >= total:
+        return LinearLR(optimizer, start_factor=start_factor, total_iters=warmup)
     epochs = range(warmup // per_epoch, total // per_epoch)
     after = schedule(optimizer, total - warmup, epochs)
     if warmup == 0:

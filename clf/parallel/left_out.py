@@ -13,11 +13,6 @@ from torch import nn
 
 from clf.parallel import deepspeed_internals as internals
 
-REMEDY = (
-    "set strategy.find_unused_parameters=true: the ranks then tell each other, once a step, which "
-    "parameters they used"
-)
-
 
 class LeftOut:
     """Watches which parameters get a gradient, and tells the optimizer which did not on any rank.
@@ -88,9 +83,12 @@ class LeftOut:
             self._reduce_all(trained)
         elif missing:
             names = [self.names[id(p)] for p in missing]
+            # A rule refuses the setting under stage 3.
+            also = " and strategy=deepspeed_zero2" if self.stage_3 else ""
             raise RuntimeError(
                 f"a step left {first_few(names)} without a gradient, and the first step did "
-                f"not; {REMEDY}"
+                f"not; set strategy.find_unused_parameters=true{also}: the ranks then tell each "
+                "other, once a step, which parameters they used"
             )
         self.incomplete |= bool(missing)
         self.used |= self.used_now

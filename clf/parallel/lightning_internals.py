@@ -102,6 +102,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # A run that goes on writes into the folder that it wrote into before.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # A run may be moved: `last.ckpt` is written anew, and `BestCheckpoint` keeps its best value.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # With few steps in an epoch, the last one is still logged.
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # An evaluation needs the weights alone.

@@ -48,7 +48,17 @@ class BestCheckpoint(ModelCheckpoint):
         return super().state_dict() | {"scores": self.scores, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        # Lightning forgets its best value, and so replaces `best.ckpt` by a worse one, where the
+        # run's folder has been moved.
+        def here(path: str) -> str:
+            return path and os.path.join(self.dirpath or "", os.path.basename(path))
+
+        moved: dict[str, Any] = {
+            key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")
+        }
+        best = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        moved |= {"dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(state_dict | moved)
         self.scores = dict(state_dict.get("scores", {}))
         self.best_epoch = state_dict.get("best_epoch")
 
@@ -73,15 +83,17 @@ class BestCheckpoint(ModelCheckpoint):
         before = self.best_model_score
         super().on_train_epoch_end(trainer, pl_module)
         is_best = self.best_model_score is not before
+        if is_best:
+            self.best_epoch = trainer.current_epoch + 1
         if self.keep > 1:
             self._keep(trainer, is_best)
+        else:
+            self.scores = {}
 
     def _keep(self, trainer: Trainer, is_best: bool) -> None:
         """Save this epoch if it is among the best; `scores` becomes what stays."""
         assert self.monitor
         epoch = trainer.current_epoch + 1
-        if is_best:
-            self.best_epoch = epoch
         # A number that a model declares may differ between ranks: rank 0's decides.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         sign = -1 if self.mode == "max" else 1
@@ -104,7 +116,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _delete_others(self, trainer: Trainer) -> None:
         """What is not among the best any more. `last.ckpt` of the last epoch is there by now."""
-        if self.keep > 1 and trainer.is_global_zero:
+        if trainer.is_global_zero:
             kept = {self._path(epoch) for epoch in self.scores}
             for path in set(self.folder.glob("top-epoch*.ckpt")) - kept:
                 path.unlink()

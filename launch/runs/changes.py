@@ -14,7 +14,7 @@ from typing import Any
 from clf.config import ModelConfig, RunConfig
 from clf.config.faults import show
 from clf.config.registry import of_target
-from clf.data.index import data_faults
+from clf.data.index import survey
 from clf.run_folder import RunFolder, read_status
 
 # Key, or the beginning of several -> what the change does. The first that fits counts.
@@ -145,7 +145,7 @@ def _other_classes(run_dir: Path, now: RunConfig) -> Iterator[str]:
         mapping = RunFolder(run_dir).labels_mapping.read_text(encoding="utf-8")
     except FileNotFoundError:
         return  # the run has not begun: it has no classes yet
-    names, _ = data_faults(now.data)
+    names = survey(now.data).classes
     if names is not None and (other := set(names) ^ set(json.loads(mapping))):
         yield f"its classes are others than the run's; they differ in {sorted(other)[:10]}"
 

@@ -1,6 +1,7 @@
 """Run folders as a command meets them: new, to go on with, or complete already."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,20 +60,25 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     return Run(folder.path, "unfinished", difference.lines)
 
 
-def create(cfg: RunConfig, run: Run) -> None:
-    """Make the folder with the resolved config and a snapshot of the code, as it is now."""
+def create(cfg: RunConfig, run: Run, notes: Sequence[str] = ()) -> None:
+    """Make the folder with the resolved config, its notes and a snapshot of the code, as they are
+    now."""
     with private_files():
         folder = RunFolder.create(run.path)
         # Whoever types the command again means the code as it is now; a requeued job keeps its own.
         shutil.rmtree(folder.code, ignore_errors=True)
         snapshot_code(ROOT, folder.code, user_modules(cfg))
         save(cfg, folder.config)
+        folder.notes_file.unlink(missing_ok=True)
+        folder.add_notes(notes)
 
 
-def update(cfg: RunConfig, run: Run) -> None:
-    """Keep changed settings of a run; its code stays as it was."""
+def update(cfg: RunConfig, run: Run, notes: Sequence[str] = ()) -> None:
+    """Keep changed settings and new notes of a run; its code stays as it was."""
     with private_files():
-        save(cfg, RunFolder(run.path).config)
+        if run.changes:
+            save(cfg, RunFolder(run.path).config)
+        RunFolder(run.path).add_notes(notes)
 
 
 def named(text: str, runs_dir: Path) -> Path:

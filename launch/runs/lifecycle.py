@@ -17,22 +17,23 @@ from slurm.records import LOCAL, clear_errors, note_cancelled, private_files, re
 from slurm.state import local_job_lives, read_state
 
 
-def start(cfg: RunConfig, run: Run, new_code: bool = True) -> Any:
+def start(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bool = True) -> Any:
     """Make the run's folder ready and submit its job; gives submitit's handle of the job."""
-    make_ready(cfg, run, new_code)
+    make_ready(cfg, run, notes, new_code)
     return submit(cfg, run.path)
 
 
-def make_ready(cfg: RunConfig, run: Run, new_code: bool = True) -> None:
+def make_ready(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bool = True) -> None:
     """Everything in the run folder that a job looks for when it starts.
 
     Args:
+        notes: what the user was told when the run was checked
         new_code: take the code as it is now; False: the run's own snapshot stays
     """
     if new_code:
-        create(cfg, run)
-    elif run.changes:
-        update(cfg, run)
+        create(cfg, run, notes)
+    else:
+        update(cfg, run, notes)
     clear_errors(run.path)
     status = read_status(run.path) or {}
     if status.get("state") == "finished":  # and is to go on for more epochs

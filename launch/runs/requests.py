@@ -14,7 +14,7 @@ from clf.config.files import CONFIG_DIR
 from clf.config.overrides import parse
 from clf.config.rules import check
 from clf.config.saved import load
-from clf.plan import class_faults, examine, resolve
+from clf.plan import class_findings, examine, resolve
 from slurm import preflight
 from slurm.devices import devices_per_node, has_slurm, resources
 from slurm.snapshot import missing_modules
@@ -154,7 +154,7 @@ def _changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     if cfg is not None and not faults:
         if (cfg.data.name, cfg.data.root) != (saved.data.name, saved.data.root):
             cfg.model.num_classes = None  # of the new data: `changes` compares it with the run's
-        faults += [*check(cfg), *class_faults(cfg)]
+        faults += [*check(cfg), *class_findings(cfg).faults]
     if cfg is None or faults:
         raise ConfigError(one_a_key(faults))
     return cfg

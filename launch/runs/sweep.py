@@ -39,11 +39,16 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, checked: what of it is to be started, and notes for the user."""
+    """A sweep, checked: what of it is to be started, and notes for the user on each run."""
 
     sweep: Sweep
     configs: list[RunConfig]
-    notes: list[str] = field(default_factory=list)
+    run_notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes on all runs, each once."""
+        return list(dict.fromkeys(note for notes in self.run_notes.values() for note in notes))
 
 
 def plan(
@@ -68,17 +73,17 @@ def plan(
     place = [f"runs_dir={runs_dir}"] if runs_dir else []
     configs: list[RunConfig] = []
     runs: dict[str, dict[str, str]] = {}
-    notes: list[str] = []
+    run_notes: dict[str, list[str]] = {}
     for chosen in itertools.product(*values.values()):
         one = dict(zip(values, chosen, strict=True))
         examined = with_devices([*rest, *place, *(f"{key}={text}" for key, text in one.items())])
         cfg, faults = examined.cfg, faults + examined.faults
-        notes += examined.notes
         if cfg is None:
             continue
         resolve(cfg)
         name = name or cfg.name
-        runs[_run_name(one, runs)] = one
+        run_notes[run := _run_name(one, runs)] = examined.notes
+        runs[run] = one
         configs.append(cfg)
     if faults:
         raise ConfigError(faults)
@@ -89,14 +94,14 @@ def plan(
         cfg.tracking.group = cfg.tracking.group or name
     sweep = Sweep(folder, runs)
     found = before_the_queue(configs[0], sweep.run_dirs, folder, fetch, announce=announce)
-    faults, notes = found.faults, list(dict.fromkeys(notes + found.notes))
+    faults = found.faults
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         faults.append(f"name={name}: cannot be the name of a folder of runs")
     if (folder / "config.yaml").exists():
         faults.append(f"name={name}: {folder} is a run, not a sweep; choose another name")
     if faults:
         raise ConfigError(faults)
-    return Plan(sweep, configs, notes)
+    return Plan(sweep, configs, {run: notes + found.notes for run, notes in run_notes.items()})
 
 
 def plan_resume(
@@ -114,7 +119,7 @@ def plan_resume(
     chosen = Sweep(sweep.folder, {path.name: sweep.runs[path.name] for path in waiting})
     configs = [to_resume(path, overrides) for path in waiting]
     notes = resume_notes(configs[0], waiting, sweep.folder, announce) if waiting else []
-    return Plan(chosen, configs, notes)
+    return Plan(chosen, configs, dict.fromkeys(chosen.runs, notes))
 
 
 def waiting_runs(planned: Plan, allow_change: bool = False) -> list[tuple[RunConfig, Run]]:
@@ -131,15 +136,15 @@ def waiting_runs(planned: Plan, allow_change: bool = False) -> list[tuple[RunCon
     return [(cfg, run) for cfg, run in runs if run.state != "finished"]
 
 
-def prepare(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]], new_code: bool) -> None:
+def prepare(planned: Plan, waiting: Sequence[tuple[RunConfig, Run]], new_code: bool) -> None:
     """Make the folders of the sweep and of those runs.
 
     Args:
         new_code: with the code as it is now; False: each run keeps its snapshot
     """
-    write_sweep(sweep.folder, sweep.runs)
+    write_sweep(planned.sweep.folder, planned.sweep.runs)
     for cfg, run in waiting:
-        make_ready(cfg, run, new_code)
+        make_ready(cfg, run, planned.run_notes.get(run.path.name, []), new_code)
 
 
 def start_array(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]]) -> str:

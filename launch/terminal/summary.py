@@ -31,7 +31,8 @@ def print_run(out: Any, cfg: RunConfig, run: Run, where: str) -> None:
         "run": f"{cfg.name}"
         + ("  (goes on where it stopped)" if run.state == "unfinished" else ""),
         "folder": shown(run.path),
-        "data": f"{data.name}, {classes}, {data.size} px",
+        "data": f"{data.name}, {classes}, {data.size} px"
+        + (f", {data.eval_size} px in evaluation" if data.eval_size else ""),
         "model": f"{model._target_.rpartition('.')[2]}"
         + (
             f", weights {model.weights or 'of ImageNet'}"

@@ -77,14 +77,15 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("model.num_classes=43", "model.num_classes=43: the data has 10 classes"),
         ("model.top_k=11", "model.top_k=11: there are only 10 classes"),
         ("model.class_weights=[1,2]", "has 2 numbers for 10 classes"),
-        ("model.warmup_epochs=99", "model.warmup_epochs=99: the warm-up would fill all of epochs="),
         ("data.augment.crop_scale=[1.0,0.5]", "such as data.augment.crop_scale=[0.5,1.0]"),
+        ("data.augment.crop_scale=[0,1]", "such as data.augment.crop_scale=[0.35,1.0]"),
         ("data.eval_resize=8", "data.eval_resize=8: smaller than the centre crop"),
         ("model.weights=/no/such/file.pth", "model.weights=/no/such/file.pth: no such file"),
         ("name=../../etc", "name=../../etc: cannot be the name of a run folder"),
         ("name='two words'", "name=two words: cannot be the name"),
         ("checkpoint.monitor=val/acc", "did you mean val/acc_top1?"),
         ("checkpoint.monitor=val/f1", "did you mean val/f1_macro?"),
+        ("checkpoint.monitor=f1_macro", "did you mean val/f1_macro?"),
         (
             "checkpoint.mode=min",
             "checkpoint.mode=min: val/acc_top1 is best at its maximum",
@@ -92,6 +93,8 @@ def test_a_name_of_digits_and_a_path_with_tilde_or_comma_stay_as_typed() -> None
         ("seed=1,2", "seed=1,2: several values where a run takes one"),
         ("seed=3,4", "a run for each value with --sweep seed=3,4"),
         ("epochs", "epochs: not a setting; write key=value"),
+        ("convnext_tiny", "convnext_tiny: not a setting; a model is chosen by --model convnext_t"),
+        ("model=", "model=: no such model; expected one of"),
         ("+epochs=3", "write epochs=3"),
         ("model._target_=os.system", "model._target_=os.system: not a trusted package"),
         ("tracking.project=${oc.env:WANDB_API_KEY}", "a key or token must not stand in a"),
@@ -146,7 +149,29 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
             "21 images a rank, an odd number, but mixup and cutmix need pairs; "
             "set data.batch_size=60 or 66",
         ),
-        (["mix.mixup=0.2", "epochs=9", "mix.off_epochs=9"], "set mix.off_epochs=8 or less"),
+        (
+            ["mix.mixup=0.2", "data.repeats=3", "data.batch_size=64", "gpus=4"],
+            "data.repeats=3: each image stands so often in a step, and data.batch_size=64 is no "
+            "multiple of it; set data.batch_size=48 or 72",
+        ),
+        (
+            ["mix.mixup=0.2", "data.repeats=3", "data.batch_size=65", "gpus=2"],
+            "not divisible by 2 ranks; set data.batch_size=60 or 72",
+        ),
+        (
+            ["mix.mixup=0.2", "data.repeats=3", "data.batch_size=62", "gpus=2"],
+            "31 images a rank, an odd number, but mixup and cutmix need pairs; "
+            "set data.batch_size=60 or 72",
+        ),
+        (
+            ["data.repeats=3", "data.batch_size=40", "data.micro_batch_size=16"],
+            "x data.micro_batch_size=16 = 16; set data.batch_size=48",
+        ),
+        (
+            ["model.loss=binary_cross_entropy", "mix.mixup=1", "model.bce_threshold=1"],
+            "model.bce_threshold=1.0: no class has a share above 1 of a mixed image, so all of its "
+            "targets would be 0; set a number below 1 such as 0.2, or null",
+        ),
         (["data.val_fraction=0.6", "data.test_fraction=0.6"], "nothing is left to train on"),
         (["strategy.precision=16-mixed", "strategy.accelerator=cpu"], "needs a GPU"),
         (["strategy.offload_optimizer=true"], "needs a deepspeed strategy"),
@@ -329,6 +354,9 @@ def test_what_is_probably_an_oversight_is_a_note(overrides: list[str], note: str
         ("model.momentum=0.9", "it is a setting of model.optimizer=lars, muon or sgd"),
         ("model.optimizer=sgdd", "expected one of adamw, lamb, lars, muon, sgd; did you mean sgd?"),
         ("zzz=1", "--settings lists them all"),
+        ("data.grayscale=true", "data.grayscale=true: no such key; --settings data lists those of"),
+        ("epochs.x=1", "epochs.x=1: no such key"),
+        ("model.layer_decay=0", "model.layer_decay=0.0: expected a number above 0 and at most 1"),
         ("epochs=0", "epochs=0: expected a number of at least 1"),
     ],
 )
@@ -337,9 +365,51 @@ def test_a_suggestion_is_near_what_was_typed_or_is_not_made(override: str, messa
     assert message in fault
 
 
-def test_one_epoch_is_one_setting_and_a_warm_up_that_was_given_still_counts() -> None:
-    assert compose(["epochs=1"]).model.warmup_epochs is None
-    assert faults_of("epochs=1", "model.warmup_epochs=1")
+@pytest.mark.parametrize(
+    ("words", "notes"),
+    [
+        ([], []),
+        (
+            ["model.warmup_epochs=5"],
+            ["model.warmup_epochs=5: fills all of epochs=2; model.schedule=cosine does not begin"],
+        ),
+        (
+            ["model.schedule=step", "model.step_epochs=[30,60]", "model.warmup_epochs=1"],
+            [
+                "model.step_epochs=[30,60]: epochs=2 end before the learning rate falls at epoch "
+                "30 and 60"
+            ],
+        ),
+        (
+            ["model.schedule=step", "model.step_every=2"],
+            ["model.step_every=2: epochs=2 end before the learning rate falls at epoch 2"],
+        ),
+        (["mix.mixup=0.2", "mix.off_epochs=5"], ["mix.off_epochs=5: none of epochs=2 is mixed"]),
+        (["model.freeze_epochs=5"], []),
+        (["data.start_size=16", "data.grow_until=1"], []),
+    ],
+)
+def test_a_short_try_of_a_long_run_is_not_refused(words: list[str], notes: list[str]) -> None:
+    examined = examine(["epochs=2", "limit_batches=1", *words])
+    assert examined.faults == []
+    assert examined.notes == notes
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["model.bce_threshold=0.2"], "model.bce_threshold=0.2: has no effect without mix.mixup"),
+        (["model.bce_threshold=0.7", "mix.cutmix=1"], "has a share above it, all targets are 0"),
+        (["model.bce_threshold=0.2", "mix.cutmix=1"], ""),
+    ],
+)
+def test_a_threshold_that_does_not_do_what_one_expects_is_a_note(
+    words: list[str], note: str
+) -> None:
+    examined = examine(["model.loss=binary_cross_entropy", *words])
+    assert examined.faults == []
+    assert note in "".join(examined.notes)
+    assert len(examined.notes) == bool(note)
 
 
 def test_a_recipe_may_be_anywhere_and_chooses_files_as_the_command_line_does(

@@ -60,6 +60,25 @@ def test_a_group_of_the_table_has_the_settings_that_its_choices_bring() -> None:
         settings_table(read(), "modle")
 
 
+def test_one_setting_can_be_asked_for() -> None:
+    (row,) = settings_table(read(["model.optimizer=sgd"]), "model.momentum")
+    assert row.key == "model.momentum"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sgd", "--settings model model.optimizer=sgd lists its settings"),
+        ("focal", "--settings model model.loss=focal lists its settings"),
+        ("convnext_tiny", "--settings model --model convnext_tiny lists its settings"),
+        ("model.momentum", "it is a setting of model.optimizer=lars, muon or sgd"),
+    ],
+)
+def test_settings_of_what_is_not_chosen_are_pointed_to(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings_table(read(), word)
+
+
 def test_no_file_of_configs_repeats_a_default() -> None:
     repeated = []
     for path in CONFIG_DIR.glob("*/*.yaml"):

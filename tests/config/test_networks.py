@@ -2,6 +2,8 @@
 themselves; and what a run takes from its weights."""
 
 import math
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import timm
 import torchvision.models
 from timm.models import get_pretrained_cfg
 
+from clf.config import register
 from clf.config.networks import find, names, of_target, settings
 from clf.config.saved import from_dict, load, save
 from clf.config.weights import needs_fixed_size, size_argument, weights
@@ -110,6 +113,11 @@ def test_a_target_may_leave_out_the_file() -> None:
         ("model=convnxt_tiny", "no such model; expected one of .*; did you mean model=convnext_t"),
         ("model=timm/convnext_ato", "did you mean model=timm/convnext_atto?"),
         ("model=convnext_atto", "is a network of timm; write model=timm/convnext_atto$"),
+        ("model=convnext", "--list-models convnext shows those of that name$"),
+        ("model=timm/", "--list-models timm/ shows those of that name$"),
+        ("model=mine.Net", "by its path is model._target_=mine.Net$"),
+        ("model=mine.py", r"trusted_packages=\[MODULE\] brings the names that it registers$"),
+        ("model._target_=torchvision.models.resnet35", "did you mean resnet34?"),
         ("model=timm/resnet18.a1_in1k", "write model=timm/resnet18 model.weights=a1_in1k$"),
     ],
 )
@@ -118,6 +126,82 @@ def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) ->
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(fault)
     assert len(fault) < 200
+
+
+@pytest.mark.parametrize(
+    ("network", "setting", "message"),
+    [
+        ("convnext_tiny", "drop_path_rate=0.1", "calls it model.stochastic_depth_prob"),
+        ("timm/convnext_tiny", "stochastic_depth_prob=0.1", "calls it model.drop_path_rate"),
+        ("timm/vit_tiny_patch16_224", "dropout=0.1", "calls it model.drop_rate"),
+        ("resnet34", "small_images=true", "it is a setting of model=resnet18 or resnet50"),
+        ("resnet50", "drop_path_rate=0.1", "own settings: small_images; --settings model lists"),
+        (
+            "resnet34",
+            "norm=x",
+            "own settings: groups, width_per_group, zero_init_residual; any other argument of its "
+            "own goes into model.network_arguments={norm: VALUE}; --settings model lists all",
+        ),
+    ],
+)
+def test_a_setting_of_another_network_is_answered_with_those_of_the_chosen_one(
+    network: str, setting: str, message: str
+) -> None:
+    (fault,) = examine([f"model={network}", f"model.{setting}"]).faults
+    assert message in fault
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "message"),
+    [
+        ("resnet34", "num_classes: 3", "num_classes follows from the data, or model.num_classes"),
+        ("timm/resnet18", "pretrained: true", "pretrained follows from model.pretrained"),
+        ("vit_b_16", "image_size: 64", "image_size follows from data.image_size; take it out"),
+        ("resnet34", "zero_init_residual: true", "write model.zero_init_residual=true"),
+        ("timm/resnet18", "drop_rate: 0.1", "write model.drop_rate=0.1"),
+        ("timm/resnet18", "in_chans: 1", "images have 3 channels"),
+        ("vit_b_16", "hidden_dim: 64", "vit_b_16 sets hidden_dim itself; take it out"),
+        (
+            "alexnet",
+            "width: 2",
+            "alexnet does not take width; beside its settings it takes nothing",
+        ),
+        (
+            "resnet34",
+            "norm_layr: 2",
+            "norm_layer, replace_stride_with_dilation; did you mean norm_",
+        ),
+    ],
+)
+def test_arguments_that_a_network_cannot_be_given_are_a_fault(
+    network: str, arguments: str, message: str
+) -> None:
+    words = [f"model={network}", f"model.network_arguments={{{arguments}}}", "data.eval_resize=64"]
+    (fault,) = examine([*words, "data.image_size=64"]).faults
+    assert message in fault
+
+
+def test_arguments_that_a_network_takes_are_no_fault() -> None:
+    for network, arguments in (
+        ("resnet34", "norm_layer: null"),
+        ("googlenet", "aux_logits: false"),
+        ("vgg11", "features: null"),
+        ("timm/resnet18", "in_chans: 3, any: 1"),
+    ):
+        words = [f"model={network}", f"model.network_arguments={{{arguments}}}"]
+        assert examine(words).faults == []
+
+
+@pytest.mark.parametrize("setting", ["pretrained=true", "weights=IMAGENET1K_V1"])
+def test_a_plain_network_of_ones_own_has_no_weights_to_download(setting: str) -> None:
+    def own(num_classes: int) -> None: ...
+
+    register(name="plain_without_weights")(own)
+    words = ["model=plain_without_weights", f"trusted_packages=[{__name__.split('.')[0]}]"]
+    faults = examine([*words, f"model.{setting}"]).faults
+    assert any("plain_without_weights is your own network" in fault for fault in faults)
+    faults = examine([*words, "model.weights=mine.pth"]).faults
+    assert not any("is your own network" in fault for fault in faults)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +219,19 @@ def test_an_unknown_name_suggests_the_nearest_of_all(text: str, message: str) ->
             ["model=timm/vit_tiny_patch16_224", "data.start_size=16"],
             "is built for one size of images",
         ),
+        (
+            ["model=vit_b_16", "data.eval_size=64", "data.eval_resize=64"],
+            "data.eval_size=64: vit_b",
+        ),
+        (
+            ["data.eval_size=48"],
+            "smaller than the centre crop data.eval_size=48; set data",
+        ),
+        (["model.small_images=true", "model.pretrained=true"], "the first layer of large images"),
+        (["model.small_images=true", "model.weights=IMAGENET1K_V1"], "model.small_images=false"),
         (["model=vgg11", "data.start_size=16"], "data.start_size=16: vgg11 needs at least 32"),
-        (["model.mean=[1,2]"], "model.mean=[1.0,2.0]: expected three numbers, of red"),
+        (["model.mean=[1,2]"], "model.mean=[1.0,2.0]: expected three numbers from 0 to"),
+        (["model.mean=[124,116,104]"], "expected three numbers from 0 to 1, of red, green and bl"),
         (["model.std=[1,2,0]"], "model.std=[1.0,2.0,0.0]: expected three numbers above 0"),
         (["data.interpolation=nearest"], "expected one of bilinear, bicubic"),
         (
@@ -181,6 +276,8 @@ def images(*settings: str) -> tuple[Any, ...]:
          (112, 116, "bicubic", None, None)),
         (["model=swin_t", "model.pretrained=true", "data.interpolation=bilinear",
           "data.eval_resize=256"], (224, 256, "bilinear", None, None)),
+        (["model=resnet50", "model.pretrained=true", "data.image_size=176", "data.eval_size=224"],
+         (176, 232, None, None, None)),
         (["model=timm/vit_tiny_patch16_224", "model.pretrained=true"],
          (224, 248, "bicubic", [0.5] * 3, [0.5] * 3)),
         (["model=timm/vit_tiny_patch16_224", "model.pretrained=true", "model.mean=[0,0,0]"],
@@ -218,10 +315,10 @@ def test_the_runs_own_config_keeps_them_and_a_run_of_before_goes_on_as_it_was(
 
 def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("model: convnext_small\nmodel.optimizer: sgd\nmodel.layer_scale: 0.1\n")
+    recipe.write_text("model: convnext_small\nmodel.optimizer: muon\nmodel.layer_scale: 0.1\n")
     cfg = compose([f"recipe={recipe}"])
     assert cfg.model._target_ == "torchvision.models.convnext.convnext_small"
-    assert (cfg.model.optimizer, vars(cfg.model)["layer_scale"]) == ("sgd", 0.1)
+    assert (cfg.model.optimizer, vars(cfg.model)["layer_scale"]) == ("muon", 0.1)
     for choice in ("resnet50", "swin_t"):
         examined = examine([f"recipe={recipe}", f"model={choice}"])
         assert examined.faults == []
@@ -230,9 +327,51 @@ def test_a_recipe_chooses_a_network_and_the_command_line_another(tmp_path: Path)
         assert [note.partition(":")[0] for note in examined.notes] == ["model.layer_scale=0.1"]
     recipe.write_text("# @package _global_\ndefaults: [override /model: swin_t]\n")
     assert compose([f"recipe={recipe}"]).model._target_.endswith("swin_t")
-    recipe.write_text("model: convnxt_small\n")
+
+
+@pytest.mark.parametrize("choice", ["timm/vit_small_patch16_224", "convnext_tiny", "resnet50"])
+@pytest.mark.parametrize(
+    "form", ["model: {}\n", "defaults:\n  - override /model: {}\n  - override /data: digits\n"]
+)
+def test_a_recipe_names_any_network_in_both_forms_and_the_command_line_wins(
+    tmp_path: Path, choice: str, form: str
+) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs)
+    text = "# @package _global_\n" + form.format(choice) + "model.learning_rate: 0.5\n"
+    (configs / "recipe" / "mine.yaml").write_text(text)
+
+    def target(*words: str) -> str:
+        examined = examine(["recipe=mine", *words], config_dir=configs)
+        assert examined.faults == []
+        assert examined.cfg is not None
+        assert examined.cfg.model.learning_rate == 0.5
+        return examined.cfg.model._target_.rpartition(".")[2]
+
+    assert target() == {"resnet50": "ResNet50Model"}.get(choice, choice.removeprefix("timm/"))
+    assert target("model=resnet18") == "ResNet18Model"
+    assert target("model=swin_t") == "swin_t"
+    assert target("model=timm/convnext_atto") == "convnext_atto"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: convnxt_small", "model=convnxt_small: .*mine.yaml.* did you mean model=convnext_"),
+        ("defaults: [override /model: convnxt_small]", "mine.yaml.* did you mean model=convnext_"),
+        ("defaults: [override /model: timm/convnext_ato]", "did you mean model=timm/convnext_att"),
+        ("defaults: [override /model: null]", "model=null: no such model"),
+        ("defaults: [/model: swin_t]", "write `- override /model: swin_t`, or model: swin_t"),
+        ("defaults: [override model: swin_t]", "write `- override /model: swin_t`, or model: swi"),
+        ("model: vgg11\ndefaults: [override /model: swin_t]", "chooses model twice: model: vgg11"),
+        ("defaults: [override /model: swin_t, override /model: vgg11]", "chooses model twice"),
+    ],
+)
+def test_a_recipe_that_chooses_no_network_says_how(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text + "\n")
     (fault,) = examine([f"recipe={recipe}"]).faults
-    assert "did you mean model=convnext_small" in fault
+    assert re.search(message, fault), fault
 
 
 def test_a_network_is_chosen_without_importing_its_library() -> None:

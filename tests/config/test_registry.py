@@ -1,8 +1,10 @@
 """@register and the list of packages that a `_target_` may name."""
 
 import copy
+import functools
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +101,23 @@ def test_a_package_that_cannot_be_imported_is_a_fault_among_the_others() -> None
         compose(["trusted_packages=[no_such_package]", "nodes=0"])
     assert any("importing no_such_package failed" in fault for fault in caught.value.faults)
     assert any(fault.startswith("nodes=0") for fault in caught.value.faults)
+
+
+def test_a_package_that_is_there_is_not_looked_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, line in (("wrong_name", "register(name='a b')(len)"), ("wrong_word", "a b")):
+        (tmp_path / f"{name}.py").write_text(f"from clf.config import register\n{line}\n")
+        (fault,) = read([f"trusted_packages=[{name}]"]).faults
+        assert fault.endswith("; mend what it says")
+    (fault,) = read(["trusted_packages=[no_such_package]"]).faults
+    assert fault.endswith("or lie in this folder, the repository's root or a folder of PYTHONPATH")
+
+
+def test_what_has_no_name_of_its_own_cannot_be_registered() -> None:
+    with pytest.raises(ValueError, match="expected a class or a function, got a partial; put it"):
+        register(name="partly")(functools.partial(print))
 
 
 def test_two_models_of_one_name_are_refused() -> None:
@@ -282,6 +301,19 @@ def test_an_optimizer_and_a_loss_with_a_setting_of_one_name_do_not_go_together()
     register(name="smoothing_step", group="optimizer")(step)
     with pytest.raises(ConfigError, match="label_smoothing: .* both have a setting of that name"):
         compose(["model.optimizer=smoothing_step"])
+
+
+def test_a_network_and_an_optimizer_with_a_setting_of_one_name_do_not_go_together() -> None:
+    def own(num_classes: int, momentum: float = 0.1) -> None: ...
+
+    register(name="norm_momentum")(own)
+    assert read(["model=norm_momentum", "model.momentum=0.2"]).faults == []
+    (fault,) = read(["model=norm_momentum", "model.optimizer=sgd"]).faults
+    assert re.match(
+        r"model\.momentum: .*own and clf\.optim\.optimizers\.sgd both have a setting of that name, "
+        r"so one value would set both; rename it in .*own, or choose another optimizer than sgd",
+        fault,
+    ), fault
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clf.config import DataConfig
-from clf.data.index import DataError, data_faults, load_splits
+from clf.data.index import DataError, load_splits, survey
 
 
 def config(root: Path) -> DataConfig:
@@ -99,7 +99,7 @@ def test_every_bad_line_is_named_by_file_and_line_with_its_fault(tmp_path):
         11: f"no such image: {tmp_path}/crops/gone.jpg",
     }.items():
         assert f"{file}:{line}: {fault}" in text
-    assert data_faults(config(tmp_path))[1] == [text]
+    assert survey(config(tmp_path))[1] == [text]
 
 
 def test_very_many_bad_lines_are_counted_and_ten_shown(tmp_path):

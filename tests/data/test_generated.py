@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from clf.config import DataConfig
 from clf.config.registry import node_schema
 from clf.data import digits, generated, jersey
-from clf.data.index import DataError, data_faults, load_splits
+from clf.data.index import DataError, load_splits, survey
 from clf.plan import compose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,11 +71,11 @@ def test_a_digits_image_shows_the_digit(digits_root):
 def test_what_is_generated_on_first_use_is_known_before(tmp_path, name, classes):
     cfg = jersey_config(root=str(tmp_path / name), **QUICK)
     cfg.name = name
-    names, faults = data_faults(cfg)
+    names, faults, _ = survey(cfg)
     assert (len(names), faults) == (classes, [])
     _, size = generated.preview(cfg)
     cfg.batch_size = size + 1
-    assert f"larger than the training split of {size} images" in data_faults(cfg)[1][0]
+    assert f"larger than the training split of {size} images" in survey(cfg)[1][0]
     assert not (tmp_path / name).exists()
     cfg.batch_size = size
     splits = load_splits(cfg)
@@ -145,11 +145,11 @@ def test_absent_typefaces_are_a_fault_of_jersey_alone_before_anything_runs(tmp_p
         "data.name=jersey: needs the packages font_roboto to draw its images, and they are not "
         "installed; pip install 'clf[jersey]'"
     )
-    assert data_faults(cfg) == (None, [fault])
+    assert survey(cfg)[:2] == (None, [fault])
     with pytest.raises(DataError, match="font_roboto"):
         load_splits(cfg)
     assert not (tmp_path / "images").exists()
-    assert data_faults(DataConfig(name="digits", root=str(tmp_path / "digits")))[1] == []
+    assert survey(DataConfig(name="digits", root=str(tmp_path / "digits")))[1] == []
 
 
 # --- written once, and whole ---
@@ -199,7 +199,7 @@ def test_a_folder_with_other_files_is_neither_read_nor_written(tmp_path):
     cfg = DataConfig(name="digits", root=str(tmp_path))
     with pytest.raises(DataError, match="holds other files than data=digits writes; give a new"):
         load_splits(cfg)
-    assert "holds other files" in data_faults(cfg)[1][0]
+    assert "holds other files" in survey(cfg)[1][0]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

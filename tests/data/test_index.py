@@ -7,7 +7,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from clf.config import DataConfig
-from clf.data.index import DataError, ImageSplits, data_faults, load_splits
+from clf.data.index import DataError, ImageSplits, load_splits, survey
 
 
 def touch(*paths: Path) -> None:
@@ -24,7 +24,7 @@ def message(cfg: DataConfig) -> str:
     """What the reader says; the check before a run must say the same."""
     with pytest.raises(DataError) as caught:
         load_splits(cfg)
-    assert data_faults(cfg)[1] == str(caught.value).split("\n")
+    assert survey(cfg)[1] == str(caught.value).split("\n")
     return str(caught.value)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from clf.config import ConfigError, DataConfig, RunConfig, registry
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.index import load_splits
-from clf.data.reader import DataError, Row, checked_rows
+from clf.data.reader import DataError, Row, checked
 from clf.plan import compose, resolve
 
 READERS = '''
@@ -164,13 +164,14 @@ def test_what_is_not_a_row_is_shown_with_what_a_row_is():
 )
 def test_each_mistake_of_a_reader_is_named(rows, said):
     with pytest.raises(DataError, match=f"^data.name=mine: its reader {said}"):
-        checked_rows(rows, "mine")
+        checked(rows, "mine")
 
 
 def test_labels_of_numpy_and_paths_of_pathlib_are_taken():
-    checked = checked_rows({"all": [(Path("a.png"), np.int64(3)), Row(b"x", "cat")]}, "mine")
-    assert checked == {"all": [Row("a.png", 3), Row(b"x", "cat")]}
-    assert type(checked["all"][0].label) is int
+    rows, notes = checked({"all": [(Path("a.png"), np.int64(3)), Row(b"x", "cat")]}, "mine")
+    assert rows == {"all": [Row("a.png", 3), Row(b"x", "cat")]}
+    assert type(rows["all"][0].label) is int
+    assert notes == []
 
 
 def test_an_unknown_reader_is_refused_with_the_known_names(tmp_path):

@@ -271,6 +271,14 @@ def test_evaluation_resizes_and_takes_the_middle_as_torchvision_does(shape):
     assert torch.equal(transform(image_HWC), reference(tensor(image_HWC)))
 
 
+def test_an_evaluation_may_see_larger_images_than_those_that_train():
+    image_HWC = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cfg = DataConfig(image_size=24, eval_size=32)
+    reference = v2.Compose([v2.Resize(round(32 / 0.875), antialias=True), v2.CenterCrop(32)])
+    assert torch.equal(EvalTransform(cfg)(image_HWC), reference(tensor(image_HWC)))
+    assert TrainTransform(cfg)(image_HWC, np.random.default_rng(0)).shape == (3, 24, 24)
+
+
 def test_evaluation_shows_what_imagenet_evaluation_shows_unless_the_config_says_otherwise():
     assert EvalTransform(DataConfig(image_size=224)).short_side == 256
     assert EvalTransform(DataConfig(image_size=32, eval_resize=32)).short_side == 32

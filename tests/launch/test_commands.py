@@ -126,19 +126,36 @@ def test_the_models_are_listed_with_their_weights_own_ones_first(tmp_path: Path)
     done = typed(ROOT, "submit.py", "--list-models", "reznet18")
     assert done.returncode == 2
     assert "no name matches; did you mean resnet18?" in " ".join(done.stderr.split())
+    done = typed(ROOT, "submit.py", "--list-models", "vit", "swin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "swin: not a setting" in " ".join(done.stderr.split())
 
 
 def test_models_of_ones_own_are_listed_first(tmp_path: Path) -> None:
     (tmp_path / "mine_to_list.py").write_text(
         "from clf.config import register\n\n\n@register(name='vit_of_mine')\n"
-        "def vit_of_mine(num_classes): ...\n"
+        "def vit_of_mine(num_classes): ...\n\n\n@register(name='vit_b_32')\n"
+        "def another(num_classes): ...\n"
     )
-    script = str(ROOT / "launch" / "submit.py")
-    words = ["--list-models", "vit_*", "trusted_packages=[mine_to_list]"]
-    command = [sys.executable, script, *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names[1:3] == ["vit_of_mine", "vit_b_16"]
+
+    def listed(package: str) -> subprocess.CompletedProcess[str]:
+        script = str(ROOT / "launch" / "submit.py")
+        command = [
+            sys.executable,
+            script,
+            "--list-models",
+            "vit_*",
+            f"trusted_packages=[{package}]",
+        ]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    rows = [line.split() for line in listed("mine_to_list").stdout.splitlines()[1:]]
+    assert rows[0] == ["vit_b_32", "mine_to_list.another"]  # without torchvision's numbers
+    assert rows[1] == ["vit_of_mine", "mine_to_list.vit_of_mine"]
+    assert rows[2][:2] == ["vit_b_16", "torchvision"]
+    done = listed("nowhere_to_list")
+    assert done.returncode == 2
+    assert "importing nowhere_to_list failed" in " ".join(done.stderr.split())
 
 
 def test_the_suggested_debug_command_is_one_that_train_takes(

@@ -1,6 +1,8 @@
 """Models: heads, parameter counts, loss, and the weights that they start from."""
 
 import copy
+from argparse import Namespace
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,36 @@ def test_head_and_parameter_count(model_class, features, parameters):
     assert model_class(num_classes=43).network.fc.out_features == 43
 
 
+def test_a_resnet_for_small_images_keeps_their_resolution():
+    # He et al.'s ResNet-18 for CIFAR-10 as it is counted elsewhere: 11,173,962 parameters.
+    model = ResNet18Model(num_classes=10, small_images=True)
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    seen = []
+    model.network.layer4.register_forward_hook(lambda module, given, made: seen.append(made.shape))
+    model(torch.zeros(2, 3, 32, 32))
+    assert seen == [(2, 512, 4, 4)]
+
+
+def test_a_compiled_network_has_code_of_its_own_for_each_size_of_images(monkeypatch):
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.extend(i.shape for i in inputs if isinstance(i, torch.Tensor) and i.dim() == 4)
+        return graph.forward
+
+    plain = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **how: plain(self, backend=backend, **how)
+    )
+    words = ["strategy.compile=true", "strategy.channels_last=false"]
+    model = build_model(compose(words), 3, pretrained=False)
+    for size in (16, 24, 32):
+        model(torch.zeros(2, 3, size, size))
+    images = [shape for shape in shapes if shape[1] == 3 and shape[0] == 2]
+    assert images == [(2, 3, 16, 16), (2, 3, 24, 24), (2, 3, 32, 32)]
+    assert all(type(pixels) is int for shape in images for pixels in shape)
+
+
 def test_uint8_images_are_normalised_as_torchvision_does():
     model = ResNet18Model(num_classes=3).eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -52,6 +84,28 @@ def test_loss_is_weighted_smoothed_cross_entropy(smoothing):
     smooth = -(w * log_p).sum() / 3
     assert weight_sum.item() == w[y].sum()
     assert loss_sum.item() == pytest.approx((1 - smoothing) * hard + smoothing * smooth, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 7)),
+            r"Sequential gave a tensor of shape \(2, 7",
+        ),
+        (nn.Flatten(0), r"Flatten gave a tensor of shape \(24,\)"),
+        (nn.Threshold(0, 0), r"Threshold gave a tensor of shape \(2, 3, 2, 2\)"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused_with_what_was_expected(network, given):
+    class Wrong(BaseClassificationModel):
+        def build_network(self):
+            return network
+
+    batch = {"images": torch.zeros(2, 3, 2, 2), "labels": torch.zeros(2).long()}
+    batch["indices"] = batch["labels"]
+    with pytest.raises(ValueError, match=f"^{given}.*; expected logits of shape .2, 10.,"):
+        Wrong(num_classes=10).validation_step(batch, 0)
 
 
 def test_class_weights_travel_with_the_checkpoint():
@@ -84,6 +138,56 @@ def test_one_of_our_checkpoints_is_a_file_to_start_from(tmp_path):
     torch.save({"state_dict": first.state_dict()}, tmp_path / "best.ckpt")
     second = ResNet18Model(num_classes=43, weights=str(tmp_path / "best.ckpt"))
     assert torch.equal(second.network.conv1.weight, first.network.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda state: {"model": state, "epoch": 3, "args": Namespace(lr=0.1)},
+        lambda state: {f"module.{key}": one for key, one in state.items()},
+        lambda state: {
+            "state_dict": {f"model.{key}": one for key, one in state.items()}
+            | {"loss.weight": torch.ones(3)}
+        },
+        lambda state: {"model_state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    ],
+    ids=["torchvisions-script", "ddp", "lightning", "compiled-ddp"],
+)
+def test_weights_that_other_programs_wrote_are_read(tmp_path, held):
+    state = torchvision.models.resnet18(num_classes=7).state_dict()
+    torch.save(held(state), tmp_path / "other.pth")
+    network = ResNet18Model(num_classes=10, weights=str(tmp_path / "other.pth")).network
+    assert torch.equal(network.conv1.weight, state["conv1.weight"])
+
+
+def test_a_network_that_has_a_part_of_a_wrappers_name_keeps_its_names(tmp_path):
+    class Inner(BaseClassificationModel):
+        def build_network(self):
+            body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+            return nn.Sequential(OrderedDict(model=body, head=nn.Linear(4, self.num_classes)))
+
+    state = Inner(num_classes=2).network.state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    network = Inner(num_classes=3, weights=str(tmp_path / "own.pth")).network
+    assert torch.equal(network.state_dict()["model.1.weight"], state["model.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            nn.Linear(2, 2),
+            r"it holds torch\.nn\.modules\.linear\.Linear, and reading that",
+        ),
+        ({"a": 1, "b": torch.ones(2)}, "expected tensors by their names, .*; a is something else"),
+    ],
+)
+def test_a_file_that_holds_something_else_than_weights_says_what_to_write(
+    tmp_path, content, message
+):
+    torch.save(content, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=message):
+        ResNet18Model(num_classes=10, weights=str(tmp_path / "wrong.pth"))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -226,9 +330,8 @@ def not_ours(**settings: Any) -> nn.Module:
 
 
 def test_an_error_that_a_model_raises_reaches_the_user_unchanged():
-    cfg = compose(["model.pretrained=true", "strategy.channels_last=false"])
-    cfg.model._target_ = f"{Plain.__module__}.Plain"
-    cfg.trusted_packages = ["tests"]
+    words = [f"model._target_={Plain.__module__}.Plain", "trusted_packages=[tests]"]
+    cfg = compose([*words, "model.pretrained=true", "strategy.channels_last=false"])
     with pytest.raises(ValueError, match=r"^model.pretrained=true: .*Plain knows no weights"):
         build_model(cfg, 3, pretrained=True)
 

@@ -43,6 +43,15 @@ def test_a_row_that_is_padding_adds_nothing_and_gets_no_gradient(loss):
     assert (logits.grad[:5] != 0).all()
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_batch_of_classes_that_weigh_nothing_changes_nothing(loss):
+    smoothing = {"label_smoothing": 0.1} if "cross_entropy" in loss else {}
+    built = model(loss, class_weights=[0.0, *WEIGHTS[1:]], **smoothing)
+    logits = LOGITS.clone().requires_grad_()
+    built.loss_fn(logits, torch.zeros_like(LABELS)).backward()
+    assert (logits.grad == 0).all()
+
+
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"bce_sum": True}])
 def test_binary_cross_entropy_is_timms(settings):
     reference = BinaryCrossEntropy(

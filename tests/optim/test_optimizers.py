@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from clf.config import ConfigError, optimizer_rules
+from clf.config import ConfigError, optimizer_rules, registry
 from clf.optim.optimizers import adamw, fused_on_gpu, lamb, lars, sgd
-from clf.plan import compose
+from clf.plan import compose, examine
 
 
 def steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[float]:
@@ -62,6 +62,15 @@ def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_th
         (["eps=-1"], "model.eps=-1.0: expected a number of at least 0"),
         (["optimizer=lars", "nesterov=true", "momentum=0"], "model.nesterov=true: needs model.mom"),
         (["optimizer=muon", "muon_iterations=0"], "model.muon_iterations=0: expected a number fro"),
+        (
+            ["optimizer=lars", "weight_decay=0"],
+            "model.weight_decay=0.0: model.optimizer=lars adapts the steps of those weights alone "
+            "that decay",
+        ),
+        (
+            ["optimizer=lamb", "freeze_epochs=1"],
+            "model.freeze_epochs=1: model.optimizer=lamb counts the steps of all weights together",
+        ),
         (["head_lr_factor=-1"], "model.head_lr_factor=-1.0: expected a number of at least 0"),
         (["layer_decay=1.5"], "model.layer_decay=1.5: expected a number from 1e-09 to 1"),
     ],
@@ -70,6 +79,43 @@ def test_settings_that_cannot_be_are_a_fault(words, message):
     with pytest.raises(ConfigError) as caught:
         compose([f"model.{word}" for word in words])
     assert [fault[: len(message)] for fault in caught.value.faults] == [message]
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_timm_adapts_the_steps_of_weights_that_decay_alone(name):
+    """The rule about model.weight_decay=0 can go when this fails."""
+    moved = []
+    for decay in (0.0, 1e-6):
+        weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        ours = {"lamb": lamb, "lars": lars}[name]
+        steps(ours([{"params": [weight], "weight_decay": decay}], 0.01), weight)
+        moved.append(float(weight.detach().sub(torch.tensor([1.0, -2.0])).norm()))
+    assert moved[0] != pytest.approx(moved[1], rel=0.1)
+
+
+def test_timms_lamb_counts_the_steps_of_a_group():
+    """The rule about model.freeze_epochs can go when this fails."""
+    first, second = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = lamb([{"params": [first, second], "weight_decay": 0.0}], 0.01)
+    for gradients in ((torch.ones(1), None), (torch.ones(1), torch.ones(1))):
+        first.grad, second.grad = gradients
+        before = second.detach().clone()
+        optimizer.step()
+    assert float((second.detach() - before).abs()) != pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["optimizer=sgd"], ["model.learning_rate=0.0005", "model.weight_decay=0.05"]),
+        (["optimizer=lars"], ["model.learning_rate=0.0005", "model.weight_decay=0.05"]),
+        (["optimizer=lars", "learning_rate=2"], ["model.weight_decay=0.05"]),
+        (["optimizer=lamb"], []),
+    ],
+)
+def test_defaults_that_do_not_suit_an_optimizer_are_a_note(words, keys):
+    notes = examine([f"model.{word}" for word in words]).notes
+    assert [note.partition(": the default, which suits adamw; with")[0] for note in notes] == keys
 
 
 @pytest.mark.parametrize("ours", [sgd, adamw])
@@ -122,6 +168,7 @@ def test_an_optimizer_of_ones_own_may_need_whole_weights(tmp_path, monkeypatch):
         "    return SGD(groups, learning_rate)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entries", {})  # another test lists all names
     words = ["trusted_packages=[whole_steps]", "model.optimizer=whole", "strategy=deepspeed_zero2"]
     with pytest.raises(ConfigError, match="model.optimizer=whole: looks at each weight as a whole"):
         compose(words)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from clf.config import EmaConfig, MixConfig
 from clf.models.base import BaseClassificationModel
+from clf.optim.ema import AS_TRAINED
 from tests import tiny
 from tests.parallel.test_odd_networks import assert_same
 
@@ -165,6 +167,23 @@ def test_blocks_that_are_computed_again_give_the_same_numbers(place, ranks, whol
     again = {"strategy_settings": {"gradient_checkpointing": True}}
     for strategy in ("single", "ddp"):
         assert_same(train(place, ranks, f"again-{strategy}", strategy, **again), whole)
+
+
+@pytest.mark.parametrize("leave", [FROZEN * STEPS, FROZEN * STEPS + 1])
+def test_with_mixing_and_an_average_a_run_goes_on_to_the_same_bits(place, ranks, leave):
+    def of(name: str, leave: int | None = None) -> dict[str, Any]:
+        average, mix = EmaConfig(decay=0.9), MixConfig(mixup=0.5, cutmix=1.0)
+        return train(place, ranks, name, leave=leave, ema=average, mix=mix)
+
+    expected = of("regularised")
+    of(f"regularised-{leave}", leave)
+    resumed = of(f"regularised-{leave}")
+    for found, held in (
+        (resumed["state_dict"], expected["state_dict"]),
+        (resumed[AS_TRAINED]["weights"], expected[AS_TRAINED]["weights"]),
+    ):
+        for key, value in held.items():
+            assert torch.equal(found[key], value), key
 
 
 def test_a_network_without_a_head_is_refused(place, ranks):

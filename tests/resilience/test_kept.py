@@ -126,6 +126,24 @@ def test_a_run_of_an_older_version_goes_on_with_its_best_value(
     assert {"top-epoch003.ckpt", "top-epoch004.ckpt"} < found.keys()
 
 
+def test_another_number_of_the_best_takes_the_place_of_no_better_one(
+    root: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    for epochs, keep, tops in ((2, 3, (1, 2)), (5, 1, ()), (6, 3, (6,))):
+        tiny.fit(config(root, epochs=epochs, keep_top=keep, every_epochs=None), str(tmp_path))
+        names = {"best.ckpt", "last.ckpt", *(f"top-epoch{epoch:03d}.ckpt" for epoch in tops)}
+        assert {path.name for path in folder.iterdir()} == names
+    assert content(folder)["best.ckpt"]["epoch"] + 1 == 5
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(root: str, tmp_path: Path) -> None:
+    tiny.fit(config(root, epochs=5, keep_top=1), str(tmp_path / "here"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    tiny.fit(config(root, epochs=6, keep_top=1), str(tmp_path / "there"))
+    assert content(tmp_path / "there" / "checkpoints")["best.ckpt"]["epoch"] + 1 == 5
+
+
 class ScoredByRank(Scored):
     """Not added up over the ranks, and so another number on each."""
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clf.config import RunConfig
 from clf.config.faults import is_for_the_user
-from clf.data.index import data_faults, load_splits
+from clf.data.index import load_splits, survey
 from clf.plan import compose, resolve
 from slurm import stage as module
 from slurm.stage import stage
@@ -77,7 +77,7 @@ def test_a_tar_file_is_unpacked_and_its_classes_are_known_before(
     with tarfile.open(path, mode) as file:
         file.add(images, arcname=inner)
     cfg = config(path, tmp_path / "disk")
-    names, faults = data_faults(cfg.data)
+    names, faults, _ = survey(cfg.data)
     assert faults == []
     assert names == (["cat", "dog"] if mode == "w" else None)
     assert content(stage(cfg).data.root or "") == content(images)
