@@ -39,7 +39,7 @@ SUBMIT = """\
   python launch/submit.py --nodes 2 --gpus 8 --model resnet50 data.batch_size=1024
   python launch/submit.py --gpus 2 strategy.accelerator=cpu   two CPU processes
   python launch/submit.py --sweep model.learning_rate=1e-4,3e-4 --sweep seed=0,1,2 --parallel 4
-  python launch/submit.py recipe=jersey_finetune data.root=/my/jerseys --dry-run
+  python launch/submit.py recipe=jersey data.root=/my/jerseys --dry-run
   python launch/submit.py --name NAME epochs=30               a run of defaults goes on
   python launch/submit.py --settings model                    the settings of the model
   python launch/submit.py --list-models convnext              what --model takes, by a part of it

@@ -106,9 +106,9 @@ def _read_classes(folder: Path, classes: list[str], faults: list[str]) -> list[R
         rows += of_class
         if not of_class:
             others = _other_files(folder / name)
-            instead = f"only {first_and_count(others, 3)}" if others else "no file"
+            held = f"only {first_and_count(others, 3)}" if others else "nothing"
             faults.append(
-                f"data.root: class folder {folder / name} holds no image but {instead}; "
+                f"data.root: class folder {folder / name} holds {held}; "
                 f"expected {' '.join(SUFFIXES)}. Fill or remove it"
             )
     return rows

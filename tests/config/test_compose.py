@@ -240,7 +240,7 @@ def test_the_classes_of_a_folder_are_counted_before_anything_runs(tmp_path: Path
 
 def test_a_recipe_is_a_whole_run_and_the_command_line_still_wins(tmp_path: Path) -> None:
     make_images(tmp_path, "train/7", "train/8", "val/7", "val/8")
-    given = ["recipe=jersey_finetune", f"data.root={tmp_path}", "data.batch_size=2"]
+    given = ["recipe=jersey", f"data.root={tmp_path}", "data.batch_size=2"]
     cfg = compose(given)
     assert (cfg.model._target_, cfg.model.pretrained) == ("clf.models.resnet.ResNet50Model", True)
     assert (cfg.data.name, cfg.data.augment.horizontal_flip) == ("imagefolder", 0.0)
@@ -251,7 +251,7 @@ def test_a_recipe_is_a_whole_run_and_the_command_line_still_wins(tmp_path: Path)
 def test_every_recipe_says_how_it_is_run_and_what_it_was_measured_at() -> None:
     for path in (CONFIG_DIR / "recipe").glob("*.yaml"):
         opening = path.read_text().split("defaults:")[0]
-        assert "python launch/submit.py" in opening
+        assert "python launch/" in opening
         assert f"recipe={path.stem}" in opening
         assert "nmeasured" in opening or "top-1" in opening
 

@@ -170,8 +170,8 @@ def test_an_empty_class_folder_is_named_with_what_it_holds(tmp_path):
     touch(tmp_path / "train/c/readme.md")
     (tmp_path / "train/d").mkdir()
     text = message(config(tmp_path))
-    assert f"class folder {tmp_path}/train/c holds no image but only readme.md" in text
-    assert f"class folder {tmp_path}/train/d holds no image but no file" in text
+    assert f"class folder {tmp_path}/train/c holds only readme.md" in text
+    assert f"class folder {tmp_path}/train/d holds nothing; expected" in text
 
 
 def test_a_validation_class_that_training_lacks_is_named_with_an_image(tmp_path):

@@ -97,6 +97,15 @@ def test_a_deepspeed_without_a_part_is_refused_by_that_parts_name(
         assert words in str(error.value)
 
 
+def test_a_deepspeed_that_has_every_part_but_divides_twice_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for place, number in (("major", 0), ("minor", 18), ("patch", 3)):
+        monkeypatch.setattr(f"deepspeed.__version_{place}__", number)
+    with pytest.raises(RuntimeError, match=r"lacks the backward\(\) .*scale_wrt_gas.*strategy=ddp"):
+        deepspeed_internals.check_deepspeed()
+
+
 @pytest.mark.parametrize("stage_3", [False, True])
 def test_an_optimizer_of_deepspeeds_without_a_part_is_refused(stage_3: bool) -> None:
     with pytest.raises(RuntimeError, match=r"lacks object\.reduce_ready\w+, .*object\.\w*fp32_\w+"):
