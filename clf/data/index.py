@@ -6,6 +6,8 @@ numbers, and the splits that the reader did not give are drawn. Imports neither 
 is needed, NumPy.
 """
 
+import os
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -138,7 +140,8 @@ def _read(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     if not any(rows.values()):
         nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
         return None, faults or [nothing]
-    splits = replace(_label(cfg, rows), notes=notes)
+    splits = _label(cfg, rows)
+    splits = replace(splits, notes=[*notes, *_alike(splits.classes)])
     faults += _index_faults(cfg, splits, rows)
     if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
         faults.append(fault)
@@ -216,7 +219,7 @@ def _stratify(rows: list[Row], cfg: DataConfig, test_fraction: float) -> list[li
         by_class.setdefault(str(row.label), []).append(row)
     parts: list[list[Row]] = [[], [], []]
     for name, members in sorted(by_class.items()):
-        rng = np.random.default_rng([cfg.split_seed, zlib.crc32(name.encode())])
+        rng = np.random.default_rng([cfg.split_seed, zlib.crc32(os.fsencode(name))])
         members = sorted(members, key=_order)
         shuffled = [members[place] for place in rng.permutation(len(members))]
         test = _share(len(members), test_fraction)
@@ -237,6 +240,21 @@ def _share(count: int, fraction: float) -> int:
     if fraction <= 0:
         return 0
     return min(max(1, round(count * fraction)), count - 1)
+
+
+def _alike(classes: list[str]) -> Iterator[str]:
+    """A note on classes that a person would take for one: Cat and cat, or an e with an accent that
+    is one character in one name and two in the other."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups.setdefault(" ".join(plain.split()), []).append(name)
+    same = [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
+    if same:
+        yield (
+            f"{len(same)} names of classes differ in case, spaces or the way a character is "
+            f"written alone, and are classes of their own: {first_and_count(same, 3)}"
+        )
 
 
 def _index_faults(cfg: DataConfig, splits: ImageSplits, rows_by_split: Rows) -> Iterator[str]:
