@@ -16,10 +16,11 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file by `text` in UTF-8; line ends stay as they are."""
+    """Replace the file by `text` in UTF-8; line ends stay as they are, and so do the bytes of
+    names that are no UTF-8, as `os.listdir` gives them."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
     write_file(path, write)
 

@@ -9,6 +9,7 @@ runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.c
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class RunFolder:
     def write_json(path: Path, content: Any) -> None:
         """Replace a file by indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
         text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+        # A byte of a name that is no UTF-8: JSON has no bytes, and Python reads this escape back.
+        text = re.sub("[\\ud800-\\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)
         write_text(path, text + "\n")
 
     def add_notes(self, notes: Iterable[str]) -> list[str]:

@@ -71,7 +71,7 @@ def _fingerprint(source: Path) -> str:
     for path in covered:
         facts = path.stat()
         parts.append(f"{path} {facts.st_mtime_ns} {0 if path.is_dir() else facts.st_size}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()[:16]
 
 
 @contextmanager
@@ -98,17 +98,54 @@ def _copy_whole(source: Path, target: Path) -> None:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    files: list[tuple[Path, Path, int]] = []
-    for folder, _, names in os.walk(source, followlinks=True):
-        inside = target / Path(folder).relative_to(source)
-        inside.mkdir(exist_ok=True)
-        found = (Path(folder, name) for name in names)
-        files += [(path, inside / path.name, path.stat().st_size) for path in found]
+    files = _files(source, target)
     progress = Progress(sum(size for _, _, size in files), source, target)
     with ThreadPoolExecutor(THREADS) as pool:
         for size in pool.map(_copy_file, files):
             progress.at(progress.copied + size)
     progress.done(len(files))
+
+
+def _files(source: Path, target: Path) -> list[tuple[Path, Path, int]]:
+    """Makes the folders and links of the copy, and gives the files to copy with their sizes.
+
+    What links lead to is copied once, and a link within the folder stays one: so the reader of the
+    copy sees the links that lead back or to another class, as it would in the folder itself.
+    """
+    places = {os.path.realpath(source): target}
+    files, waiting = [], [(source, target)]
+    while waiting:
+        folder, inside = waiting.pop()
+        inside.mkdir(exist_ok=True)
+        for entry in os.scandir(folder):
+            copy = inside / entry.name
+            if entry.is_symlink() and (link := _link(entry.path, copy, source, places)):
+                os.symlink(link, copy)
+            elif entry.is_dir():
+                waiting.append((Path(entry.path), copy))
+            elif entry.is_file():
+                files.append((Path(entry.path), copy, entry.stat().st_size))
+    return files
+
+
+def _link(path: str, copy: Path, source: Path, places: dict[str, Path]) -> str | None:
+    """Where a link of the copy leads, or None where it becomes a folder or a file.
+
+    Args:
+        places: real path of each folder that links lead to -> its copy; a new one is added
+    """
+    if not os.path.exists(path):
+        return os.readlink(path)
+    real = Path(os.path.realpath(path))
+    for parent in (real, *real.parents):
+        if str(parent) in places:
+            there = places[str(parent)] / real.relative_to(parent)
+            return os.path.relpath(there, copy.parent)
+    if source.resolve().is_relative_to(real):
+        return os.path.relpath(places[os.path.realpath(source)], copy.parent)
+    if real.is_dir():
+        places[str(real)] = copy
+    return None
 
 
 def _copy_file(file: tuple[Path, Path, int]) -> int:

@@ -19,14 +19,19 @@ EXPECTED = (
 
 
 @register(name="annotations", group="data")
-def read_annotations(root: Path) -> Rows:
-    """Rows by split, or under "all" for a single `annotations.jsonl`."""
+def read_annotations(root: Path, group_by: str | None = None) -> Rows:
+    """Rows by split, or under "all" for a single `annotations.jsonl`.
+
+    Args:
+        group_by: `column:KEY` reads the group of an image from that key of its line
+    """
     check_folder(root, EXPECTED)
     rows: Rows = {}
     faults: list[str] = []
     listing = _Listing()
+    column = (group_by or "").partition("column:")[2]
     for split, path in list_files(root).items():
-        rows[split], bad = _read_lines(path, listing)
+        rows[split], bad = _read_lines(path, listing, column)
         if bad:
             lines = "lines" if len(bad) > 1 else "line"
             faults.append(f"data.root: {len(bad)} bad {lines}: {first_and_count(bad, 10)}")
@@ -52,20 +57,20 @@ def list_files(root: Path) -> dict[str, Path]:
     return found or ({"all": alone} if alone.is_file() else {})
 
 
-def _read_lines(path: Path, listing: "_Listing") -> tuple[list[Row], list[str]]:
+def _read_lines(path: Path, listing: "_Listing", column: str) -> tuple[list[Row], list[str]]:
     rows, bad = [], []
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            rows.append(_read_line(line, path.parent, where, listing))
+            rows.append(_read_line(line, path.parent, where, listing, column))
         except ValueError as error:
             bad.append(f"{where}: {error}")
     return rows, bad
 
 
-def _read_line(line: str, folder: Path, where: str, listing: "_Listing") -> Row:
+def _read_line(line: str, folder: Path, where: str, listing: "_Listing", column: str) -> Row:
     """The row of a line; ValueError says what is wrong with it."""
     try:
         record = json.loads(line)
@@ -81,7 +86,8 @@ def _read_line(line: str, folder: Path, where: str, listing: "_Listing") -> Row:
     path = os.path.join(folder, image)
     if not listing.has(path):
         raise ValueError(f"no such image: {path}")
-    return Row(path, label, where)
+    group = record.get(column)
+    return Row(path, label, where, "" if group is None else str(group))
 
 
 class _Listing:

@@ -3,36 +3,39 @@
 root/{train,val,test}/<class>/*.jpg   or   root/<class>/*.jpg, from which splits are drawn
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from clf.config import register
-from clf.data.reader import SPLITS, DataError, Row, Rows, first_and_count
+from clf.data.naming import SAID, is_image, split_faults, split_folders, split_named
+from clf.data.reader import SPLITS, DataError, Noted, Row, Rows, first_and_count
+from clf.data.walk import ClassFolders, subfolders
 
-MEANT_VAL = ("valid", "validation", "dev", "eval")  # what others call the folder `val`
-# What torchvision's ImageFolder takes, so that both see the same files.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 EXPECTED = (
     "expected train/, val/ and test/ with a folder of images per class, or such folders alone"
 )
 
 
 @register(name="imagefolder", group="data")
-def read_folders(root: Path) -> Rows:
-    """Rows by split, or under "all" where the folders are the classes themselves."""
+def read_folders(root: Path) -> Noted:
+    """Rows by split, or under "all" where the folders are the classes themselves; and notes of what
+    was passed over."""
     check_folder(root, EXPECTED)
-    faults: list[str] = []
-    if not has_split_folders(root):
-        folders = subfolders(root)
-        if not folders:
-            raise DataError(_no_class_folders(root))
-        rows = {"all": _read_classes(root, folders, faults)}
+    reading = ClassFolders(root)
+    splits = splits_in(root)
+    if faults := split_faults(root, splits):
+        raise DataError(faults)
+    if splits:
+        rows, faults, notes = _read_splits(reading, {each: splits[each][0] for each in splits})
     else:
-        rows = _read_splits(root, faults)
-    if faults:
+        rows, faults, notes = _read_classes(reading)
+    if faults := reading.faults + faults:
         raise DataError(faults, rows)
-    return rows
+    return Noted(rows, notes + reading.notes())
+
+
+def splits_in(root: Path) -> dict[str, list[str]]:
+    """Split -> the folders with a name of it; empty where the folders are classes."""
+    return split_folders(subfolders(root), lambda name: bool(subfolders(root / name)))
 
 
 def check_folder(root: Path, expected: str) -> None:
@@ -54,81 +57,77 @@ def check_folder(root: Path, expected: str) -> None:
     )
 
 
-def has_split_folders(root: Path) -> bool:
-    """Whether `root/train` holds folders, so that it is a split and not a class."""
-    return "train" in subfolders(root) and bool(subfolders(root / "train"))
-
-
-def subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder that are not hidden, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def images_under(folder: Path) -> list[str]:
-    """The image files under a folder that are not hidden, in the order of torchvision's
-    ImageFolder."""
-    found = [
-        os.path.join(parent, name)
-        for parent, names in sorted(_walk(folder))
-        for name in sorted(names)
-    ]
-    return [path for path in found if path.lower().endswith(SUFFIXES)]
-
-
-def holds_image(folder: Path) -> bool:
-    """Whether there is an image anywhere under a folder; stops at the first."""
-    return any(name.lower().endswith(SUFFIXES) for _, names in _walk(folder) for name in names)
-
-
-def _read_splits(root: Path, faults: list[str]) -> Rows:
-    rows: Rows = {}
-    folders = subfolders(root)
-    for name in MEANT_VAL:
-        if name in folders and "val" not in folders:
-            faults.append(f"data.root: {root / name} is not read; rename it to {root / 'val'}")
-    for split in SPLITS:
-        if split not in folders:
-            continue
-        classes = subfolders(root / split)
-        rows[split] = _read_classes(root / split, classes, faults if split == "train" else [])
+def _read_splits(reading: ClassFolders, names: dict[str, str]) -> tuple[Rows, list[str], list[str]]:
+    """Rows, faults and notes of folders of splits, by split."""
+    root = reading.root
+    folders = {split: root / names[split] for split in SPLITS if split in names}
+    images = reading.read(folders)
+    reading.look_beside(root, names.values())
+    faults: list[str] = []
+    for split, classes in images.items():
         if not classes:
-            faults.append(_no_class_folders(root / split))
-        elif not rows[split] and split != "train":
-            faults.append(f"data.root: {root / split} holds no images; fill or remove it")
-    return rows
+            faults.append(_no_class_folders(reading, folders[split]))
+        elif split == "train":
+            faults += _empty_classes(reading, folders[split], classes)
+        elif not any(classes.values()):
+            faults.append(f"data.root: {folders[split]} holds no images; fill or remove it")
+    other = [f"{names[split]} as {split}" for split in folders if names[split] != split]
+    notes = [f"folders are read as splits: {', '.join(other)}"] if other else []
+    return {split: _rows(classes) for split, classes in images.items()}, faults, notes
 
 
-def _read_classes(folder: Path, classes: list[str], faults: list[str]) -> list[Row]:
-    rows: list[Row] = []
+def _read_classes(reading: ClassFolders) -> tuple[Rows, list[str], list[str]]:
+    """Rows, faults and notes of class folders alone."""
+    root = reading.root
+    classes = reading.read({"all": root})["all"]
+    if not classes:
+        return {}, [_no_class_folders(reading, root)], []
+    faults = _empty_classes(reading, root, classes) + _splits_inside(root, list(classes))
+    named = [name for name in classes if split_named(name)]
+    note = (
+        f"class folders have names of splits: {', '.join(named)}; they are read as classes, since "
+        "they hold no folders"
+    )
+    return {"all": _rows(classes)}, faults, [note] if named else []
+
+
+def _rows(classes: dict[str, list[str]]) -> list[Row]:
+    return [Row(path, name, path) for name, paths in classes.items() for path in paths]
+
+
+def _empty_classes(reading: ClassFolders, folder: Path, classes: dict[str, list[str]]) -> list[str]:
+    faults = []
+    for name in (name for name, paths in classes.items() if not paths):
+        others = reading.others(folder / name)
+        held = f"only {first_and_count(others, 3)}" if others else "nothing"
+        faults.append(
+            f"data.root: class folder {folder / name} holds {held}; expected "
+            f"{SAID}. Fill or remove it"
+        )
+    return faults
+
+
+def _splits_inside(root: Path, classes: list[str]) -> list[str]:
+    """Faults where splits lie one level too low: all would be trained on, the test images too."""
     for name in classes:
-        of_class = [Row(path, name, path) for path in images_under(folder / name)]
-        rows += of_class
-        if not of_class:
-            others = _other_files(folder / name)
-            held = f"only {first_and_count(others, 3)}" if others else "nothing"
-            faults.append(
-                f"data.root: class folder {folder / name} holds {held}; "
-                f"expected {' '.join(SUFFIXES)}. Fill or remove it"
-            )
-    return rows
+        inside = {split_named(each): each for each in subfolders(root / name) if split_named(each)}
+        if "train" in inside and len(inside) > 1:
+            if len(classes) == 1:
+                return [
+                    f"data.root: the splits ({', '.join(inside.values())}) lie in {root / name}; "
+                    f"set data.root={root / name}"
+                ]
+            return [
+                f"data.root: {root / name} holds splits ({', '.join(inside.values())}) inside a "
+                f"class; expected {root / 'train' / name} and {root / 'val' / name}"
+            ]
+    return []
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from `folder` down with its files, without those that are hidden."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield parent, [name for name in names if not name.startswith(".")]
-
-
-def _other_files(folder: Path) -> list[str]:
-    names = [name for _, names in _walk(folder) for name in names]
-    return sorted(name for name in names if not name.lower().endswith(SUFFIXES))
-
-
-def _no_class_folders(folder: Path) -> str:
-    count = len(images_under(folder))
-    holds = f"{count} images" if count else first_and_count(_other_files(folder), 3)
+def _no_class_folders(reading: ClassFolders, folder: Path) -> str:
+    files = [name for name in reading.others(folder) if not name.startswith(".")]
+    count = sum(is_image(str(folder / name)) for name in files)
+    holds = f"{count} images" if count else first_and_count(files, 3)
     return (
         f"data.root: {folder} holds {holds or 'nothing'} and no class folders; put the images of "
         f"each class into a folder of its own, such as {folder / 'cat' / 'one.jpg'}"

@@ -5,10 +5,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clf.data import annotations, folders
+from clf.data.naming import SUFFIXES, split_named
 from clf.data.reader import SPLITS, DataError, first_and_count
-from clf.data.tar import files_in, is_compressed
-
-NOT_CLASSES = (*SPLITS, *folders.MEANT_VAL)  # folders of images that a list may name
+from clf.data.tar import class_names, files_in, is_compressed
+from clf.data.walk import holds_image, subfolders
 
 
 def data_settings_of(path: Path) -> dict[str, Any]:
@@ -29,9 +29,15 @@ def data_settings_of(path: Path) -> dict[str, Any]:
 def _kind_of_folder(root: Path) -> str:
     folders.check_folder(root, f"{folders.EXPECTED}; or {annotations.EXPECTED}")
     lists = [str(path.relative_to(root)) for path in annotations.list_files(root).values()]
-    parent = root / "train" if folders.has_split_folders(root) else root
-    classes = [name for name in folders.subfolders(parent) if folders.holds_image(parent / name)]
-    return _kind(root, lists, classes, "")
+    splits = folders.splits_in(root)
+    parents = [root / name for names in splits.values() for name in names] or [root]
+    classes = {
+        name: None
+        for parent in parents
+        for name in subfolders(parent)
+        if holds_image(parent / name)
+    }
+    return _kind(root, lists, [*classes, *(["train"] if splits and not classes else [])], "")
 
 
 def _kind_of_tar(path: Path) -> str:
@@ -49,10 +55,8 @@ def _kind_of_tar(path: Path) -> str:
     with tarfile.open(path) as file:
         members = files_in(file)
     lists = [str(member) for member in members if _is_list(member)]
-    images = [member.parts for member in members if member.suffix.lower() in folders.SUFFIXES]
-    if any(parts[0] == "train" and len(parts) > 2 for parts in images):
-        images = [parts[1:] for parts in images if parts[0] == "train"]
-    classes = sorted({parts[0] for parts in images if len(parts) > 1})
+    images = [member for member in members if member.suffix.lower() in SUFFIXES]
+    classes = class_names(images)[0]
     return _kind(path, lists, classes, " data.stage=node")
 
 
@@ -69,7 +73,7 @@ def _kind(root: Path, lists: list[str], classes: list[str], more: str) -> str:
     A list names images in any folders, so a single folder, or those of splits, do not look like
     classes beside one.
     """
-    like_classes = [name for name in classes if name not in NOT_CLASSES]
+    like_classes = [name for name in classes if not split_named(name)]
     if lists and len(like_classes) > 1:
         raise DataError(
             f"data.root: {root} has lists ({first_and_count(lists, 3)}) and folders of images "

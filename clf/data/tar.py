@@ -4,6 +4,7 @@ import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
+from clf.data.naming import split_faults, split_folders
 from clf.data.reader import first_and_count
 
 
@@ -45,10 +46,9 @@ def files_in(file: tarfile.TarFile) -> list[PurePosixPath]:
 
 
 def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None, list[str]]:
-    parts = [member.parts for member in members]
-    if any(part[0] == "train" for part in parts):
-        parts = [part[1:] for part in parts if part[0] == "train"]
-    names = sorted({part[0] for part in parts if len(part) > 1})
+    names, splits = class_names(members)
+    if faults := split_faults(path, splits):
+        return None, faults
     if len(names) < 2:
         return None, [
             f"data.root: {path} holds {first_and_count(names, 5) or 'no folder of a class'}; "
@@ -56,6 +56,17 @@ def _classes(path: Path, members: list[PurePosixPath]) -> tuple[list[str] | None
             "alone"
         ]
     return names, []
+
+
+def class_names(members: list[PurePosixPath]) -> tuple[list[str], dict[str, list[str]]]:
+    """The classes of the training images, and the folders of each split; see `split_folders`."""
+    parts = [member.parts for member in members]
+    deep = {part[0] for part in parts if len(part) > 2}
+    folders = dict.fromkeys(part[0] for part in parts if len(part) > 1)
+    splits = split_folders(folders, deep.__contains__)
+    if splits:
+        parts = [part[1:] for part in parts if part[0] in splits.get("train", [])]
+    return sorted({part[0] for part in parts if len(part) > 1}), splits
 
 
 def is_compressed(path: Path) -> bool:

@@ -15,6 +15,7 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from clf.config.faults import printable
 from clf.metrics.measures import SPLITS
 from clf.resilience.signals import Preempted
 from clf.run_folder import RunFolder
@@ -246,7 +247,7 @@ def _step_of_scalars(trainer: Trainer) -> int:
 
 
 def _class_scalars(rows: list[PerClassRow], split: str) -> dict[str, float]:
-    pairs = ((f"{split}/acc_class/{row.name}", row.accuracy) for row in rows)
+    pairs = ((f"{split}/acc_class/{printable(row.name)}", row.accuracy) for row in rows)
     return {name: accuracy for name, accuracy in pairs if accuracy is not None}
 
 

@@ -47,7 +47,8 @@ class PredictionFile(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        # The bytes of names that are no UTF-8 stay as they are.
+        with self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "label", "predicted", "probability"])
             writer.writerows(self.rows)

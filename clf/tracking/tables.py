@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clf.config.faults import printable
 from clf.metrics.columns import CLASS_COLUMNS, ClassColumn, class_accuracy
 from clf.metrics.measures import percent
 from clf.run_folder import write_text
@@ -87,7 +88,7 @@ def write_csv(rows: Sequence[PerClassRow], path: Path) -> None:
 
 def read_csv(path: Path) -> list[PerClassRow]:
     """The rows of a file that `write_csv` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return [_row(cells) for cells in csv.DictReader(file)]
 
 
@@ -148,7 +149,7 @@ def render(
     for row in worst_first(rows)[:limit]:
         values = [_shown(column, column.compute(*row.counts)) for column in columns]
         bar = Bar(1.0, 0.0, row.accuracy or 0.0, color=_colour(row.accuracy))
-        table.add_row(Text(row.name), *values, bar)
+        table.add_row(Text(printable(row.name)), *values, bar)
     return table
 
 

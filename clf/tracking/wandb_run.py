@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
+from clf.config.faults import printable
 from clf.run_folder import RunFolder, write_text
 from clf.tracking.epochs import CountsEpochsFromOne
 from clf.tracking.tables import PerClassRow, header
@@ -58,7 +59,8 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         def log() -> None:
             import wandb
 
-            table = wandb.Table(columns=[*header(rows)], data=[row.cells() for row in rows])
+            cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
+            table = wandb.Table(columns=[*header(rows)], data=cells)
             self.log_metrics({name: table, "epoch": epoch}, step)
 
         self._guarded(log)

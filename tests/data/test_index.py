@@ -182,13 +182,6 @@ def test_a_validation_class_that_training_lacks_is_named_with_an_image(tmp_path)
     assert f"'dingo' ({tmp_path}/val/dingo/v.jpg)" in text
 
 
-@pytest.mark.parametrize("called", ["valid", "validation", "dev"])
-def test_a_validation_folder_by_another_name_is_not_passed_over_in_silence(tmp_path, called):
-    touch(*(tmp_path / f"{split}/{name}/1.jpg" for split in ("train", called) for name in "ab"))
-    text = message(config(tmp_path))
-    assert f"{tmp_path}/{called} is not read; rename it to {tmp_path}/val" in text
-
-
 def test_a_val_folder_without_images_is_named(tmp_path):
     touch(*(tmp_path / f"train/{name}/{n}.jpg" for name in "ab" for n in range(4)))
     (tmp_path / "val/a").mkdir(parents=True)
