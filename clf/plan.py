@@ -90,6 +90,8 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
         cfg.data.root = str(folder(cfg.data))
     if cfg.data.root is not None:
         cfg.data.root = _absolute(cfg.data.root)
+    if cfg.data.exclude is not None:
+        cfg.data.exclude = _absolute(cfg.data.exclude)
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
         cfg.model.weights = _absolute(cfg.model.weights)
     if cfg.model.num_classes is None:

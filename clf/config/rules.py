@@ -5,6 +5,7 @@ those of spelling and type, and raises them all together. Imports no torch.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def check(cfg: RunConfig, fill: Callable[[RunConfig], None] = lambda cfg: None) 
         *DEVICE_RULES,
         _ranges,
         _background,
+        _group_by,
         _model,
         *NETWORK_RULES,
         *OPTIMIZER_RULES,
@@ -131,6 +133,26 @@ def _background(cfg: RunConfig) -> Iterator[str]:
             "as data.background=white, or red, green and blue, such as "
             "'data.background=\"#7c7468\"'"
         )
+
+
+def _group_by(cfg: RunConfig) -> Iterator[str]:
+    group_by = cfg.data.group_by
+    if group_by is None or group_by == "folder":
+        return
+    kind, _, text = group_by.partition(":")
+    if kind not in ("regex", "column") or not text:
+        yield (
+            f"data.group_by={group_by}: expected folder, regex:PATTERN such as regex:match\\d+, "
+            "column:KEY such as column:player, or null"
+        )
+    elif kind == "regex":
+        try:
+            re.compile(text)
+        except re.error as error:
+            yield (
+                f"data.group_by={group_by}: {text} is no regular expression ({error}); "
+                "write one such as regex:match\\d+"
+            )
 
 
 def _model(cfg: RunConfig) -> Iterator[str]:

@@ -173,6 +173,19 @@ class DataConfig:
         0.1, "share that tests, where the data is not split at all", 0.0, high=0.9
     )
     split_seed: int = setting(0, "of the splits that are drawn", 0)
+    group_by: str | None = setting(
+        None,
+        "images of a group stay in one of the splits that are drawn: those in a folder below that "
+        "of their class; those in whose paths from root a pattern finds the same, such as "
+        "regex:match\\d+; or those whose lines of a list say the same under a key, such as "
+        "column:player",
+        takes="folder, regex:PATTERN or column:KEY",
+    )
+    exclude: str | None = setting(
+        None,
+        "file with the path of an image to leave out, from root on, on each line; launch/"
+        "check_data.py --fix-list writes one",
+    )
     stage: str = setting(
         "none",
         "node: copy root, a folder or a tar file, to each node's own disk before training",

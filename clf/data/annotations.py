@@ -33,11 +33,13 @@ class Chosen(NamedTuple):
     encoding: str | None = None
     image: str | None = None
     label: str | None = None
+    group: str = ""  # the key of the image's group
 
 
 @register(name="annotations", group="data")
 def read_annotations(
     root: Path,
+    group_by: str | None = None,
     *,
     encoding: Annotated[
         str | None, About("of the lists, such as cp1252; null: UTF-8, or UTF-16 with its mark")
@@ -49,9 +51,14 @@ def read_annotations(
         str | None, About("key or column of the label; null: label, class, category ...")
     ] = None,
 ) -> Noted:
-    """Rows by split, or under "all" for a single `annotations.jsonl`."""
+    """Rows by split, or under "all" for a single `annotations.jsonl`.
+
+    Args:
+        group_by: `column:KEY` reads the group of an image from that key of its line
+    """
     check_folder(root, EXPECTED)
-    reading = _Reading(root, Chosen(encoding, image_column, label_column))
+    group = (group_by or "").partition("column:")[2]
+    reading = _Reading(root, Chosen(encoding, image_column, label_column, group))
     files = lists.list_files(root)
     alone = files.pop("all", []) if "train" in files else []
     rows = {split: reading.read(paths, split) for split, paths in files.items()}
@@ -171,7 +178,8 @@ class _Reading:
         path = os.path.join(base, image)
         if not self._listing.has(path):
             path = self._other_path(path, base, image)
-        return Row(path, label, where)
+        group = record.get(self.chosen.group)
+        return Row(path, label, where, "" if group is None else str(group))
 
     def _other_path(self, path: str, base: str, image: str) -> str:
         """A path as Windows writes it, if there is an image; ValueError if not."""

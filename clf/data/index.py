@@ -6,10 +6,8 @@ numbers, and the splits that the reader did not give are drawn. Imports neither 
 is needed, NumPy.
 """
 
-import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +18,9 @@ from clf.config import DataConfig
 from clf.config.batch_rules import size_fault
 from clf.config.registry import load
 from clf.data import generated
+from clf.data.exclude import leave_out, read_list
 from clf.data.folders import read_folders
+from clf.data.groups import draw_groups
 from clf.data.reader import (
     SPLITS,
     DataError,
@@ -32,6 +32,7 @@ from clf.data.reader import (
     first_and_count,
     needs_root,
 )
+from clf.data.stratify import stratify
 from clf.data.tar import tar_classes
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class ImageSplits:
     val: Split
     test: Split
     notes: list[str] = field(default_factory=list)  # what the reader says of them, one line each
+    drawn: bool = False  # whether the data left a split to be drawn
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -90,7 +92,7 @@ def load_splits(cfg: DataConfig) -> ImageSplits:
     """
     if generated.is_generated(cfg):
         generated.ensure(cfg)
-    splits, faults = _read(cfg)
+    splits, faults = read_splits(cfg)
     if splits is None or faults:
         raise DataError(faults)
     return splits
@@ -115,12 +117,19 @@ def survey(cfg: DataConfig) -> Survey:
                     "is for images of your own"
                 ],
             )
+        if cfg.group_by is not None:
+            nothing = f"the images of data={cfg.name} are generated, and have no groups; set null"
+            return Survey(None, [f"data.group_by={cfg.group_by}: {nothing}"])
         if not generated.folder(cfg).exists():
             return _preview(cfg)
     root = Path(cfg.root).expanduser() if cfg.root is not None else None
     if cfg.stage == "node" and root is not None and root.is_file():
+        try:
+            read_list(cfg)
+        except DataError as error:
+            return Survey(None, error.faults)
         return Survey(*tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders))
-    splits, faults = _read(cfg)
+    splits, faults = read_splits(cfg)
     return Survey(splits.classes, faults, splits.notes) if splits else Survey(None, faults)
 
 
@@ -133,19 +142,27 @@ def _preview(cfg: DataConfig) -> Survey:
     return Survey(classes, [fault] if fault else [])
 
 
-def _read(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
+def read_splits(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     """The splits as far as they can be had, and all faults."""
     try:
         (rows, notes), faults = _rows(cfg), []
     except DataError as error:
         rows, notes, faults = error.rows, [], error.faults
+    drawn = "all" in rows or "val" not in rows
+    for step in (leave_out, draw_groups):
+        try:
+            rows, more = step(rows, cfg)
+            notes = [*notes, *more]
+        except DataError as error:
+            faults = [*faults, *error.faults]
     if not any(rows.values()):
         nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
         return None, faults or [nothing]
     mixed, mixed_faults = _mixed_labels(rows)
     faults += mixed_faults
     splits = _label(cfg, rows)
-    splits = replace(splits, notes=[*notes, *mixed, *_alike(splits.classes)])
+    notes = [*notes, *mixed, *_alike(splits.classes)]
+    splits = replace(splits, notes=notes, drawn=drawn)
     faults += _index_faults(cfg, splits, rows)
     if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
         faults.append(fault)
@@ -176,9 +193,9 @@ def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
     known = parts.get("all") or parts.get("train", [])
     labels = sorted({row.label for row in known})  # type: ignore[type-var]  # all int or all str
     if "all" in parts:
-        parts = dict(zip(SPLITS, _stratify(parts["all"], cfg, cfg.test_fraction), strict=True))
+        parts = dict(zip(SPLITS, stratify(parts["all"], cfg, cfg.test_fraction), strict=True))
     elif "val" not in parts:
-        parts["train"], parts["val"], _ = _stratify(known, cfg, 0.0)
+        parts["train"], parts["val"], _ = stratify(known, cfg, 0.0)
     number = {name: label for label, name in enumerate(labels)}
     train, val, test = (_split(split, parts.get(split, []), number) for split in SPLITS)
     return ImageSplits([str(name) for name in labels], train, val, test)
@@ -208,42 +225,6 @@ def _one_kind_of_label(rows: Rows) -> Rows:
         ]
         for split, listed in rows.items()
     }
-
-
-def _stratify(rows: list[Row], cfg: DataConfig, test_fraction: float) -> list[list[Row]]:
-    """Training, validation and test rows. Each class is split alone, by a generator of its own, so
-    that another class moves no image.
-
-    A class of at least three images has one in every split that is asked for.
-    """
-    import numpy as np
-
-    by_class: dict[str, list[Row]] = {}
-    for row in rows:
-        by_class.setdefault(str(row.label), []).append(row)
-    parts: list[list[Row]] = [[], [], []]
-    for name, members in sorted(by_class.items()):
-        rng = np.random.default_rng([cfg.split_seed, zlib.crc32(os.fsencode(name))])
-        members = sorted(members, key=_order)
-        shuffled = [members[place] for place in rng.permutation(len(members))]
-        test = _share(len(members), test_fraction)
-        val = _share(len(members) - test, cfg.val_fraction * len(members) / (len(members) - test))
-        parts[1] += shuffled[:val]
-        parts[2] += shuffled[val : val + test]
-        parts[0] += shuffled[val + test :]
-    return [sorted(part, key=_order) for part in parts]
-
-
-def _order(row: Row) -> tuple[bool, str | bytes, str | int, str]:
-    """Paths come before images in memory, which cannot be compared with them."""
-    return isinstance(row.image, bytes), row.image, row.label, row.where
-
-
-def _share(count: int, fraction: float) -> int:
-    """Images of a class for one split: rounded, at least 1, and never the class's last."""
-    if fraction <= 0:
-        return 0
-    return min(max(1, round(count * fraction)), count - 1)
 
 
 def _mixed_labels(rows: Rows) -> tuple[list[str], list[str]]:

@@ -48,6 +48,7 @@ class Row(NamedTuple):
     image: str | bytes  # path of a file, or the content of an image file in memory
     label: str | int  # names are sorted as texts; if all labels are numbers, as numbers
     where: str = ""  # what to look at if the row is wrong: a file, a line of a list
+    group: str = ""  # what `data.group_by=column:KEY` names: a person, a match, a camera
 
     @property
     def place(self) -> str:
@@ -126,15 +127,15 @@ def checked(result: Any, name: str) -> Noted:
 
 def _checked_row(row: Any) -> Row | None:
     try:
-        image, label, where = Row(*row)
+        image, label, where, group = Row(*row)
         image = os.fspath(image)
     except TypeError:
         return None
     if isinstance(label, str):
-        return Row(image, label, where) if label else None
+        return Row(image, label, where, str(group)) if label else None
     if isinstance(label, bool) or not isinstance(label, Integral):
         return None
-    return Row(image, int(label), where)
+    return Row(image, int(label), where, str(group))
 
 
 def first_and_count(items: Sequence[str], limit: int) -> str:

@@ -333,3 +333,13 @@ def test_a_tar_file_with_a_csv_is_read_by_it(tmp_path):
     with tarfile.open(tmp_path / "data.tar", "w") as file:
         file.add(tmp_path / "data", arcname=".")
     assert data_settings_of(tmp_path / "data.tar")["name"] == "annotations"
+
+
+def test_a_column_of_a_csv_groups_images(tmp_path):
+    paths = images(tmp_path, 12)
+    lines = [f"{path},{'ab'[n % 2]},p{n // 4}" for n, path in enumerate(paths)]
+    (tmp_path / "annotations.csv").write_text("\n".join(["image,label,player", *lines]))
+    splits = load_splits(typed(tmp_path, "data.group_by=column:player"))
+    for split in (splits.train, splits.val, splits.test):
+        assert len({int(Path(path).stem) // 4 for path in split.paths}) == 1
+        assert len(split) == 4
