@@ -128,7 +128,7 @@ def images_per_batchnorm(cfg: RunConfig) -> int | None:
 
 def class_findings(cfg: RunConfig) -> Findings:
     """What is wrong with the data, what does not fit its classes, and the notes of its reader."""
-    names, faults, notes = survey(cfg.data)
+    names, faults, notes = survey(cfg.data, overlaps=True)
     return Findings([*faults, *_class_faults(cfg, names)], list(notes))
 
 

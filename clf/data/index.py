@@ -21,6 +21,7 @@ from clf.data import generated
 from clf.data.exclude import leave_out, read_list
 from clf.data.folders import read_folders
 from clf.data.groups import draw_groups
+from clf.data.overlap import Member, overlap_notes
 from clf.data.reader import (
     SPLITS,
     DataError,
@@ -81,6 +82,14 @@ class ImageSplits:
     def class_to_idx(self) -> dict[str, int]:
         return {name: label for label, name in enumerate(self.classes)}
 
+    def members(self) -> list[Member]:
+        """Every image of every split, in order."""
+        return [
+            Member(split.name, self.classes[label], image, split.path(place))
+            for split in (self.train, self.val, self.test)
+            for place, (image, label) in enumerate(zip(split.images, split.labels, strict=True))
+        ]
+
 
 def load_splits(cfg: DataConfig) -> ImageSplits:
     """The images and labels of every split; generated ones are written to disk first if absent.
@@ -106,8 +115,12 @@ class Survey(NamedTuple):
     notes: list[str] = []
 
 
-def survey(cfg: DataConfig) -> Survey:
-    """Look at the data before anything runs."""
+def survey(cfg: DataConfig, overlaps: bool = False) -> Survey:
+    """Look at the data before anything runs.
+
+    Args:
+        overlaps: note images that are in two splits or have two labels, which takes longer
+    """
     if generated.is_generated(cfg):
         if cfg.stage == "node":
             return Survey(
@@ -130,7 +143,11 @@ def survey(cfg: DataConfig) -> Survey:
             return Survey(None, error.faults)
         return Survey(*tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders))
     splits, faults = read_splits(cfg)
-    return Survey(splits.classes, faults, splits.notes) if splits else Survey(None, faults)
+    if splits is None:
+        return Survey(None, faults)
+    look = overlaps and not generated.is_generated(cfg)
+    notes = [*splits.notes, *(overlap_notes(splits.members(), cfg) if look else [])]
+    return Survey(splits.classes, faults, notes)
 
 
 def _preview(cfg: DataConfig) -> Survey:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clf.data import overlap
 from clf.data.index import DataError, ImageSplits, load_splits, survey
 from clf.plan import examine
 from tests.data.conftest import data_config
@@ -185,3 +186,80 @@ def test_a_list_of_images_to_leave_out_is_followed_and_counted(tmp_path):
     assert f"data.exclude={bad}: cannot be read (No such file" in faults(
         tmp_path / "images", exclude=str(bad)
     )
+
+
+# --- the same image in two splits, or under two labels ---
+
+
+def contents(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        touch(root, name)
+        (root / name).write_bytes(content)
+    return root
+
+
+def overlaps(root: Path) -> list[str]:
+    """The notes at the start of a run."""
+    words = ["data=imagefolder", f"data.root={root}", "data.batch_size=1"]
+    examined = examine([*words, "strategy.accelerator=cpu", "gpus=1"])
+    assert examined.faults == []
+    return [note for note in examined.notes if "check_data.py" in note]
+
+
+def plain(root: Path) -> dict[str, bytes]:
+    """Two classes and three splits of files that differ, some only in their first bytes."""
+    return {
+        f"{split}/{label}/{n}.jpg": f"{split}{label}{n}".encode().ljust(12) + bytes(9000)
+        for split in SPLITS
+        for label in "xy"
+        for n in range(3)
+    }
+
+
+def test_images_that_differ_are_no_overlap(tmp_path):
+    assert overlaps(contents(tmp_path, plain(tmp_path))) == []
+
+
+def test_the_same_bytes_in_two_splits_are_noted_with_both_names(tmp_path):
+    files = plain(tmp_path)
+    files["val/x/7.jpg"] = files["train/x/1.jpg"]
+    files["test/y/8.jpg"] = files["train/y/2.jpg"] = b"short"
+    (note,) = overlaps(contents(tmp_path, files))
+    assert note == (
+        "2 images are in more than one split, so that scores come out too high (the same file or "
+        "the same bytes): train/x/1.jpg (train) = val/x/7.jpg (val), train/y/2.jpg (train) = "
+        f"test/y/8.jpg (test); `python launch/check_data.py {tmp_path} --fix-list bad.txt` lists "
+        "what to leave out with data.exclude=bad.txt"
+    )
+
+
+def test_the_same_image_under_two_labels_is_noted(tmp_path):
+    files = plain(tmp_path)
+    files["train/y/7.jpg"] = files["train/x/1.jpg"]
+    (note,) = overlaps(contents(tmp_path, files))
+    assert "1 image is there under more than one label (the same" in note
+    assert "train/x/1.jpg (x) = train/y/7.jpg (y)" in note
+
+
+def test_links_to_one_file_are_one_image(tmp_path):
+    contents(tmp_path, plain(tmp_path))
+    (tmp_path / "val/x/7.jpg").hardlink_to(tmp_path / "train/x/1.jpg")
+    (note,) = overlaps(tmp_path)
+    assert "train/x/1.jpg (train) = val/x/7.jpg (val)" in note
+
+
+def test_the_start_of_a_run_reads_no_more_than_its_limits_and_says_what_it_left_out(
+    tmp_path, monkeypatch
+):
+    files = plain(tmp_path)
+    files["val/x/7.jpg"] = files["train/x/1.jpg"]
+    contents(tmp_path, files)
+    monkeypatch.setattr(overlap, "MOST_BYTES", 30_000)
+    (note,) = overlaps(tmp_path)
+    assert note.startswith("16 images of like sizes were not compared with each other")
+    monkeypatch.setattr(overlap, "MOST_READ", 10)
+    (note,) = overlaps(tmp_path)
+    assert note.startswith("16 images of like sizes were not compared")
+    monkeypatch.setattr(overlap, "MOST_IMAGES", 10)
+    (note,) = overlaps(tmp_path)
+    assert "were not looked for, as there are more than 10 images" in note
