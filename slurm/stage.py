@@ -66,7 +66,7 @@ def _fingerprint(source: Path) -> str:
     """A hash that differs after images were added or removed, or after a list of annotations or a
     tar file changed. It covers two levels of folders: split and class."""
     parts = [str(source)]
-    patterns = ("*.jsonl", "*/", "*/*/")
+    patterns = ("*.jsonl", "*.csv", "*.tsv", "*/*.jsonl", "*/*.csv", "*/*.tsv", "*/", "*/*/")
     covered = [source, *(path for each in patterns for path in sorted(source.glob(each)))]
     for path in covered:
         facts = path.stat()

@@ -1,93 +1,229 @@
-"""data=annotations: a list of images and labels for each split, `train.jsonl` beside the images, or
-`train/annotations.jsonl` with paths that begin in `train/`.
+"""data=annotations: a list of images and labels for each split, `train.jsonl` or `train.csv` beside
+the images, or `train/annotations.jsonl` with paths that begin in `train/`.
 
-A line: {"image": "crops/0001.jpg", "label": "23"}; labels are names or whole numbers.
+A line of JSON is {"image": "crops/0001.jpg", "label": "23"}; labels are names or whole numbers. A
+CSV or TSV has a header with such columns. `clf.data.lists` has the names that both may have.
 """
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 from clf.config import register
+from clf.config.about import About
+from clf.data import lists
 from clf.data.folders import check_folder
-from clf.data.reader import SPLITS, DataError, Row, Rows, first_and_count
+from clf.data.naming import split_named
+from clf.data.reader import DataError, Noted, Row, Rows, first_and_count
 
 EXPECTED = (
     "expected train.jsonl, val.jsonl and test.jsonl (or a folder each with annotations.jsonl), "
-    'of lines {"image": "path from there", "label": "name"}'
+    'of lines {"image": "path from there", "label": "name"}, or such a train.csv'
 )
+WHOLE = re.compile(r"-?(0|[1-9]\d*)")
+DECIMAL = re.compile(r"-?\d+\.\d*|-?\d*\.\d+|-?\d+(\.\d*)?e[+-]?\d+", re.IGNORECASE)
+OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+class Chosen(NamedTuple):
+    """The user's settings of lists."""
+
+    encoding: str | None = None
+    image: str | None = None
+    label: str | None = None
+    group: str = ""  # the key of the image's group
 
 
 @register(name="annotations", group="data")
-def read_annotations(root: Path, group_by: str | None = None) -> Rows:
+def read_annotations(
+    root: Path,
+    group_by: str | None = None,
+    *,
+    encoding: Annotated[
+        str | None, About("of the lists, such as cp1252; null: UTF-8, or UTF-16 with its mark")
+    ] = None,
+    image_column: Annotated[
+        str | None, About("key or column of the image's path; null: image, file_name, path ...")
+    ] = None,
+    label_column: Annotated[
+        str | None, About("key or column of the label; null: label, class, category ...")
+    ] = None,
+) -> Noted:
     """Rows by split, or under "all" for a single `annotations.jsonl`.
 
     Args:
         group_by: `column:KEY` reads the group of an image from that key of its line
     """
     check_folder(root, EXPECTED)
-    rows: Rows = {}
-    faults: list[str] = []
-    listing = _Listing()
-    column = (group_by or "").partition("column:")[2]
-    for split, path in list_files(root).items():
-        rows[split], bad = _read_lines(path, listing, column)
-        if bad:
-            lines = "lines" if len(bad) > 1 else "line"
-            faults.append(f"data.root: {len(bad)} bad {lines}: {first_and_count(bad, 10)}")
-        elif not rows[split]:
-            faults.append(f"data.root: {path} has no line; {EXPECTED}")
+    group = (group_by or "").partition("column:")[2]
+    reading = _Reading(root, Chosen(encoding, image_column, label_column, group))
+    files = lists.list_files(root)
+    alone = files.pop("all", []) if "train" in files else []
+    rows = {split: reading.read(paths, split) for split, paths in files.items()}
     if "train" not in rows and "all" not in rows:
         inside = sorted(entry.name for entry in root.iterdir())
         missing = f"{root} has no train.jsonl but {first_and_count(inside, 5)}; {EXPECTED}"
-        raise DataError([*faults, f"data.root: {missing}"])
-    if faults:
-        raise DataError(faults, rows)
-    return rows
+        if any(name.endswith(".parquet") for name in inside):
+            missing += ". Parquet is not read: write its rows to train.csv and the images to files"
+        raise DataError([*reading.faults, f"data.root: {missing}"])
+    rows = reading.whole_numbers(rows)
+    if reading.faults:
+        raise DataError(reading.faults, rows)
+    notes = reading.notes()
+    if alone:
+        notes.append(f"{alone[0].name} is not read, since there are lists of the splits")
+    by_folder = _by_folder(root, rows)
+    if by_folder != rows:
+        notes.append("the list names images in folders of splits, and each is in that split")
+    return Noted(by_folder, notes)
 
 
-def list_files(root: Path) -> dict[str, Path]:
-    """The list of each split in a folder, or that of "all"; empty where there is none."""
-    found: dict[str, Path] = {}
-    for split in SPLITS:
-        for path in (root / f"{split}.jsonl", root / split / "annotations.jsonl"):
-            if path.is_file():
-                found.setdefault(split, path)
-    alone = root / "annotations.jsonl"
-    return found or ({"all": alone} if alone.is_file() else {})
+class _Reading:
+    """Reads lists one after the other, and keeps what is wrong with them."""
 
+    def __init__(self, root: Path, chosen: Chosen) -> None:
+        self.root, self.chosen = root, chosen
+        self.faults: list[str] = []
+        self._listing = _Listing()
+        self._places: list[str] = []  # where the paths of a list begin, if not beside it
+        self._backslashes: list[str] = []
+        self._decimals: dict[str, None] = {}
+        self._texts = False  # whether a label of a JSON list is a text
 
-def _read_lines(path: Path, listing: "_Listing", column: str) -> tuple[list[Row], list[str]]:
-    rows, bad = [], []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
+    def read(self, paths: list[Path], split: str) -> list[Row]:
+        """The rows of a split's list; what is wrong goes to `faults`."""
+        path, *others = paths
+        if others:
+            names = " and ".join(str(one.relative_to(self.root)) for one in paths)
+            self.faults.append(
+                f"data.root: {self.root} has {len(paths)} lists of the {split} split, {names}; "
+                "take out all but one"
+            )
+        rows, bad = [], []
         try:
-            rows.append(_read_line(line, path.parent, where, listing, column))
-        except ValueError as error:
-            bad.append(f"{where}: {error}")
-    return rows, bad
+            columns = base = None
+            for number, record in lists.records(path, self.chosen.encoding):
+                where = f"{path}:{number}"
+                if isinstance(record, dict) and columns is None:
+                    chosen = self.chosen.image, self.chosen.label
+                    columns = lists.columns_of(list(record), path, *chosen)
+                    base = self._base(path, record.get(columns[0]))
+                try:
+                    if isinstance(record, ValueError):
+                        raise record
+                    assert columns is not None
+                    assert base is not None
+                    rows.append(self._row(record, columns, base, where))
+                except ValueError as error:
+                    bad.append(f"{where}: {error}")
+        except ValueError as error:  # of the file as a whole
+            self.faults.append(f"data.root: {error}")
+            return rows
+        if bad:
+            lines = "lines" if len(bad) > 1 else "line"
+            self.faults.append(f"data.root: {len(bad)} bad {lines}: {first_and_count(bad, 10)}")
+        elif not rows:
+            self.faults.append(f"data.root: {path} has no line; {EXPECTED}")
+        return rows
 
+    def whole_numbers(self, rows: Rows) -> Rows:
+        """Labels of CSV files as whole numbers where all are: so they sort, and 3.0 is 3."""
+        labels = {row.label for listed in rows.values() for row in listed}
+        texts = {label for label in labels if isinstance(label, str)}
+        decimals = {label for label in texts if DECIMAL.fullmatch(label)}
+        if self._texts or not texts or any(not WHOLE.fullmatch(one) for one in texts - decimals):
+            return rows
+        if odd := sorted(one for one in decimals if not float(one).is_integer()):
+            self.faults.append(
+                f"data.root: labels must be names or whole numbers, got {first_and_count(odd, 3)}"
+            )
+            return rows
+        if decimals:
+            self._decimals |= dict.fromkeys(sorted(decimals))
+        number = {text: int(float(text)) if text in decimals else int(text) for text in texts}
+        return {
+            split: [
+                row._replace(label=number[row.label]) if isinstance(row.label, str) else row
+                for row in listed
+            ]
+            for split, listed in rows.items()
+        }
 
-def _read_line(line: str, folder: Path, where: str, listing: "_Listing", column: str) -> Row:
-    """The row of a line; ValueError says what is wrong with it."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(record, dict):
-        raise ValueError(f'expected {{"image": ..., "label": ...}}, got {line.strip()[:80]}')
-    image, label = record.get("image"), record.get("label")
-    if not isinstance(image, str) or not image:
-        raise ValueError('"image" must be the path of a file')
-    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
-        raise ValueError(f'"label" must be a name or a whole number, got {json.dumps(label)}')
-    path = os.path.join(folder, image)
-    if not listing.has(path):
+    def notes(self) -> list[str]:
+        notes = list(self._places)
+        if self._backslashes:
+            shown = first_and_count(self._backslashes, 3)
+            notes.append(f"{len(self._backslashes)} paths are read with / for \\: {shown}")
+        if self._decimals:
+            shown = first_and_count(list(self._decimals), 3)
+            notes.append(f"labels that are written as decimals are read as whole numbers: {shown}")
+        return notes
+
+    def _row(self, record: lists.Record, columns: tuple[str, str], base: str, where: str) -> Row:
+        """The row of a line; ValueError says what is wrong with it."""
+        key, label_key = columns
+        image, label = record.get(key), record.get(label_key)
+        if not isinstance(image, str) or not image:
+            raise ValueError(f'"{key}" must be the path of a file')
+        if isinstance(label, float) and label.is_integer():
+            self._decimals[json.dumps(label)] = None
+            label = int(label)
+        if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+            shown = json.dumps(label)
+            raise ValueError(f'"{label_key}" must be a name or a whole number, got {shown}')
+        is_json = where.rpartition(":")[0].lower().endswith(lists.JSON_LINES)
+        self._texts = self._texts or (is_json and isinstance(label, str))
+        path = os.path.join(base, image)
+        if not self._listing.has(path):
+            path = self._other_path(path, base, image)
+        group = record.get(self.chosen.group)
+        return Row(path, label, where, "" if group is None else str(group))
+
+    def _other_path(self, path: str, base: str, image: str) -> str:
+        """A path as Windows writes it, if there is an image; ValueError if not."""
+        turned = os.path.join(base, image.replace("\\", "/"))
+        if "\\" in image and self._listing.has(turned):
+            self._backslashes.append(image)
+            return turned
+        if OF_WINDOWS.match(image):
+            raise ValueError(
+                f"no such image here: {image}, a path of a Windows machine; paths begin in {base}"
+            )
         raise ValueError(f"no such image: {path}")
-    group = record.get(column)
-    return Row(path, label, where, "" if group is None else str(group))
+
+    def _base(self, path: Path, image: object) -> str:
+        """The folder in which the paths of a list begin: its own, or the one of its split's images
+        where the first image is there instead."""
+        own = str(path.parent)
+        if not isinstance(image, str) or os.path.isabs(image):
+            return own
+        wanted = split_named(path.stem)
+        beside = sorted(entry.name for entry in path.parent.iterdir() if entry.is_dir())
+        folders = [name for name in beside if wanted and split_named(name) == wanted]
+        folders += [name for name in beside if name.casefold() in ("images", "imgs", "img")]
+        image = image.replace("\\", "/")
+        for base in (own, *(os.path.join(own, name) for name in folders), str(self.root)):
+            if self._listing.has(os.path.join(base, image)):
+                if base != own:
+                    place, name = os.path.relpath(base, self.root), path.relative_to(self.root)
+                    self._places.append(f"the paths in {name} begin in {place}")
+                return base
+        return own
+
+
+def _by_folder(root: Path, rows: Rows) -> Rows:
+    """A list of all images that lie in folders of splits, as Hugging Face's metadata.jsonl has
+    them: split by these. Drawn splits would train on the images of the test folder."""
+    parts: Rows = {}
+    for row in rows.get("all", []):
+        assert isinstance(row.image, str)
+        first = os.path.relpath(row.image, root).split(os.sep)[0]
+        if (split := split_named(first)) is None:
+            return rows
+        parts.setdefault(split, []).append(row)
+    return parts if "train" in parts else rows
 
 
 class _Listing:

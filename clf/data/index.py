@@ -6,9 +6,11 @@ numbers, and the splits that the reader did not give are drawn. Imports neither 
 is needed, NumPy.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -173,8 +175,11 @@ def read_splits(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     if not any(rows.values()):
         nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
         return None, faults or [nothing]
+    mixed, mixed_faults = _mixed_labels(rows)
+    faults += mixed_faults
     splits = _label(cfg, rows)
-    splits = replace(splits, notes=[*notes, *_alike(splits.classes)], drawn=drawn)
+    notes = [*notes, *mixed, *_alike(splits.classes)]
+    splits = replace(splits, notes=notes, drawn=drawn)
     faults += _index_faults(cfg, splits, rows)
     if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
         faults.append(fault)
@@ -237,6 +242,36 @@ def _one_kind_of_label(rows: Rows) -> Rows:
         ]
         for split, listed in rows.items()
     }
+
+
+def _mixed_labels(rows: Rows) -> tuple[list[str], list[str]]:
+    """A note where labels are numbers and texts, and a fault where one number is written in two
+    ways, which would make two classes of one."""
+    labels = {row.label for listed in rows.values() for row in listed}
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    texts = sorted(label for label in labels if isinstance(label, str))
+    notes, faults = [], []
+    if numbers and texts:
+        shown = [first_and_count(list(map(str, some)), 3) for some in (numbers, texts)]
+        notes.append(
+            f"labels are numbers ({shown[0]}) and texts ({shown[1]}); all are read as texts"
+        )
+    written: dict[Decimal, set[str]] = {Decimal(number): {str(number)} for number in numbers}
+    for text in texts:
+        if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", text):
+            written.setdefault(Decimal(text.strip()), set()).add(text)
+    # 00 and 0 are numbers of two shirts, if all labels are texts.
+    twice = [
+        " and ".join(sorted(ways))
+        for _, ways in sorted(written.items())
+        if len(ways) > 1 and (numbers or any("." in way for way in ways))
+    ]
+    if twice:
+        faults.append(
+            f"data.root: {len(twice)} numbers are written in two ways as labels, which would be "
+            f"classes of their own: {first_and_count(twice, 3)}; write each in one way"
+        )
+    return notes, faults
 
 
 def _alike(classes: list[str]) -> Iterator[str]:

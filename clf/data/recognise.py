@@ -5,8 +5,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clf.data import annotations, folders
+from clf.data.lists import is_list, list_files, split_of_list
 from clf.data.naming import SUFFIXES, split_named
-from clf.data.reader import SPLITS, DataError, first_and_count
+from clf.data.reader import DataError, first_and_count
 from clf.data.tar import class_names, files_in, is_compressed
 from clf.data.walk import holds_image, subfolders
 
@@ -28,7 +29,8 @@ def data_settings_of(path: Path) -> dict[str, Any]:
 
 def _kind_of_folder(root: Path) -> str:
     folders.check_folder(root, f"{folders.EXPECTED}; or {annotations.EXPECTED}")
-    lists = [str(path.relative_to(root)) for path in annotations.list_files(root).values()]
+    files = [path for paths in list_files(root).values() for path in paths if is_list(path)]
+    lists = [str(path.relative_to(root)) for path in files]
     splits = folders.splits_in(root)
     parents = [root / name for names in splits.values() for name in names] or [root]
     classes = {
@@ -61,10 +63,8 @@ def _kind_of_tar(path: Path) -> str:
 
 
 def _is_list(member: PurePosixPath) -> bool:
-    lists = {f"{split}.jsonl" for split in SPLITS} | {"annotations.jsonl"}
-    in_split = len(member.parts) == 2 and member.parts[0] in SPLITS
-    alone = len(member.parts) == 1 and member.name in lists
-    return alone or (in_split and member.name == "annotations.jsonl")
+    """By its name alone: a labels.csv may be anything."""
+    return member.stem != "labels" and split_of_list(member.parts) is not None
 
 
 def _kind(root: Path, lists: list[str], classes: list[str], more: str) -> str:

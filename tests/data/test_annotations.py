@@ -117,8 +117,10 @@ def test_a_validation_label_that_training_lacks_is_named_by_its_line(tmp_path):
 
 
 def test_a_folder_without_annotations_is_refused_with_what_is_expected(tmp_path):
-    (tmp_path / "labels.csv").touch()
-    with pytest.raises(DataError, match=r"has no train.jsonl but labels.csv; expected train.jsonl"):
+    (tmp_path / "classes.csv").touch()
+    with pytest.raises(
+        DataError, match=r"has no train.jsonl but classes.csv; expected train.jsonl"
+    ):
         load_splits(config(tmp_path))
 
 

@@ -1,0 +1,187 @@
+"""Lists of images as files: which file is the list of which split, and its records.
+
+JSONL, CSV and TSV, in UTF-8 or, with its mark, UTF-16. Other encodings have to be named, since a
+letter that is guessed wrong may make two labels one.
+"""
+
+import codecs
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from clf.data.naming import split_named
+
+JSON_LINES = (".jsonl", ".ndjson")
+SEPARATED = (".csv", ".tsv")
+ALONE = ("annotations", "metadata", "labels")  # names of a list of all images, or of its folder's
+IMAGE_COLUMNS = (
+    *("image", "file_name", "path", "file", "file_path", "image_path", "img", "img_path"),
+    *("image_file", "image_name"),
+)
+LABEL_COLUMNS = (
+    *("label", "class", "category", "target", "class_name", "label_name", "category_name"),
+    *("class_id", "label_id", "category_id"),
+)
+SEPARATORS = ",;\t|"
+Record = dict[str, Any]
+
+
+def split_of_list(parts: Sequence[str]) -> str | None:
+    """The split of which a file is the list, by its path from the data set's folder; "all" for a
+    list of all images, None for a file that is no list."""
+    stem, ending = os.path.splitext(parts[-1])
+    if ending.lower() not in JSON_LINES + SEPARATED or len(parts) > 2:
+        return None
+    alone = stem.casefold() in ALONE
+    if len(parts) == 2:
+        return split_named(parts[0]) if alone else None
+    return "all" if alone else split_named(re.sub(rf"[\W_]*({'|'.join(ALONE)}|list)$", "", stem))
+
+
+def list_files(root: Path) -> dict[str, list[Path]]:
+    """The lists of each split in a folder, or those of "all"; empty where there is none."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(root.iterdir()):
+        inside = sorted(entry.iterdir()) if split_named(entry.name) and entry.is_dir() else [entry]
+        for path in inside:
+            if (split := split_of_list(path.relative_to(root).parts)) and path.is_file():
+                found.setdefault(split, []).append(path)
+    return found
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file that has the name of a list looks like one: a CSV beside class folders may
+    hold something else."""
+    if path.suffix.lower() in JSON_LINES:
+        return True
+    try:
+        _, record = next(records(path, None))
+        if isinstance(record, ValueError):
+            return False
+        columns_of(list(record), path, None, None)
+    except (ValueError, StopIteration):
+        return False
+    return True
+
+
+def columns_of(
+    keys: list[str], path: Path, image: str | None, label: str | None
+) -> tuple[str, str]:
+    """The keys of the image and of its label; `image` and `label` are what the user chose.
+
+    Raises:
+        ValueError: none or several may be meant; names the keys that there are
+    """
+    return (
+        _column(keys, path, image, IMAGE_COLUMNS, "image"),
+        _column(keys, path, label, LABEL_COLUMNS, "label"),
+    )
+
+
+def records(path: Path, encoding: str | None) -> Iterator[tuple[int, Record | ValueError]]:
+    """The number of each line and its record, or what is wrong with it.
+
+    Raises:
+        ValueError: the file cannot be read at all
+    """
+    text = _text(path, encoding)
+    if path.suffix.lower() in JSON_LINES:
+        return _json_lines(text)
+    return _separated(text, path)
+
+
+def _column(
+    keys: list[str], path: Path, chosen: str | None, usual: tuple[str, ...], what: str
+) -> str:
+    named = ", ".join(map(json.dumps, keys)) or "nothing"
+    remedy = f"set data.{what}_column=KEY to the one that holds it"
+    if chosen is not None:
+        if chosen not in keys:
+            raise ValueError(f"{path} has no key {json.dumps(chosen)} but {named}; {remedy}")
+        return chosen
+    plain = {_plain(name): None for name in usual}
+    meant = [key for key in keys if _plain(key) in plain]
+    exact = [key for key in meant if key == what]
+    if len(exact or meant) == 1:
+        return (exact or meant)[0]
+    if meant:
+        both = ", ".join(map(json.dumps, meant))
+        raise ValueError(f"{path} has several keys that may be the {what}: {both}; {remedy}")
+    raise ValueError(
+        f'{path} has no key for the {what} but {named}; expected "{what}" or one of '
+        f"{', '.join(usual[1:])}, or {remedy}"
+    )
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[\W_]", "", key.casefold())
+
+
+def _text(path: Path, encoding: str | None) -> str:
+    content = path.read_bytes()
+    if encoding is None:
+        marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        mark = next((one for one in marks if content.startswith(one)), None)
+        encoding = "utf-8-sig" if mark is None else "utf-32" if len(mark) == 4 else "utf-16"
+        if mark is None and b"\0" in content[:1000]:
+            raise ValueError(
+                f"{path} holds zero bytes, as UTF-16 does; set data.encoding=utf-16-le, or convert "
+                f"it: iconv -f utf-16le -t utf-8 {path.name} > utf8-{path.name}"
+            )
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise ValueError(f"data.encoding={encoding}: Python knows no such encoding") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        said = f"byte 0x{content[error.start]:02x} is no {encoding.removesuffix('-sig')}"
+        raise ValueError(
+            f"{path}:{line}: {said}; set data.encoding to what the file was written in, such as "
+            "data.encoding=cp1252 for one of Windows, or convert it: "
+            f"iconv -f cp1252 -t utf-8 {path.name} > utf8-{path.name}"
+        ) from None
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, Record | ValueError]]:
+    # Not splitlines(), which also ends a line at U+2028 and others that may stand in a text.
+    for number, line in enumerate(re.split("\r\n|\n|\r", text), 1):
+        if line.strip():
+            yield number, _json_record(line)
+
+
+def _json_record(line: str) -> Record | ValueError:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ValueError(f"no JSON ({error.msg} at column {error.colno})")
+    if not isinstance(record, dict):
+        return ValueError(f'expected {{"image": ..., "label": ...}}, got {line.strip()[:80]}')
+    return record
+
+
+def _separated(text: str, path: Path) -> Iterator[tuple[int, Record | ValueError]]:
+    first = text.partition("\n")[0]
+    between = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=first.count)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=between, strict=True, skipinitialspace=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path} has two columns of one name: {first.strip()[:200]}")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) == len(header):
+                yield reader.line_num, dict(zip(header, map(str.strip, cells), strict=True))
+            else:
+                yield (
+                    reader.line_num,
+                    ValueError(f"{len(cells)} cells where the header has {len(header)}"),
+                )
+    except csv.Error as error:
+        yield reader.line_num, ValueError(f"cannot be read ({error})")
