@@ -50,6 +50,7 @@ def one_thread() -> Iterator[None]:
 def built(choice: str, *settings: str, classes: int = 3, size: int = 32) -> BaseClassificationModel:
     words = [f"model={choice}", "strategy.channels_last=false", f"data.image_size={size}"]
     cfg = compose([*words, f"data.eval_resize={size}", *settings])
+    torch.manual_seed(0)
     return build_model(cfg, classes, pretrained=True)
 
 
@@ -191,14 +192,13 @@ def test_stochastic_depth_can_be_set_where_torchvisions_function_fixes_it() -> N
 
 def test_any_other_argument_of_the_function_can_be_given_and_one_that_it_lacks_is_refused() -> None:
     arguments = "model.network_arguments={replace_stride_with_dilation: [false, false, true]}"
-    network = built("resnet34", "model.network_arguments={groups: 1}").network
-    assert network.layer1[0].conv1.groups == 1
     assert built("resnet101", arguments).network.layer4[1].conv2.dilation == (2, 2)
     assert built("timm/resnet10t", "model.network_arguments={stem_width: 16}").network.conv1[
         0
     ].weight.shape == (12, 3, 3, 3)
-    with pytest.raises(ValueError, match="resnet34: cannot be built with .*grups.*unexpected key"):
-        built("resnet34", "model.network_arguments={grups: 1}")
+    # What timm's function passes on is known only to what it calls.
+    with pytest.raises(ValueError, match="resnet10t: cannot be built with .*widht.*unexpected key"):
+        built("timm/resnet10t", "model.network_arguments={stem_widht: 16}")
 
 
 # --- weights ---
@@ -391,7 +391,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["function", "class"])
 def test_a_users_plain_function_or_class_is_a_model(own: str, kind: str, tmp_path: Path) -> None:
     trusted = f"trusted_packages=[{own}]"
-    model = built(f"{own}_{kind}", trusted, "model.width=6", "model.learning_rate=0.01")
+    model = built(f"{own}_{kind}", trusted, "model.width=6", "model.learning_rate=0.0001")
     assert model.network[1].weight.shape == (6, 3072)
     assert one_step(model, 32)["val/loss"] > 0
     torch.save(model.network.state_dict(), tmp_path / "own.pth")
@@ -399,7 +399,7 @@ def test_a_users_plain_function_or_class_is_a_model(own: str, kind: str, tmp_pat
         f"{own}_{kind}", trusted, "model.width=6", f"model.weights={tmp_path}/own.pth", classes=5
     )
     assert torch.equal(other.network[1].weight, model.network[1].weight)
-    with pytest.raises(ValueError, match=f"model.pretrained=true: {own}.* knows no weights"):
+    with pytest.raises(ValueError, match=f"model.pretrained=true: {own}.* weights are in no lib"):
         built(f"{own}_{kind}", trusted, "model.pretrained=true")
     with pytest.raises(ValueError, match="model.widht=6: no such key; did you mean model.width"):
         built(f"{own}_{kind}", trusted, "model.widht=6")

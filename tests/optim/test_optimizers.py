@@ -72,7 +72,7 @@ def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_th
             "model.freeze_epochs=1: model.optimizer=lamb counts the steps of all weights together",
         ),
         (["head_lr_factor=-1"], "model.head_lr_factor=-1.0: expected a number of at least 0"),
-        (["layer_decay=1.5"], "model.layer_decay=1.5: expected a number from 1e-09 to 1"),
+        (["layer_decay=1.5"], "model.layer_decay=1.5: expected a number above 0 and at most 1"),
     ],
 )
 def test_settings_that_cannot_be_are_a_fault(words, message):
