@@ -46,27 +46,46 @@ def split_of_list(parts: Sequence[str]) -> str | None:
 def list_files(root: Path) -> dict[str, list[Path]]:
     """The lists of each split in a folder, or those of "all"; empty where there is none."""
     found: dict[str, list[Path]] = {}
-    for entry in sorted(root.iterdir()):
-        inside = sorted(entry.iterdir()) if split_named(entry.name) and entry.is_dir() else [entry]
-        for path in inside:
-            if (split := split_of_list(path.relative_to(root).parts)) and path.is_file():
-                found.setdefault(split, []).append(path)
+    for name in sorted(os.listdir(root)):
+        inside: list[tuple[str, ...]] = [(name,)]
+        if split_named(name) and (root / name).is_dir():
+            inside = [(name, other) for other in sorted(os.listdir(root / name))]
+        for parts in inside:  # a folder may hold a million images: no Path for each
+            if (split := split_of_list(parts)) and root.joinpath(*parts).is_file():
+                found.setdefault(split, []).append(root.joinpath(*parts))
     return found
 
 
+def not_read(root: Path) -> str:
+    """What a folder holds in forms that are not read, and what to do; "" where there is none."""
+    kinds = {
+        ".parquet": "write its rows to train.csv and its images to files",
+        ".tar": "unpack these, or give one tar file of class folders with data.stage=node",
+        ".tfrecord": "write its images to class folders",
+        ".lmdb": "write its images to class folders",
+        ".mdb": "write its images to class folders",
+        ".h5": "write its images to class folders",
+        ".npz": "write its images to class folders",
+    }
+    inside = [path for place in (root, root / "data") if place.is_dir() for path in place.iterdir()]
+    for ending, remedy in kinds.items():
+        if names := sorted(path.name for path in inside if path.suffix.lower() == ending):
+            return f". {ending} files, such as {names[0]}, are not read as they are: {remedy}"
+    return ""
+
+
 def is_list(path: Path) -> bool:
-    """Whether a file that has the name of a list looks like one: a CSV beside class folders may
-    hold something else."""
+    """Whether a file that has the name of a list has the columns of one: a CSV beside class folders
+    may hold something else."""
     if path.suffix.lower() in JSON_LINES:
         return True
     try:
-        _, record = next(records(path, None))
-        if isinstance(record, ValueError):
-            return False
-        columns_of(list(record), path, None, None)
-    except (ValueError, StopIteration):
+        record = next(records(path, None), (0, {}))[1]
+        if isinstance(record, dict):
+            columns_of(list(record), path, None, None)
+    except ValueError:
         return False
-    return True
+    return isinstance(record, dict)
 
 
 def columns_of(
