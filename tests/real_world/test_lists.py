@@ -336,6 +336,25 @@ def test_a_csv_alone_is_a_list_so_that_its_fault_says_what_it_lacks(tmp_path):
         compose([f"data={tmp_path}", "data.encoding=cp1252"])
 
 
+def test_settings_of_lists_go_with_a_path_and_are_a_fault_where_there_are_no_lists(tmp_path):
+    lists, folders = tmp_path / "lists", tmp_path / "folders"
+    paths = images(lists)
+    lines = [f"{path},{'ab'[n % 2]}" for n, path in enumerate(paths)]
+    (lists / "train.csv").write_text("\n".join(["photo,label", *lines]))
+    words = ["data.batch_size=1", "data.image_column=photo"]
+    cfg = compose([f"data={lists}", *words])
+    assert (cfg.data.name, cfg.data.image_column) == ("annotations", "photo")
+    assert len(load_splits(cfg.data).train) == 2
+    for name in ("ant", "bee"):
+        images(folders, 4, name)
+    assert not hasattr(compose([f"data={folders}", words[0]]).data, "image_column")
+    said = (
+        "data.image_column=photo: is a setting of data.name=annotations, and what is in .* read as"
+    )
+    with pytest.raises(ConfigError, match=said):
+        compose([f"data={folders}", *words])
+
+
 @pytest.mark.parametrize(
     ("file", "remedy"),
     [
