@@ -38,7 +38,7 @@ class ClassificationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         skips = cfg.on_bad_image == "skip"
-        self._bad = BadImages(cfg.max_bad_fraction, bad_images) if skips else None
+        self._bad = BadImages(cfg, bad_images) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._splits: ImageSplits | None = None
 
