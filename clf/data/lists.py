@@ -117,11 +117,11 @@ def records(path: Path, encoding: str | None) -> Iterator[tuple[int, Record | Va
 def _column(
     keys: list[str], path: Path, chosen: str | None, usual: tuple[str, ...], what: str
 ) -> str:
-    named = ", ".join(map(json.dumps, keys)) or "nothing"
+    named = _quoted(keys) or "nothing"
     remedy = f"set data.{what}_column=KEY to the one that holds it"
     if chosen is not None:
         if chosen not in keys:
-            raise ValueError(f"{path} has no key {json.dumps(chosen)} but {named}; {remedy}")
+            raise ValueError(f"{path} has no key {_quoted([chosen])} but {named}; {remedy}")
         return chosen
     plain = {_plain(name): None for name in usual}
     meant = [key for key in keys if _plain(key) in plain]
@@ -129,12 +129,16 @@ def _column(
     if len(exact or meant) == 1:
         return (exact or meant)[0]
     if meant:
-        both = ", ".join(map(json.dumps, meant))
-        raise ValueError(f"{path} has several keys that may be the {what}: {both}; {remedy}")
+        said = f"{path} has several keys that may be the {what}: {_quoted(meant)}"
+        raise ValueError(f"{said}; {remedy}")
     raise ValueError(
         f'{path} has no key for the {what} but {named}; expected "{what}" or one of '
         f"{', '.join(usual[1:])}, or {remedy}"
     )
+
+
+def _quoted(keys: list[str]) -> str:
+    return ", ".join(json.dumps(key, ensure_ascii=False) for key in keys)
 
 
 def _plain(key: str) -> str:
