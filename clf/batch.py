@@ -17,4 +17,5 @@ class ClassificationBatch(TypedDict):
 
     images: "Tensor"  # [B, 3, H, W] uint8, channels_last
     labels: "Tensor"  # [B] int64; PADDING where the row counts for nothing
-    indices: "Tensor"  # [B] int64, position in the split; PADDING where there is no image
+    indices: "Tensor"  # [B] int64, position in the split, also of an image that cannot be read and
+    # has the label PADDING; PADDING where there is no image

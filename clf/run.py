@@ -115,7 +115,9 @@ def _prepare(
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
+    datamodule = ClassificationDataModule(
+        cfg.data, cfg.seed, cfg.trusted_packages, folder.bad_images
+    )
     datamodule.prepare_data()
     datamodule.setup("fit")
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)

@@ -2,6 +2,7 @@
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
+              bad_images.txt
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -62,6 +63,11 @@ class RunFolder:
     @property
     def notes_file(self) -> Path:
         return self.path / "notes.txt"
+
+    @property
+    def bad_images(self) -> Path:
+        """The paths of the images that were left out, one a line (data.on_bad_image=skip)."""
+        return self.path / "bad_images.txt"
 
     @property
     def config(self) -> Path:

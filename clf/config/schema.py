@@ -152,6 +152,17 @@ class DataConfig:
         "null: by each image, the largest value that its number of bits allows",
         ABOVE_0,
     )
+    on_bad_image: str = setting(
+        "error",
+        "where one cannot be read: stop, or leave it out of the loss and of every metric",
+        choices=("error", "skip"),
+    )
+    max_bad_fraction: float = setting(
+        0.01,
+        "of on_bad_image=skip: more of an epoch's images than this stop the run",
+        0.0,
+        high=1.0,
+    )
     start_size: int | None = setting(
         None,
         "pixels a side in the first epoch, from which they grow to image_size, epoch by epoch, in "

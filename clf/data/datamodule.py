@@ -1,6 +1,7 @@
 """The data of a run in the form that Lightning asks for: loaders of this rank, class weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from lightning import LightningDataModule
@@ -8,6 +9,7 @@ from lightning import LightningDataModule
 from clf.config import DataConfig
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
+from clf.data.bad_images import BadImages
 from clf.data.decode import Look
 from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
@@ -24,10 +26,19 @@ class ClassificationDataModule(LightningDataModule):
         cfg: which images, and how they become batches
         seed: of the order and the augmentation
         trusted_packages: packages besides clf and torchvision that `cfg` may name transforms of
+        bad_images: file that lists the images that are left out; None: no list
     """
 
-    def __init__(self, cfg: DataConfig, seed: int, trusted_packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cfg: DataConfig,
+        seed: int,
+        trusted_packages: Sequence[str] = (),
+        bad_images: Path | None = None,
+    ) -> None:
         super().__init__()
+        skips = cfg.on_bad_image == "skip"
+        self._bad = BadImages(cfg.max_bad_fraction, bad_images) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._splits: ImageSplits | None = None
 
@@ -117,6 +128,7 @@ class ClassificationDataModule(LightningDataModule):
             self._threads(),
             self.cfg.prefetch,
             Look.of(self.cfg),
+            self._bad,
         )
 
     def _place(self) -> tuple[int, int]:

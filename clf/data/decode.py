@@ -24,7 +24,11 @@ Image.init()
 ORIENTATION = 0x0112  # EXIF tag
 APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA  # JPEG markers
 ICC = b"ICC_PROFILE\0"  # begins a segment, then its number and that of all such segments
-REMEDY = "replace it or take it out"
+REMEDY = "replace it, take it out, or set data.on_bad_image=skip"
+
+
+class UnreadableError(DataError):
+    """An image that cannot be decoded."""
 
 
 class Look(NamedTuple):
@@ -56,21 +60,21 @@ def decode(
         name: of the image in messages; None: its path
 
     Raises:
-        DataError: no image, a truncated one, one of too many pixels, or a file that cannot be read;
-            names the image
+        UnreadableError: no image, a truncated one, one of too many pixels, or a file that cannot be
+            read; names the image
     """
     name = name or (image if isinstance(image, str) else "an image in memory")
     try:
         data = _read(image) if isinstance(image, str) else image
         if not data:
-            raise DataError(f"{name}: the file is empty; {REMEDY}")
+            raise UnreadableError(f"{name}: the file is empty; {REMEDY}")
         image_HWC = _plain_jpeg(data, short_side) if data[:2] == b"\xff\xd8" else None
         return _any(data, look) if image_HWC is None else image_HWC
-    except (DataError, MemoryError):  # another machine may have the memory
+    except (UnreadableError, MemoryError):  # another machine may have the memory
         raise
     except Exception as error:  # PIL raises a dozen types for broken files
         reason = f"{type(error).__name__}: {error}".replace("<_io.BytesIO object at ", "<file ")
-        raise DataError(f"{name}: cannot be read as an image ({reason}); {REMEDY}") from error
+        raise UnreadableError(f"{name}: cannot be read as an image ({reason}); {REMEDY}") from error
 
 
 def _read(path: str) -> bytes:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.data.decode import ON_WHITE, Look, decode
+from clf.data.bad_images import BadImages
+from clf.data.decode import ON_WHITE, Look, UnreadableError, decode
 from clf.data.index import Split
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
 SAMPLE = 0  # keeps the samples' generators apart from the samplers'
+Unread = dict[int, UnreadableError]  # by row of a batch
 # Images of a task: fewer cost more bookkeeping, more leave threads idle at a batch's end.
 CHUNK = 8
 
@@ -39,6 +41,8 @@ class ThreadedLoader:
             stops there
         prefetch: batches made ahead of the one in use
         look: of images that leave it open
+        bad: takes the images that cannot be read, whose rows get the label PADDING and keep their
+            index; None: the first one is a DataError
     """
 
     def __init__(
@@ -50,8 +54,9 @@ class ThreadedLoader:
         threads: int,
         prefetch: int = 4,
         look: Look = ON_WHITE,
+        bad: BadImages | None = None,
     ) -> None:
-        self.look = look
+        self.look, self.bad, self._left_out = look, bad, 0  # so many in this epoch, by this rank
         self.split, self.sampler, self.transform = split, sampler, transform
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
@@ -87,6 +92,7 @@ class ThreadedLoader:
         epoch = self.sampler.epoch
         start = self._handed_out if self._resumes and self._epoch == epoch else 0
         self._epoch, self._handed_out, self._resumes = epoch, start, False
+        self._left_out = 0
         self._now = self.transform.in_epoch(epoch)
         batches = iter(self.sampler)
         for _ in range(start):
@@ -101,14 +107,15 @@ class ThreadedLoader:
             batch = self._empty(micro)
             torch.set_num_threads(1)  # an image is too small to be worth sharing over cores
             try:
-                self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
+                unread = self._fill(batch, micro, self._epoch, range(len(micro.indices_m)))
             finally:
                 torch.set_num_threads(here)
+            self._leave_out(batch, micro, unread)
             yield batch
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
-        queue: deque[tuple[ClassificationBatch, list[Future[None]]]] = deque()
+        queue: deque[tuple[ClassificationBatch, MicroBatch, list[Future[Unread]]]] = deque()
         pool = _start_threads(self.threads)
         try:
             while True:
@@ -116,19 +123,22 @@ class ThreadedLoader:
                     queue.append(self._submit(pool, micro))
                 if not queue:
                     return
-                batch, parts = queue.popleft()
+                batch, micro, parts = queue.popleft()
+                unread: Unread = {}
                 for part in parts:
-                    part.result()
+                    unread |= part.result()
+                self._leave_out(batch, micro, unread)
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _submit(
         self, pool: ThreadPoolExecutor, micro: MicroBatch
-    ) -> tuple[ClassificationBatch, list[Future[None]]]:
+    ) -> tuple[ClassificationBatch, MicroBatch, list[Future[Unread]]]:
         batch, size = self._empty(micro), len(micro.indices_m)
         chunks = [range(size)[start : start + CHUNK] for start in range(0, size, CHUNK)]
-        return batch, [pool.submit(self._fill, batch, micro, self._epoch, rows) for rows in chunks]
+        fill = self._fill
+        return batch, micro, [pool.submit(fill, batch, micro, self._epoch, rows) for rows in chunks]
 
     @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
@@ -149,7 +159,10 @@ class ThreadedLoader:
         return tensor.pin_memory() if self.pin else tensor
 
     @torch.inference_mode()  # bookkeeping for gradients would take 3 % of an image's time
-    def _fill(self, batch: ClassificationBatch, micro: MicroBatch, epoch: int, rows: range) -> None:
+    def _fill(
+        self, batch: ClassificationBatch, micro: MicroBatch, epoch: int, rows: range
+    ) -> Unread:
+        """Read the images of some rows; those that cannot be read, where `bad` takes them."""
         images_BCHW, indices, positions = batch["images"], micro.indices_m, micro.positions_m
         # All at once, because decoding an image empties the CPU's cache of what makes these.
         rngs = {
@@ -157,6 +170,7 @@ class ThreadedLoader:
             for row in rows
             if indices[row] != PADDING
         }
+        unread: Unread = {}
         for row in rows:
             if row not in rngs:
                 images_BCHW[row].zero_()
@@ -167,8 +181,32 @@ class ThreadedLoader:
                 image_HWC = decode(self.split.images[index], self._now.short_side, path, self.look)
                 images_BCHW[row].copy_(self._now(image_HWC, rngs[row]))
             except Exception as error:
+                if self.bad is not None and isinstance(error, UnreadableError):
+                    unread[row] = error
+                    continue
                 error.add_note(f"while reading {path}")
                 raise
+        return unread
+
+    def _leave_out(self, batch: ClassificationBatch, micro: MicroBatch, unread: Unread) -> None:
+        """Mask the rows that could not be read. No other row changes: each has a generator of its
+        own. Their pixels are those of the next row that could be read, so that BatchNorm meets
+        nothing but images."""
+        if not unread or self.bad is None:
+            return
+        size = len(micro.indices_m)
+        read = [row for row in range(size) if micro.indices_m[row] != PADDING and row not in unread]
+        for row, error in sorted(unread.items()):
+            other = min(read, key=lambda one: (one - row) % size, default=None)
+            if other is None:
+                batch["images"][row].zero_()
+            else:
+                batch["images"][row].copy_(batch["images"][other])
+            batch["labels"][row] = PADDING
+            self.bad.add(self.split.path(int(micro.indices_m[row])), str(error))
+        self._left_out += len(unread)
+        # The ranks add up their numbers at the epoch's end; this one alone may be enough.
+        self.bad.check(self.split.name, self._left_out, self.sampler.size)
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor:

@@ -74,7 +74,9 @@ class TrainSampler:
         self.labels_N = labels_N
         self.balanced, self.repeats = cfg.sampler == "class_balanced", cfg.repeats
         self.batch_size = cfg.batch_size
-        self.size = len(labels_N) // cfg.batch_size * cfg.batch_size  # images an epoch
+        self.size = (
+            len(labels_N) // cfg.batch_size * cfg.batch_size
+        )  # images of an epoch, all ranks
         self.micro = micro_batch_size(cfg, world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
@@ -141,6 +143,7 @@ class EvalSampler:
         share = -(-count // world_size)
         indices = np.arange(rank, share * world_size, world_size)
         self.indices = np.where(indices < count, indices, PADDING)
+        self.size = count  # images of an evaluation, over all ranks
         self.batch_size = batch_size
         self.epoch = 0
 

@@ -23,6 +23,7 @@ from clf.config import AugmentConfig, DataConfig
 from clf.config.build import build
 from clf.data.policies import rand_augment, trivial_augment
 
+LONGEST = 16  # times the short side
 ERASED_RGB = (124, 116, 104)  # ImageNet's mean, which becomes 0 when the model normalises
 ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al. 2017, arXiv 1708.04896
 
@@ -136,9 +137,21 @@ class EvalTransform:
     def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
         """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
         image_CHW = F.resize_image(
-            as_CHW(image_HWC), [self.short_side], self.interpolation, antialias=True
+            as_CHW(middle(image_HWC)), [self.short_side], self.interpolation, antialias=True
         )
         return F.center_crop_image(image_CHW, [self.size, self.size])
+
+
+def middle(image_HWC: np.ndarray) -> np.ndarray:
+    """The image, or of one that is longer than `LONGEST` times its short side the middle: a centre
+    crop cuts off the rest in any case, which would be enlarged before, to any size."""
+    for axis in (0, 1):
+        length, short = image_HWC.shape[axis], image_HWC.shape[1 - axis]
+        cut = (length - LONGEST * short) // 2
+        if cut > 0:
+            kept = slice(cut, length - cut)
+            image_HWC = np.ascontiguousarray(image_HWC[kept] if axis == 0 else image_HWC[:, kept])
+    return image_HWC
 
 
 def size_in_epoch(cfg: DataConfig, epoch: int, epochs: int) -> int:

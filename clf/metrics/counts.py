@@ -70,8 +70,9 @@ class ClassificationMetrics(Metric):
         self.num_classes, self.top_k, self.node_rank = num_classes, top_k, node_rank
         # A rank fills its node's row, so the sum over ranks is the table by node, and its column
         # sums the totals. K = support of each class, correct of each, predicted of each; the three
-        # single counts; images of each bin, correct of each, sum of the confidences of each.
-        self._parts = [num_classes] * 3 + [3] + [BINS] * 3
+        # single counts; images of each bin, correct of each, sum of the confidences of each; images
+        # that could not be read.
+        self._parts = [num_classes] * 3 + [3] + [BINS] * 3 + [1]
         counts_NK = torch.zeros(num_nodes, sum(self._parts), dtype=torch.int64)
         self.add_state("counts_NK", counts_NK, dist_reduce_fx="sum")
         self.add_state("loss_sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
@@ -93,7 +94,7 @@ class ClassificationMetrics(Metric):
             labels_B: int64 [B], a class or `PADDING`
             loss_sum: sum of the rows' weighted losses; weight_sum: sum of their weights
             indices_B: int64 [B], the images' positions in the split, to name an image whose label
-                is bad
+                is bad, and to tell an image that could not be read from padding
         """
         C, counts_K = self.num_classes, self.counts_NK[self.node_rank]
         is_nan_B = ~torch.isfinite(logits_BC).all(dim=1) & (labels_B != PADDING)
@@ -117,6 +118,7 @@ class ClassificationMetrics(Metric):
         )
         self.loss_sums += torch.stack([loss_sum, weight_sum]).to(torch.float64)
         if indices_B is not None:
+            counts_K[-1] += ((labels_B == PADDING) & (indices_B != PADDING)).sum()
             first = torch.where(is_bad_B, indices_B, NO_INDEX).min()
             self.first_bad.copy_(torch.minimum(self.first_bad, first))
 
@@ -129,13 +131,14 @@ class ClassificationMetrics(Metric):
 
         Returns:
             float64 scalars by the names of `measures.py` (acc_top1, loss, ...), NaN where a number
-            does not exist; and the counts support_NC, correct_NC (by node) and predicted_C, int64
+            does not exist; and the counts support_NC, correct_NC (by node), predicted_C and
+            skipped, the images that could not be read, int64
 
         Raises:
             ValueError: a row had logits that are not finite
             BadLabelError: a label is not a class
         """
-        support_NC, correct_NC, predicted_NC, single_N3, *bins = self.counts_NK.split(
+        support_NC, correct_NC, predicted_NC, single_N3, *bins, skipped_N1 = self.counts_NK.split(
             self._parts, dim=1
         )
         bin_images_M, bin_correct_M, fixed_M = (bin_NM.sum(dim=0) for bin_NM in bins)
@@ -157,7 +160,8 @@ class ClassificationMetrics(Metric):
             for one in reported(self.top_k, self.num_classes)
         }
         tables = {"support_NC": support_NC, "correct_NC": correct_NC}
-        return scalars | tables | {"predicted_C": counts.predicted_C}
+        single = {"predicted_C": counts.predicted_C, "skipped": skipped_N1.sum()}
+        return scalars | tables | single
 
     def _raise_if(self, nan_rows: Tensor, bad_labels: Tensor) -> None:
         if bad_labels:
@@ -183,7 +187,8 @@ class ClassificationMetrics(Metric):
 
     def resume_from(self, state: dict[str, Tensor], rank: int) -> None:
         """Go on with `state_over_ranks` on any number of ranks: rank 0 takes all of it. The state
-        of a version that had no bins lacks their columns: this epoch has no calibration error."""
+        of an earlier version lacks the last columns: this epoch has no calibration error if those
+        of the bins are among them."""
         self.reset()
         self._update_count = 1  # torchmetrics would warn if the epoch has no batch left
         if rank != 0:

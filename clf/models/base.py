@@ -267,7 +267,13 @@ class BaseClassificationModel(LightningModule):
         support_NC, correct_NC, predicted_C = (
             result[name].cpu() for name in ("support_NC", "correct_NC", "predicted_C")
         )
-        self._check_total(split, int(support_NC.sum()))
+        loader, counted = self._loader(split), int(support_NC.sum())
+        bad = getattr(loader, "bad", None)
+        skipped = 0 if bad is None else int(result["skipped"])
+        self._check_total(split, counted + skipped)
+        if bad is not None and split != AS_TRAINED and not self.trainer.sanity_checking:
+            bad.settle(loader.split.name, skipped, counted + skipped)
+            self.log(f"{split}/skipped", float(skipped))
         self._counts[split] = (support_NC, correct_NC, predicted_C)
         for measure in reported(self.top_k, self.num_classes):
             value = result[measure.name].float()

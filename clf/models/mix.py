@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clf.batch import ClassificationBatch
+from clf.batch import PADDING, ClassificationBatch
 from clf.config import MixConfig, RunConfig
 from clf.config.batch_rules import batch_fault
 from clf.models.losses import Mixed
@@ -52,6 +52,10 @@ class Mix:
         numbers_P6 = torch.from_numpy(drawn_P6.astype(np.float32))
         if images_BCHW.is_cuda:
             numbers_P6 = numbers_P6.pin_memory().to(images_BCHW.device, non_blocking=True)
+        # An image whose partner could not be read stays as it is.
+        alone_P = (batch["labels"].unflatten(0, (-1, 2)) == PADDING).any(dim=1)
+        numbers_P6[:, 0].masked_fill_(alone_P, 0.0)
+        numbers_P6[:, 5].masked_fill_(alone_P, 1.0)
         shares_B = numbers_P6[:, 5:].expand(-1, 2).flatten()
         mixed = Mixed(swap(batch["labels"]), shares_B)
         return {**batch, "images": mix_images(images_BCHW, numbers_P6)}, mixed

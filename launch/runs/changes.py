@@ -25,6 +25,8 @@ FREE = {
     "data.micro_batch_size": "a step computes the same images in other parts; BatchNorm sees that "
     "many at a time",
     "data.threads": "only the speed of reading images changes",
+    "data.on_bad_image": "images that cannot be read stop the run, or are left out, from here on",
+    "data.max_bad_fraction": "the run stops at another share of images that cannot be read",
     "data.prefetch": "only the speed of reading images changes",
     "data.stage": "the images are read from another place",
     "strategy.precision": "the steps from here on compute in this precision",

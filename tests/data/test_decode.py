@@ -157,13 +157,17 @@ def test_a_truncated_file_is_named_and_not_trained_on_half_grey(tmp_path, pictur
     path = saved(tmp_path / f"half.{ending}", picture)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(DataError, match=r"half\.\w+: cannot be read as an image .*; replace it or"):
+    with pytest.raises(
+        DataError, match=r"half\.\w+: cannot be read as an image .*; replace it, take"
+    ):
         decode(str(path))
 
 
 def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "empty.jpg").touch()
-    with pytest.raises(DataError, match=rf"^{tmp_path}/empty.jpg: the file is empty; replace it"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}/empty.jpg: the file is empty; replace it, take"
+    ):
         decode(str(tmp_path / "empty.jpg"))
 
 

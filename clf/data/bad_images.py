@@ -1,0 +1,107 @@
+"""Images that cannot be read, where a run leaves them out (data.on_bad_image=skip): which they are,
+and how many are too many."""
+
+from pathlib import Path
+
+import torch.distributed
+from lightning.pytorch.utilities import rank_zero_warn
+
+from clf.atomic import write_file
+from clf.data.reader import DataError, first_and_count
+
+
+class BadImages:
+    """Those that this rank has met so far, in all splits.
+
+    Args:
+        limit: share of an epoch's images above which the run stops, 0..1
+        file: lists their paths, one a line, those of earlier starts of the run first; None: no list
+    """
+
+    def __init__(self, limit: float, file: Path | None = None) -> None:
+        self.limit, self.file = limit, file
+        self.reasons: dict[str, str] = {}  # by path, in the order in which they were met
+        self._new: dict[str, str] = {}  # of which the other ranks do not know yet
+
+    def add(self, path: str, reason: str) -> None:
+        """Note an image, however often it is met."""
+        if path not in self.reasons:
+            self.reasons[path] = self._new[path] = reason
+
+    def settle(self, split: str, count: int, images: int) -> None:
+        """At an epoch's end, on all ranks together: list what is new, and say so.
+
+        Args:
+            count: of the images that were left out, over all ranks
+            images: of the epoch, over all ranks
+
+        Raises:
+            DataError: too many
+        """
+        if not count:
+            return
+        new: dict[str, str] = {}
+        for of_rank in _of_all_ranks(self._new):
+            new |= of_rank
+        self._new.clear()
+        self.reasons |= new
+        if new:
+            if _rank() == 0:
+                self._list(new)
+            listed = f", listed in {self.file}" if self.file is not None else ""
+            rank_zero_warn(
+                f"{split}: {count} of {images} images cannot be read and are left out{listed}; new "
+                f"among them: {_examples(new)}"
+            )
+        self.check(split, count, images)
+
+    def check(self, split: str, count: int, images: int) -> None:
+        """Raises DataError if so many of the images are too many."""
+        if count <= self.limit * images:
+            return
+        if self._new:  # this rank leaves alone
+            self._list(self._new)
+        raise DataError(
+            f"data.max_bad_fraction={self.limit:g}: {count} of {images} images of the {split} "
+            f"split, {count / images:.2%}, cannot be read: {_examples(self.reasons)}. Replace them "
+            "or take them out, or set data.max_bad_fraction higher"
+        )
+
+    def _list(self, paths: dict[str, str]) -> None:
+        if self.file is None:
+            return
+        try:
+            text = self.file.read_text(encoding="utf-8", errors="surrogateescape")
+            listed = text.removesuffix("\n").split("\n")  # a name may hold other line breaks
+        except FileNotFoundError:
+            listed = []
+        lines = dict.fromkeys([*listed, *(path.replace("\n", "\\n") for path in paths)])
+        text = "".join(f"{line}\n" for line in lines)
+
+        def write(file: Path) -> None:
+            file.write_text(text, encoding="utf-8", errors="surrogateescape")  # for other names
+
+        write_file(self.file, write)
+
+
+def _examples(reasons: dict[str, str]) -> str:
+    """The first reason, which begins with its path, and further paths."""
+    first, *others = reasons
+    more = f"; {first_and_count(others, 4)}" if others else ""
+    return reasons[first].partition("; ")[0] + more
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if _is_distributed() else 0
+
+
+def _of_all_ranks(found: dict[str, str]) -> list[dict[str, str]]:
+    if not _is_distributed():
+        return [dict(found)]
+    gathered: list[dict[str, str]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, found)
+    return gathered
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
