@@ -15,11 +15,14 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import Findings, one_a_key, show
 from clf.config.rules import check, monitor_faults, notes
+from clf.config.weight_entries import file_fault
 from clf.config.weights import fill as fill_from_weights
 from clf.data.generated import folder, is_generated
 from clf.data.index import survey
 from clf.data.reader import DataError
 from clf.data.recognise import data_settings_of
+
+FEW = 4  # images of a forward pass
 
 
 def compose(
@@ -63,7 +66,7 @@ def examine(
             faults += [one for one in of_data.faults if one.split("=")[0] not in at_fault]
             composed.notes += of_data.notes
         composed.faults = one_a_key(composed.faults + faults)
-        composed.notes += notes(cfg)
+        composed.notes += [*notes(cfg), *_weight_notes(cfg)]
     return composed
 
 
@@ -126,6 +129,23 @@ def images_per_batchnorm(cfg: RunConfig) -> int | None:
     return None if cfg.gpus is None else images * cfg.nodes * cfg.gpus
 
 
+def _weight_notes(cfg: RunConfig) -> Iterator[str]:
+    """Class weights that cancel: the loss of a micro-batch is divided by the sum of its weights."""
+    given, own = cfg.data.class_weights, cfg.model.class_weights
+    weighs = f"data.class_weights={given}" if given != "none" else None
+    if weighs is None and own is not None and len(set(own)) > 1:
+        weighs = f"model.class_weights={show(own)}"
+    images = images_per_forward_pass(cfg)
+    if weighs is None or images is None or images > FEW:
+        return
+    effect = "have no effect" if images == 1 else "mostly cancel"
+    of = "1 image" if images == 1 else f"{images} images"
+    yield (
+        f"{weighs}: the weights {effect} in a forward pass of {of}, whose loss is divided by their "
+        "sum; set data.micro_batch_size to 16 or more, or use data.sampler=class_balanced"
+    )
+
+
 def class_findings(cfg: RunConfig) -> Findings:
     """What is wrong with the data, what does not fit its classes, and the notes of its reader."""
     names, faults, notes = survey(cfg.data, overlaps=True)
@@ -152,6 +172,9 @@ def _class_faults(cfg: RunConfig, names: list[str] | None) -> Iterator[str]:
             f"model.top_k={model.top_k}: there are only {count} classes; set "
             f"model.top_k={min(5, count)} or null"
         )
+    is_there = Path(model.weights or "").expanduser().is_file()
+    if model.weights_head and is_there and names is not None:
+        yield from filter(None, [file_fault(model, names)])
     if model.class_weights is not None and len(model.class_weights) != count:
         yield (
             f"model.class_weights={show(model.class_weights)}: has {len(model.class_weights)} "

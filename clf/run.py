@@ -20,10 +20,10 @@ from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
-from clf.models.build import build_model, check_size
+from clf.models.build import build_model, check_size, look_at_one_image
 from clf.models.mix import mixer
 from clf.optim.ema import WeightAverage, WeightsAsTrained
-from clf.parallel.batchnorm import AgreeOnBatchNorm
+from clf.parallel.batchnorm import AgreeOnBatchNorm, check_one_image
 from clf.parallel.freezing import FreezeBackbone
 from clf.parallel.lightning_internals import (
     check_lightning,
@@ -59,7 +59,7 @@ class Evaluation:
     checkpoint: Path
     scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
     per_class: list[PerClassRow]
-    notes: list[str] = field(default_factory=list)  # of the data's reader
+    notes: list[str] = field(default_factory=list)  # of the data
 
 
 def fit(
@@ -120,12 +120,18 @@ def _prepare(
     )
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if resume is not None:
+        datamodule.number_like(read_checkpoint(resume)[RECORD]["class_to_idx"], resume)
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
+    if cfg.model.weights_head and resume is None:
+        model.take_head(datamodule.classes)
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
+    notes = [*datamodule.splits.notes, *model.weights_report, *_batchnorm_notes(cfg, model)]
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
+    datamodule.check_weighted(model.class_weights.tolist())
     model.set_class_shares(datamodule.class_shares())
     model.mix = mixer(cfg, world_size(cfg))
     trainer = Trainer(
@@ -144,7 +150,7 @@ def _prepare(
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
-        for note in folder.add_notes(datamodule.splits.notes):
+        for note in folder.add_notes(notes):
             print(f"note: {note}", flush=True)
     return model, datamodule, trainer, resume
 
@@ -165,8 +171,8 @@ def evaluate(
         data: fields of the data config to replace, such as {"root": "..."}
 
     Raises:
-        ValueError: no checkpoint there, an empty split, or data whose classes are not the
-        checkpoint's
+        ValueError: no checkpoint there, an empty split, or data that has a class which the
+        checkpoint has not
     """
     quiet_lightning()
     path = find_checkpoint(run_or_checkpoint)
@@ -175,7 +181,7 @@ def evaluate(
     datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
     datamodule.prepare_data()
     datamodule.setup("test")
-    _check_classes(path, record["class_to_idx"], datamodule)
+    notes = datamodule.number_like(record["class_to_idx"], path, may_lack=True)
     split = split or ("test" if len(datamodule.splits.test) else "val")
     loader = datamodule.eval_loader(split)
     if not len(loader):
@@ -195,7 +201,7 @@ def evaluate(
         name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
     }
     rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
-    return Evaluation(split, path, scalars, rows, datamodule.splits.notes)
+    return Evaluation(split, path, scalars, rows, [*datamodule.splits.notes, *notes])
 
 
 def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
@@ -211,18 +217,15 @@ def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
     return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
 
 
-def _check_classes(
-    checkpoint: Path, trained: dict[str, int], datamodule: ClassificationDataModule
-) -> None:
-    """ValueError if the data has other classes than the checkpoint was trained on."""
-    different = set(datamodule.class_to_idx.items()) ^ set(trained.items())
-    if different:
-        place = datamodule.cfg.root or datamodule.cfg.name
-        raise ValueError(
-            f"{checkpoint} was trained on other classes than {place} has; they differ in "
-            f"{sorted({name for name, _ in different})[:10]}. Give data.root=FOLDER with the same "
-            "class folders"
-        )
+def _batchnorm_notes(cfg: RunConfig, model: BaseClassificationModel) -> list[str]:
+    """What a user should know of BatchNorm on single images; ValueError if it cannot be."""
+    ranks = world_size(cfg)
+    images = micro_batch_size(cfg.data, ranks)
+    seen = images * ranks if cfg.strategy.sync_batchnorm else images
+    if seen > 1 or cfg.model.freeze_epochs >= cfg.epochs:  # frozen, it keeps its statistics
+        return []
+    size = min(cfg.data.size, cfg.data.start_size or cfg.data.size)  # the smallest that train
+    return check_one_image(model.network, lambda: look_at_one_image(model, size), size)
 
 
 def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[Callback]]:

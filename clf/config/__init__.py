@@ -11,6 +11,8 @@ signatures    the settings that a class or function states itself
 source        constants and signatures of installed libraries, read without importing them
 networks      the networks of torchvision and timm by name
 weights       the weights that these libraries name, and the images that they want
+weight_files  what is in a file of weights, read without torch
+weight_entries which of its tensors are the network's
 entries       what is registered: a class or function, and the settings that it adds
 registry      @register: what a setting chooses by name
 targets       what a `_target_` may name

@@ -19,7 +19,9 @@ from clf.config.registry import logged_by
 from clf.config.schema import AugmentConfig, MixConfig, RunConfig
 from clf.config.targets import target_fault
 from clf.config.values import limit_faults
-from clf.config.weights import FILE_ENDINGS, is_file
+from clf.config.weight_entries import file_fault
+from clf.config.weight_files import FILE_ENDINGS
+from clf.config.weights import is_file
 from clf.metrics.declared import declaration_fault
 from clf.metrics.measures import AS_TRAINED, TOP_K, direction, listed, monitors, reported
 
@@ -168,10 +170,14 @@ def _model(cfg: RunConfig) -> Iterator[str]:
                 f"{'/'.join(FILE_ENDINGS)} file, a weights name such as IMAGENET1K_V1, or "
                 "null"
             )
-        elif path.suffix not in FILE_ENDINGS:
-            yield (
-                f"model.weights={weights}: expected a file that ends in {', '.join(FILE_ENDINGS)}"
-            )
+        elif fault := file_fault(model):
+            yield fault
+    if model.weights_head and not is_file(weights):
+        yield (
+            "model.weights_head=true: takes the head of a file, by the names of its classes; give "
+            "a run's checkpoint as model.weights=/path/to/best.ckpt, or set "
+            "model.weights_head=false"
+        )
     if model.class_weights is not None:
         if cfg.data.class_weights != "none":
             yield (
@@ -200,6 +206,10 @@ def notes(cfg: RunConfig) -> Iterator[str]:
     yield from optimizer_notes(cfg)
     yield from schedule_notes(cfg)
     yield from _mix_notes(cfg)
+    if not is_file(cfg.model.weights):
+        for key, usual in (("weights_entry", None), ("strict_weights", True)):
+            if (value := getattr(cfg.model, key)) != usual:
+                yield f"model.{key}={show(value)}: has no effect without a file as model.weights"
     if cfg.model.loss == "logit_adjustment":
         also = []
         if cfg.data.sampler == "class_balanced":

@@ -27,7 +27,20 @@ class ModelConfig:
     num_classes: int | None = setting(None, "null: as many as the data has", 2)
     pretrained: bool = setting(False, "start from the network's default ImageNet weights")
     weights: str | None = setting(
-        None, "a weights name (IMAGENET1K_V2, or a tag of timm), or a .pth or .ckpt file"
+        None,
+        "a weights name (IMAGENET1K_V2, or a tag of timm), or a file: .pth, .pt, .ckpt, .pth.tar, "
+        ".bin or .safetensors",
+    )
+    weights_entry: str | None = setting(
+        None,
+        "where the file has the network's tensors, such as model_ema; dots between keys; null: "
+        "as state_dict, model or another usual name",
+    )
+    weights_head: bool = setting(
+        False, "take the file's head too, its classes by their names; else it is new"
+    )
+    strict_weights: bool = setting(
+        True, "refuse a file of which less than three quarters fit, or that fills less"
     )
     mean: list[float] | None = setting(
         None,

@@ -16,10 +16,10 @@ from typing import Any
 from clf.config.networks import SIZES, Network, accepts, of_target, source_of
 from clf.config.schema import RunConfig
 from clf.config.source import Source, assignments, folder
+from clf.config.weight_files import FILE_ENDINGS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 CENTRE = 0.875  # the usual share of the short side that the centre crop keeps
-FILE_ENDINGS = (".pth", ".pt", ".ckpt")
 INCEPTION = "transform_input"  # of torchvision's Inception and GoogLeNet
 
 

@@ -1,12 +1,15 @@
 """Images that cannot be read, where a run leaves them out (data.on_bad_image=skip): which they are,
 and how many are too many."""
 
+import os
 from pathlib import Path
 
 import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.atomic import write_file
+from clf.config import DataConfig
+from clf.data.exclude import place_in_data
 from clf.data.reader import DataError, first_and_count
 
 
@@ -14,17 +17,21 @@ class BadImages:
     """Those that this rank has met so far, in all splits.
 
     Args:
-        limit: share of an epoch's images above which the run stops, 0..1
-        file: lists their paths, one a line, those of earlier starts of the run first; None: no list
+        cfg: its `max_bad_fraction` of an epoch's images may be left out
+        file: lists their paths, one a line, as `data.exclude` takes them; those of earlier starts
+            of the run come first. None: no list
     """
 
-    def __init__(self, limit: float, file: Path | None = None) -> None:
-        self.limit, self.file = limit, file
+    def __init__(self, cfg: DataConfig, file: Path | None = None) -> None:
+        self.cfg, self.limit, self.file = cfg, cfg.max_bad_fraction, file
         self.reasons: dict[str, str] = {}  # by path, in the order in which they were met
         self._new: dict[str, str] = {}  # of which the other ranks do not know yet
 
     def add(self, path: str, reason: str) -> None:
-        """Note an image, however often it is met."""
+        """Note an image, however often it is met. That of a node's own copy of the data is named by
+        the original, which is there after the job."""
+        if self.cfg.origin is not None:
+            path = os.path.join(self.cfg.origin, place_in_data(path, self.cfg))
         if path not in self.reasons:
             self.reasons[path] = self._new[path] = reason
 

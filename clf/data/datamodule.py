@@ -1,18 +1,20 @@
 """The data of a run in the form that Lightning asks for: loaders of this rank, class weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from lightning import LightningDataModule
 
 from clf.config import DataConfig
+from clf.config.faults import show
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
 from clf.data.bad_images import BadImages
 from clf.data.decode import Look
 from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
+from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -38,20 +40,67 @@ class ClassificationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         skips = cfg.on_bad_image == "skip"
-        self._bad = BadImages(cfg.max_bad_fraction, bad_images) if skips else None
+        self._bad = BadImages(cfg, bad_images) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._splits: ImageSplits | None = None
+        self._order: Sequence[str] | None = None  # of the classes
 
     def prepare_data(self) -> None:
         """Write generated images to disk. DataError lists what is wrong with the data."""
-        self._splits = index.load_splits(self.cfg)
+        self._splits = self._read()
 
     @property
     def splits(self) -> ImageSplits:
         """Images and labels, read once."""
         if self._splits is None:
-            self._splits = index.load_splits(self.cfg)
+            self._splits = self._read()
         return self._splits
+
+    def number_like(
+        self, trained: Mapping[str, int], checkpoint: Path, may_lack: bool = False
+    ) -> list[str]:
+        """Give the classes the numbers that a checkpoint has for their names.
+
+        Args:
+            trained: the checkpoint's number of each class
+            may_lack: the data may have no image of some of them
+
+        Returns:
+            notes for the user
+
+        Raises:
+            ValueError: the data has other classes
+        """
+        here = set(self.classes)
+        lacking = sorted(set(trained) - here)
+        if here - set(trained) or (lacking and not may_lack):
+            raise ValueError(
+                f"{checkpoint} was trained on other classes than {self.cfg.root or self.cfg.name} "
+                f"has; they differ in {sorted(here ^ set(trained))[:10]}. Give data.root=FOLDER "
+                "with the same class folders"
+            )
+        self._order = sorted(trained, key=trained.__getitem__)
+        self._splits = self.splits.numbered(self._order)
+        if not lacking:
+            return []
+        return [
+            f"{len(lacking)} of the checkpoint's {len(trained)} classes have no image here: "
+            f"{', '.join(lacking[:5])}"
+        ]
+
+    def check_weighted(self, weights: Sequence[float]) -> None:
+        """ValueError if no image of a split has a weight in the loss, which would be 0 / 0."""
+        for name in SPLITS:
+            split = getattr(self.splits, name)
+            if len(split) and not any(weights[label] for label in set(split.labels.tolist())):
+                raise ValueError(
+                    f"model.class_weights={show(weights)}: the classes of all images of the {name} "
+                    f"split weigh 0, so that {name}/loss would be 0 / 0; give one of them a weight"
+                )
+
+    def _read(self) -> ImageSplits:
+        splits = index.load_splits(self.cfg)
+        return splits if self._order is None else splits.numbered(self._order)
 
     @property
     def classes(self) -> list[str]:
@@ -88,7 +137,15 @@ class ClassificationDataModule(LightningDataModule):
         return (counts_C / counts_C.sum()).tolist()
 
     def _class_counts(self) -> np.ndarray:
-        return np.bincount(self.splits.train.labels, minlength=self.num_classes)
+        """Training images of each class, at least 1; DataError if a class has none."""
+        counts_C = np.bincount(self.splits.train.labels, minlength=self.num_classes)
+        if not counts_C.all():
+            lacking = [self.classes[label] for label in np.flatnonzero(counts_C == 0)]
+            raise DataError(
+                f"data.root: {len(lacking)} classes have no training image "
+                f"({', '.join(lacking[:10])}); add some, or take the classes out"
+            )
+        return counts_C
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a rank per optimizer step; ValueError if the batch cannot be cut so."""

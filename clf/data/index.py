@@ -8,7 +8,7 @@ is needed, NumPy.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -81,6 +81,18 @@ class ImageSplits:
     @property
     def class_to_idx(self) -> dict[str, int]:
         return {name: label for label, name in enumerate(self.classes)}
+
+    def numbered(self, classes: Sequence[str]) -> "ImageSplits":
+        """The same images, with the labels that the names of their classes have in `classes`."""
+        import numpy as np
+
+        place = {name: label for label, name in enumerate(classes)}
+        new = np.array([place[name] for name in self.classes], dtype=np.int64)
+        splits = {
+            one: replace(getattr(self, one), labels=new[getattr(self, one).labels])
+            for one in SPLITS
+        }
+        return replace(self, classes=list(classes), **splits)
 
     def members(self) -> list[Member]:
         """Every image of every split, in order."""

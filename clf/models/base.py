@@ -18,7 +18,7 @@ from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import check_logits, head_of, name_within
 from clf.models.losses import Mixed, asks_for, loss_rows, quotient
 from clf.models.mix import Mix, swap
-from clf.models.pretrained import load_file
+from clf.models.pretrained import WeightFile, load_file, load_head
 from clf.optim.build import optimizer_and_schedule
 
 
@@ -66,6 +66,7 @@ class BaseClassificationModel(LightningModule):
         self.split_metrics = nn.ModuleDict()
         self._build_metrics(num_nodes=1, node_rank=0)
         self._counts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.weights_report: list[str] = []  # what was taken from a file
         self.network = self.build_network()
         if hp["pretrained"] or hp["weights"]:
             self.load_weights()
@@ -88,13 +89,35 @@ class BaseClassificationModel(LightningModule):
                 f"model.pretrained=true: {name} knows no weights to download; give a file as "
                 "model.weights=/path/to/file.pth, or set model.pretrained=false"
             )
-        head = name_within(self.network, self.head())
-        load_file(self.network, self.hparams["weights"], head=head)
+        file = self.weight_file()
+        self.weights_report = [load_file(self.network, file, self.heads(), self.fitted)]
+
+    def take_head(self, classes: list[str]) -> None:
+        """Fill the head from the file too, for classes in label order; ValueError if it cannot."""
+        file = self.weight_file()
+        self.weights_report.append(load_head(self.network, file, self.heads(), classes))
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of a file as this network can take them, such as for its image size; names
+        and shapes may change."""
+        return state
+
+    def weight_file(self) -> WeightFile:
+        """The file of weights that the settings name."""
+        hp = self.hparams
+        return WeightFile(
+            hp["weights"], hp["weights_entry"], hp["strict_weights"], hp["weights_head"]
+        )
 
     def head(self) -> nn.Module | None:
         """The part of the network that maps features to classes, new whatever the weights were
         trained for. A network that has another one than `head_of` finds overrides this."""
         return head_of(self.network)
+
+    def heads(self) -> list[str]:
+        """The names of the layers that stay new when weights are loaded."""
+        head = name_within(self.network, self.head())
+        return [] if head is None else [head]
 
     def recomputed_blocks(self) -> list[nn.Module]:
         """What `strategy.gradient_checkpointing` computes again in the backward pass, such as

@@ -89,17 +89,23 @@ def _located(target: str) -> Any:
 def check_size(model: BaseClassificationModel, size: int) -> None:
     """ValueError if the network does not take images of `size` pixels a side, the size of the first
     epoch: a transformer may have been built for one size alone."""
-    was_training = model.training
-    images_BCHW = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=model.device)
     try:
-        with torch.no_grad(), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
-            model.eval()(images_BCHW)
+        look_at_one_image(model, size)
     except (RuntimeError, AssertionError, ValueError) as error:
         name = f"{type(model).__module__}.{type(model).__qualname__}"
         raise ValueError(
             f"data.start_size={size}: {name} does not take images of this size "
             f"({str(error).splitlines()[0]}); set data.start_size=null, or another network"
         ) from error
+
+
+def look_at_one_image(model: BaseClassificationModel, size: int) -> None:
+    """A forward pass that changes nothing."""
+    was_training = model.training
+    images_BCHW = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=model.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            model.eval()(images_BCHW)
     finally:
         model.train(was_training)
 

@@ -15,10 +15,9 @@ from torchvision.ops import StochasticDepth
 
 from clf.config.faults import show
 from clf.config.networks import ARGUMENTS, Network, accepts, bound, of_target
-from clf.config.weights import FILE_ENDINGS, size_argument
+from clf.config.weights import is_file, size_argument
 from clf.models.base import BaseClassificationModel
-from clf.models.head import name_within
-from clf.models.pretrained import fetch, load_file, load_pretrained
+from clf.models.pretrained import fetch, load_pretrained
 
 Builder = Callable[..., Any]
 # Kinds of layers whose outermost ones `strategy.gradient_checkpointing` computes again
@@ -77,27 +76,26 @@ class NetworkModel(BaseClassificationModel):
 
     def load_weights(self) -> None:
         weights, known = self.hparams["weights"], self.known
-        if weights is not None and weights.endswith(FILE_ENDINGS):
-            load_file(self.network, weights, self._heads(), self._fitted)
+        if is_file(weights):
+            super().load_weights()
         elif known is None:
             raise ValueError(
                 f"model.pretrained=true: {_path(type(self).builder)} knows no weights to download; "
                 "give a file as model.weights=/path/to/file.pth, or set model.pretrained=false"
             )
         elif known.library == "torchvision":
-            load_pretrained(self.network, known.name, weights, self._heads(), self._fitted)
+            load_pretrained(self.network, known.name, weights, self.heads(), self.fitted)
         else:
             self.network = self._from_hub(weights)
 
-    def _heads(self) -> list[str]:
-        """The names of the layers that stay new: several in a network that is distilled."""
+    def heads(self) -> list[str]:
+        """Several in a network that is distilled."""
         named = getattr(self.network, "pretrained_cfg", {}).get("classifier")
         if named:
             return [named] if isinstance(named, str) else list(named)
-        head = name_within(self.network, self.head())
-        return [head] if head else []
+        return super().heads()
 
-    def _fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights for this network's image size, by its library's own interpolation."""
         network, key = self.network, "encoder.pos_embedding"
         if isinstance(network, VisionTransformer):

@@ -1,74 +1,134 @@
 """Weights to start from: by torchvision's name, downloaded once, or from a local file."""
 
 import hashlib
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from types import SimpleNamespace
+from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from clf.config.weights import FILE_ENDINGS
+from clf.config.weight_entries import Entry, classes_of, entry_of, rows_of
+from clf.config.weight_files import FILE_ENDINGS, PLAIN, SAFETENSORS, contents
+from clf.models.filling import MOST, Fitted, fill, fill_heads, matched, new_heads, some
 
-OLD_DENSENET = re.compile(
-    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
-)
-# Where a checkpoint has the network's tensors, and beside them often its script's arguments
-HELD_AS = ("state_dict", "model", "model_state_dict")
-ARGUMENTS = (SimpleNamespace, "argparse.Namespace")
-# What a model around the network puts before each name: ours, DDP, many a LightningModule, compile
-WRAPPED_AS = ("network.", "module.", "model.", "_orig_mod.")
-Head = str | Sequence[str] | None
-Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A local file as a run asks for it.
+
+    Attributes:
+        path: as typed
+        entry: as `wanted` of `clf.config.weight_entries.entry_of`
+        strict: refuse a file of which less than three quarters fit, or that fills less
+        head: its head is taken as well
+    """
+
+    path: str
+    entry: str | None = None
+    strict: bool = True
+    head: bool = False
 
 
 def load_pretrained(
     network: nn.Module,
     architecture: str,
     weights: str | None,
-    head: Head,
+    heads: Sequence[str],
     fitted: Fitted = lambda state: state,
 ) -> None:
-    """Fill all of `network` but its head.
+    """Fill all of `network` but its head with weights that torchvision names.
 
     Args:
         architecture: torchvision's name, such as "resnet18"
-        weights: a weights name (IMAGENET1K_V2), a local file, or None for the architecture's
-        default
-        head: name of the submodule that maps features to classes, or of several; it keeps its
-            fresh initialisation
+        weights: a weights name (IMAGENET1K_V2), or None for the architecture's default
+        heads: names of the submodules that map features to classes; they keep their fresh
+            initialisation
         fitted: changes the weights before they are loaded, such as for another image size
 
     Raises:
-        ValueError: unknown name, no such file, download failed, or weights of another architecture
+        ValueError: unknown name, download failed, or weights of another architecture
     """
-    if weights is not None and weights.endswith(FILE_ENDINGS):
-        load_file(network, weights, head, fitted)
-    else:
-        path = fetch(architecture, weights)
-        _fill(network, _read(path), head, path, fitted)
+    path = fetch(architecture, weights)
+    try:
+        found = matched(network, _entry(path).state)
+        fill(network, found, heads, fitted, least=1)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_file(
-    network: nn.Module, weights: str, head: Head, fitted: Fitted = lambda state: state
-) -> None:
-    """Fill all of `network` but its head from a local file; arguments and errors as above.
+    network: nn.Module,
+    file: WeightFile,
+    heads: Sequence[str],
+    fitted: Fitted = lambda state: state,
+) -> str:
+    """Fill `network` but its head from a local file; `heads` and `fitted` as above.
 
-    Args:
-        head: None: the network has none
+    Returns:
+        a line about what was taken, left out and stays new
+
+    Raises:
+        ValueError: no such file, one that holds no weights, or weights of another architecture
     """
-    path = Path(weights).expanduser()
+    path = Path(file.path).expanduser()
     if not path.is_file():
         raise ValueError(
-            f"model.weights={weights}: no such file. "
+            f"model.weights={file.path}: no such file. "
             f"Give a {'/'.join(FILE_ENDINGS)} file, or a name that torchvision knows"
         )
-    _fill(network, _read(path), head, path, fitted)
+    try:
+        entry = _entry(path, file.entry)
+        found = matched(network, entry.state)
+        parts = fill(network, found, heads, fitted, MOST if file.strict else 0)
+    except ValueError as error:
+        raise ValueError(f"model.weights={file.path}: {error}") from error
+    if entry.name:
+        parts[0] += f", from its entry {entry.name}"
+    if not file.head:
+        parts += new_heads(network, found, heads)
+    if entry.others:
+        parts.append(
+            f"it holds tensors as {some(entry.others)} too, which "
+            f"model.weights_entry={entry.others[0]} takes"
+        )
+    return f"model.weights={file.path}: {'; '.join(parts)}"
+
+
+def load_head(
+    network: nn.Module, file: WeightFile, heads: Sequence[str], classes: Sequence[str]
+) -> str:
+    """Fill the heads of `network` too, the outputs of each class by its name.
+
+    Args:
+        heads: their names
+        classes: of the data, in label order; the file must have them all
+
+    Returns:
+        a line about what was taken
+
+    Raises:
+        ValueError: the file has no class names or not all of these, or its head is of another kind
+    """
+    path = Path(file.path).expanduser()
+    tree = _content(path)
+    known = classes_of(tree)
+    try:
+        rows = rows_of(classes, known)
+        assert known is not None
+        found = matched(network, entry_of(tree, _is_tensor, file.entry).state)
+        fill_heads(network, found, heads, rows, len(known))
+    except ValueError as error:
+        raise ValueError(f"model.weights_head=true: {file.path}: {error}") from error
+    return (
+        f"model.weights_head=true: took {', '.join(heads)} for {len(rows)} classes, by their names"
+    )
 
 
 def named_weights(architecture: str, name: str | None) -> WeightsEnum:
@@ -121,99 +181,42 @@ def cached_file(weights: WeightsEnum) -> Path:
     return Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The network's tensors from a plain state dict, or from a checkpoint that holds one: of ours,
-    of Lightning, or of torchvision's and others' scripts."""
+def _is_tensor(one: Any) -> bool:
+    return isinstance(one, Tensor)
+
+
+def _entry(path: Path, wanted: str | None = None) -> Entry:
+    """The network's tensors in a file."""
+    return entry_of(_content(path), _is_tensor, wanted)
+
+
+def _content(path: Path) -> Any:
+    """What a file holds; ValueError if it is no file of weights, or would run code."""
+    contents(path)  # says what is wrong better than torch does
+    if path.name.endswith(SAFETENSORS):
+        from safetensors.torch import load_file as load_safetensors
+
+        return load_safetensors(path)
     try:
-        with torch.serialization.safe_globals([ARGUMENTS]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_stand_ins()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(
-            f"model.weights={path}: cannot be read as weights: {_why(error)}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"model.weights={path}: expected the state dict of a network or a checkpoint, got a "
-            f"{type(content).__name__}"
-        )
-    held = (content[key] for key in HELD_AS if isinstance(content.get(key), dict))
-    state = next(held, content)
-    if others := [key for key, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(
-            f"model.weights={path}: expected tensors by their names, or a dictionary of them as "
-            f"{' or '.join(HELD_AS)}; {', '.join(map(str, others[:3]))} is something else. "
-            "torch.save(network.state_dict(), PATH) writes what is needed"
-        )
-    return state
+        raise ValueError(f"cannot be read as weights: {error}") from error
 
 
-def _why(error: Exception) -> str:
-    """torch's message, which otherwise advises to run the code that a file holds."""
-    if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
-        return (
-            f"it holds {found[1]}, and reading that would run code of the file. Write its tensors "
-            "alone: torch.save(network.state_dict(), PATH)"
-        )
-    return str(error)
-
-
-def _unwrapped(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Names as the network has them: a model around it puts its own word before each."""
-    own = list(network.state_dict())
-    for word in WRAPPED_AS:
-        inside = {
-            key.removeprefix(word): value for key, value in state.items() if key.startswith(word)
-        }
-        if inside and not any(key.startswith(word) for key in own):
-            return _unwrapped(inside, network)
-    return state
-
-
-def _fill(
-    network: nn.Module, state: dict[str, Tensor], head: Head, path: Path, fitted: Fitted
-) -> None:
-    heads = [head] if isinstance(head, str) else list(head or ())
-    shapes = {key: value.shape for key, value in network.state_dict().items()}
-    state = fitted(_with_versions(_renamed(_unwrapped(state, network)), network))
-    for key in [key for key in state if _is_in(key, heads) or _is_left_out(key, network)]:
-        del state[key]
-    wrong = [key for key, value in state.items() if shapes.get(key, value.shape) != value.shape]
-    for key in wrong:
-        del state[key]
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not _is_in(key, heads) and key not in wrong]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # in old files
-    if missing or unexpected or wrong:
-        raise ValueError(
-            f"{path} does not fit this {type(network).__name__}: {len(missing)} tensors are "
-            f"missing {missing[:3]}, {len(unexpected)} are unknown {unexpected[:3]}, {len(wrong)} "
-            f"have another shape {wrong[:3]}. Are they the weights of another architecture?"
-        )
-
-
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's files of DenseNet have names of before a module's name could hold no dot."""
-    for key in [key for key in state if OLD_DENSENET.match(key)]:
-        state[OLD_DENSENET.sub(r"\1\2", key)] = state.pop(key)
-    return state
-
-
-def _with_versions(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """A state dict that torch saved says of which version each module's part is; any other is
-    taken for one of the network's own versions."""
-    if isinstance(state, OrderedDict):
-        return state
-    own = network.state_dict()
-    own.clear()
-    own.update(state)
-    return own
-
-
-def _is_left_out(key: str, network: nn.Module) -> bool:
-    """Whether a tensor belongs to an auxiliary head, which this network was built without."""
-    part = key.split(".")[0]
-    return part.lower().startswith("aux") and getattr(network, part, ...) is None
-
-
-def _is_in(key: str, modules: Sequence[str]) -> bool:
-    return key.startswith(tuple(f"{module}." for module in modules))
+def _stand_ins() -> list[Any]:
+    """What stands for each of `PLAIN`, for torch.load."""
+    numpy_types = (np.float64, np.float32, np.int64, np.int32, np.bool_)
+    of_name = {
+        "Namespace": SimpleNamespace,
+        "SimpleNamespace": SimpleNamespace,
+        "scalar": np.float64(0).__reduce__()[0],
+        "_reconstruct": np.zeros(1).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+        "PosixPath": PurePosixPath,
+        "WindowsPath": PureWindowsPath,
+        "TorchVersion": str,
+    }
+    dtypes = [type(np.dtype(one)) for one in numpy_types]
+    return [*((of_name[path.rpartition(".")[2]], path) for path in PLAIN), *dtypes]

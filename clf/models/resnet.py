@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from clf.config import register
+from clf.config.weights import is_file
 from clf.models.base import BaseClassificationModel
 from clf.models.pretrained import fetch, load_pretrained
 
@@ -38,7 +39,10 @@ class _ResNetModel(BaseClassificationModel):
         return network
 
     def load_weights(self) -> None:
-        load_pretrained(self.network, self.builder.__name__, self.hparams["weights"], head="fc")
+        if is_file(self.hparams["weights"]):
+            super().load_weights()
+        else:
+            load_pretrained(self.network, self.builder.__name__, self.hparams["weights"], ["fc"])
 
     def recomputed_blocks(self) -> list[nn.Module]:
         stages = ("layer1", "layer2", "layer3", "layer4")

@@ -3,6 +3,7 @@
 A: micro-batches that each rank accumulates in a step; W: ranks.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,3 +91,46 @@ def average_over_ranks(buffers: list[Tensor]) -> None:
     flat /= torch.distributed.get_world_size()
     for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def check_one_image(network: nn.Module, forward: Callable[[], None], size: int) -> list[str]:
+    """For a run in which BatchNorm sees one image at a time.
+
+    Args:
+        forward: passes one image through the network
+        size: its pixels a side
+
+    Returns:
+        notes for the user
+
+    Raises:
+        ValueError: a layer would normalise a single number a channel, which gives zeros: torch
+            refuses it in the first step
+    """
+    values: dict[str, int] = {}
+
+    def count(name: str, images: Tensor) -> None:
+        values[name] = images.numel() // images.shape[1]
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: count(name, given[0]))
+        for name, layer in network.named_modules()
+        if is_batchnorm(layer)
+    ]
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    remedy = (
+        "give each forward pass 2 images or more (data.micro_batch_size, data.batch_size), or on "
+        "several devices set strategy.sync_batchnorm=true"
+    )
+    if single := [name for name, count in values.items() if count == 1]:
+        raise ValueError(
+            f"data.micro_batch_size=1: the BatchNorm layer {single[0]} would normalise a single "
+            f"number of each channel, since images of {size} pixels are one pixel there; {remedy}"
+        )
+    if not values:
+        return []
+    return [f"data.micro_batch_size=1: BatchNorm normalises each image by itself; {remedy}"]

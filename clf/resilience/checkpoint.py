@@ -6,6 +6,7 @@ it holds the config and the class names, so it can be evaluated with nothing els
 """
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -128,13 +129,14 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint to the CPU.
+    """Load a checkpoint to the CPU; a tensor's numbers are read from the file when they are used.
 
     Raises:
         ValueError: another tool has written it, or it is damaged
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = zipfile.is_zipfile(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or RECORD not in checkpoint:

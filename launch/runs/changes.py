@@ -56,6 +56,9 @@ NEVER = {
     "data.class_weights": "the run's checkpoint holds its own class weights",
     "data.effective_number_beta": "the run's checkpoint holds its own class weights",
     "model.weights": "the run goes on from its own checkpoint and would not read other weights",
+    "model.weights_entry": "the run goes on from its own checkpoint and reads no other weights",
+    "model.weights_head": "the run goes on from its own checkpoint and reads no other weights",
+    "model.strict_weights": "the run goes on from its own checkpoint and reads no other weights",
     "model.pretrained": "the run goes on from its own checkpoint and would not read other weights",
 }
 # Key, or the beginning of several -> why it is refused without --allow-change.

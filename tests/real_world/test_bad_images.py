@@ -165,7 +165,7 @@ def test_a_rank_that_alone_has_too_many_stops_at_once_and_leaves_the_list(root, 
     train = module.splits.train
     file = tmp_path / "bad_images.txt"
     file.write_text("earlier.jpg\n")
-    bad = BadImages(0.02, file)
+    bad = BadImages(DataConfig(max_bad_fraction=0.02), file)
     loader: ThreadedLoader = module.train_dataloader()
     loader.bad = bad
     with pytest.raises(DataError, match=r"data.max_bad_fraction=0.02: 1 of 32 images of the train"):
@@ -175,7 +175,7 @@ def test_a_rank_that_alone_has_too_many_stops_at_once_and_leaves_the_list(root, 
 
 
 def test_names_that_are_no_utf8_are_listed_as_they_are(tmp_path):
-    bad = BadImages(1.0, tmp_path / "bad_images.txt")
+    bad = BadImages(DataConfig(max_bad_fraction=1.0), tmp_path / "bad_images.txt")
     for name in (b"/x/caf\xe9.jpg", "/x/café.jpg".encode()):
         path = name.decode("utf-8", "surrogateescape")
         bad.add(path, f"{path}: the file is empty; replace it")
@@ -185,6 +185,20 @@ def test_names_that_are_no_utf8_are_listed_as_they_are(tmp_path):
     assert (tmp_path / "bad_images.txt").read_bytes() == (
         b"/x/caf\xe9.jpg\n" + "/x/café.jpg\n".encode()
     )
+
+
+def test_the_list_names_originals_and_is_one_that_data_exclude_takes(root, tmp_path):
+    cfg = DataConfig(root="/tmp/copy", origin=str(root), max_bad_fraction=1.0)
+    bad = BadImages(cfg, tmp_path / "bad_images.txt")
+    for one in sorted(BAD):
+        bad.add(f"/tmp/copy/{one}", f"/tmp/copy/{one}: the file is empty")
+    with pytest.warns(UserWarning, match="3 of 42 images cannot be read"):
+        bad.settle("train", 3, 42)
+    without = DataConfig(**settings(root, exclude=str(bad.file), on_bad_image="error"))
+    module = ClassificationDataModule(without, 0)
+    splits = module.splits
+    assert (len(splits.train), len(splits.val)) == (30, 9)
+    assert len(list(module.eval_loader("train"))) + len(list(module.eval_loader("val"))) == 11
 
 
 # --- skip: mixed images and the loss ---
