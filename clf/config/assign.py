@@ -10,7 +10,7 @@ from clf.config.about import about
 from clf.config.faults import SECRET_WORDS, nearest
 from clf.config.given import Setting, in_brackets, inside, left_out, typed, unfit
 from clf.config.networks import ARGUMENTS
-from clf.config.registry import NODES, node_schema, owner
+from clf.config.registry import AUTO, NODES, node_schema, owner, reader_with
 from clf.config.schema import RunConfig
 from clf.config.values import expected, kind, texts
 
@@ -83,6 +83,8 @@ def run_schema(settings: Iterable[Setting]) -> RunConfig:
             values[node][name] = setting.value
         elif node in NODES and isinstance(setting.value, dict):
             values[node] |= setting.value
+    if values["data"].get("name") == AUTO:  # its reader has the settings that are given
+        values["data"]["name"] = reader_with(values["data"])
     return RunConfig(**{node: node_schema(node, values[node])() for node in NODES})
 
 

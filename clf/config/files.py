@@ -14,7 +14,7 @@ from typing import Any
 
 from clf.config.faults import did_you_mean, show
 from clf.config.networks import all_choices, fault, find
-from clf.config.registry import entries
+from clf.config.registry import AUTO, entries
 from clf.config.words import load_yaml
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -150,7 +150,7 @@ def is_path(text: str) -> bool:
 
 def folder_of_images(path: str) -> dict[str, str]:
     """The settings that `data=/my/images` stands for. The content decides which reader is used."""
-    return {"name": "auto", "root": path}
+    return {"name": AUTO, "root": path}
 
 
 def store(files: ConfigFiles) -> None:
