@@ -233,6 +233,7 @@ COMMANDS = [
     "launch/train.py epochs=ten",
     "launch/evaluate.py --help",
     "launch/jobs.py list",
+    "launch/check_data.py none",
     "launch/benchmark.py --help",
     "-m clf.config.describe",
 ]
