@@ -197,7 +197,7 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             yield (
                 f"model.class_weights={show(model.class_weights)}: expected numbers of at least "
                 "0, not all 0, "
-                "one per class in label order"
+                "one per class in label order, or null"
             )
 
 
