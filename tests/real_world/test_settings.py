@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR
@@ -197,7 +198,7 @@ def test_a_checkpoint_of_others_may_have_an_equals_sign_in_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "epoch=9-step=80.ckpt").write_bytes(b"")
+    torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "log" / "epoch=9-step=80.ckpt")
     cfg = resolve(compose(["model.weights=log/epoch=9-step=80.ckpt"]))
     assert cfg.model.weights == f"{tmp_path}/log/epoch=9-step=80.ckpt"
 
