@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clf.data import inspection, likeness
+from clf.data import findings, inspection, likeness
 from launch.check_data import main
 from tests.data.conftest import noise
 
@@ -243,6 +243,40 @@ def test_faults_of_the_whole_data_set_are_part_of_the_report(clean, tmp_path, ca
     shutil.copytree(root / "val/ant", root / "val/cat")
     assert main([str(root), "--exact"]) == 1
     assert "the val split has classes that the train split lacks: 'cat'" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(clean, capsys):
+    Path("file").touch()
+    assert main([str(clean), "--out", "file/check"]) == 2
+    assert "--out file/check: cannot be made (Not a directory)" in capsys.readouterr().err
+
+
+def test_large_images_and_classes_that_a_split_lacks_are_worth_a_look(clean, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(clean, tmp_path / "more"))
+    shutil.rmtree(root / "test/bee")
+    noise(np.random.default_rng(2), 60, 90).save(root / "train/ant/large.png")
+    monkeypatch.setattr(findings, "HUGE", 5000)
+    assert main([str(root)]) == 0
+    assert places(root) == {
+        "huge: above 0.005 million pixels": [["train/ant/large.png"]],
+        "classes without an image in test": [[""]],
+    }
+
+
+def test_a_reader_of_ones_own_is_looked_at_too(clean, tmp_path, monkeypatch):
+    (tmp_path / "reads_mine.py").write_text(
+        "from clf.config import register\n"
+        "from clf.data.reader import Row\n"
+        "@register(name='mine', group='data')\n"
+        "def read_mine(root):\n"
+        "    files = sorted(root.rglob('*.jpg'))\n"
+        "    rows = [Row(one.read_bytes(), one.parent.name, str(one)) for one in files]\n"
+        "    return {'all': rows}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["data.name=mine", "trusted_packages=[reads_mine]"]
+    assert main([str(clean), *words]) == 0
+    assert report_of(clean)["images"] == 20
 
 
 @pytest.mark.parametrize(
