@@ -127,6 +127,7 @@ def parser(description: str, examples: str) -> Parser:
 def parse(command: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags and settings in any order."""
     command.typed = list(sys.argv[1:] if argv is None else argv)
+    _refuse_empty(command)
     return command.parse_intermixed_args(command.typed)
 
 
@@ -135,6 +136,7 @@ def parse_jobs(argv: Sequence[str] | None = None) -> argparse.Namespace:
     here the words of `resume` may stand behind its flags too."""
     command = jobs_parser()
     command.typed = list(sys.argv[1:] if argv is None else argv)
+    _refuse_empty(command)
     arguments, rest = command.parse_known_args(command.typed)
     flags = [word for word in rest if word.startswith("-")]
     if flags or (rest and arguments.command != "resume"):
@@ -142,6 +144,15 @@ def parse_jobs(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if rest:
         arguments.words += rest
     return arguments
+
+
+def _refuse_empty(command: Parser) -> None:
+    """A shell variable that is not set must not mean this folder, or no weights at all. (For an
+    empty `key=` the configuration says it.)"""
+    for before, word in zip(["", *command.typed], command.typed, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = word or (f"behind {before}" if before else "as the first word")
+            command.error(f"{where}: there is no value (is a shell variable not set?); give one")
 
 
 # --- from flags to settings ---------------------------------------------------------------------
@@ -161,8 +172,8 @@ def settings_group(word: str, settings: list[str]) -> tuple[str | None, list[str
 
 
 def quoted(text: str) -> str:
-    """A flag's value in Hydra's grammar: in quotes, unless it is plain. A path with a space, a
-    comma or an equals sign would otherwise be read as something else."""
+    """A flag's value as that of a setting: in quotes, unless it is plain. A path in brackets or
+    quotes would otherwise be read as something else."""
     if re.fullmatch(r"[\w.+@:/~-]+", text, re.ASCII):
         return text
     # Within quotes, a quote is escaped, and so is each backslash in front of one.
