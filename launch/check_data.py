@@ -44,6 +44,10 @@ def _check(arguments: argparse.Namespace) -> int:
     cfg = data_to_check(arguments.root, arguments.settings)
     splits, faults = splits_of(cfg)
     folder = arguments.out or Path("data_check", Path(cfg.root or "").name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return fail(f"--out {folder}: cannot be made ({error.strerror}); give another folder")
     out = console()
     try:
         with progress_bar(out, sum(map(len, (splits.train, splits.val, splits.test)))) as progress:
