@@ -14,6 +14,7 @@ from pathlib import Path
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import Findings, one_a_key, show
+from clf.config.registry import AUTO, node_schema, owner
 from clf.config.rules import check, monitor_faults, notes
 from clf.config.weight_entries import file_fault
 from clf.config.weights import fill as fill_from_weights
@@ -55,7 +56,7 @@ def examine(
     composed = read(overrides, config_name, config_dir)
     cfg = composed.cfg
     if cfg is not None:
-        if cfg.data.name == "auto" and (unknown := _recognise(cfg)):
+        if cfg.data.name == AUTO and (unknown := _recognise(cfg)):
             composed.faults += unknown
             composed.files_are_right = False
         fill_from_weights(cfg)
@@ -76,10 +77,19 @@ def _recognise(cfg: RunConfig) -> list[str]:
     if root is None:
         return ["data.root: null, but data.name=auto looks at what is there; set data.root=FOLDER"]
     try:
-        vars(cfg.data).update(data_settings_of(Path(root)))
+        found = data_settings_of(Path(root))
     except DataError as error:
         return error.faults
-    return []
+    given = vars(cfg.data) | found
+    schema = node_schema("data", found)
+    known = vars(schema())
+    cfg.data = schema(**{name: value for name, value in given.items() if name in known})
+    return [
+        f"data.{name}={show(value)}: is a setting of {owner('data', name)}, and what is in {root} "
+        f"is read as data={found['name']}; leave it out, or give the reader with data.root={root}"
+        for name, value in given.items()
+        if name not in known and value is not None
+    ]
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:

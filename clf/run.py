@@ -17,6 +17,7 @@ from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
 from clf.config.saved import from_dict
+from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
@@ -128,7 +129,11 @@ def _prepare(
         model.take_head(datamodule.classes)
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
-    notes = [*datamodule.splits.notes, *model.weights_report, *_batchnorm_notes(cfg, model)]
+    notes = [
+        *datamodule.splits.notes,
+        *_weights_notes(cfg, model, resume),
+        *_batchnorm_notes(cfg, model),
+    ]
     if weights := datamodule.class_weights():
         model.set_class_weights(weights)
     datamodule.check_weighted(model.class_weights.tolist())
@@ -215,6 +220,18 @@ def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
     images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
     one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
     return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
+
+
+def _weights_notes(
+    cfg: RunConfig, model: BaseClassificationModel, resume: Path | None
+) -> list[str]:
+    """What the model says of the file that it begins with."""
+    if resume is None and is_file(cfg.model.weights) and not model.weights_report:
+        return [
+            f"model.weights={cfg.model.weights}: {cfg.model._target_} has a load_weights() of its "
+            "own, and does not say whether it took the file; set self.weights_report there"
+        ]
+    return model.weights_report
 
 
 def _batchnorm_notes(cfg: RunConfig, model: BaseClassificationModel) -> list[str]:

@@ -57,6 +57,11 @@ EVALUATE = """\
   python launch/evaluate.py runs/NAME --predictions predictions.csv   the prediction of each image
   python launch/evaluate.py runs/NAME data.root=/other/images         same classes, other images
 """
+CHECK_DATA = """\
+  python launch/check_data.py /my/images                     what would stop or falsify a run
+  python launch/check_data.py /my/images --fix-list bad.txt  ... for data.exclude=bad.txt
+  python launch/check_data.py /my/images data.exclude=bad.txt data.group_by=folder
+"""
 JOBS = """\
   python launch/jobs.py list                        every run, newest last
   python launch/jobs.py status NAME                 where it is, and what is wrong
@@ -122,6 +127,7 @@ def parser(description: str, examples: str) -> Parser:
 def parse(command: Parser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags and settings in any order."""
     command.typed = list(sys.argv[1:] if argv is None else argv)
+    _refuse_empty(command)
     return command.parse_intermixed_args(command.typed)
 
 
@@ -130,6 +136,7 @@ def parse_jobs(argv: Sequence[str] | None = None) -> argparse.Namespace:
     here the words of `resume` may stand behind its flags too."""
     command = jobs_parser()
     command.typed = list(sys.argv[1:] if argv is None else argv)
+    _refuse_empty(command)
     arguments, rest = command.parse_known_args(command.typed)
     flags = [word for word in rest if word.startswith("-")]
     if flags or (rest and arguments.command != "resume"):
@@ -137,6 +144,15 @@ def parse_jobs(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if rest:
         arguments.words += rest
     return arguments
+
+
+def _refuse_empty(command: Parser) -> None:
+    """A shell variable that is not set must not mean this folder, or no weights at all. (For an
+    empty `key=` the configuration says it.)"""
+    for before, word in zip(["", *command.typed], command.typed, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = word or (f"behind {before}" if before else "as the first word")
+            command.error(f"{where}: there is no value (is a shell variable not set?); give one")
 
 
 # --- from flags to settings ---------------------------------------------------------------------
@@ -156,8 +172,8 @@ def settings_group(word: str, settings: list[str]) -> tuple[str | None, list[str
 
 
 def quoted(text: str) -> str:
-    """A flag's value in Hydra's grammar: in quotes, unless it is plain. A path with a space, a
-    comma or an equals sign would otherwise be read as something else."""
+    """A flag's value as that of a setting: in quotes, unless it is plain. A path in brackets or
+    quotes would otherwise be read as something else."""
     if re.fullmatch(r"[\w.+@:/~-]+", text, re.ASCII):
         return text
     # Within quotes, a quote is escaped, and so is each backslash in front of one.
@@ -228,6 +244,42 @@ def evaluate_parser() -> Parser:
         nargs="*",
         metavar="data.key=value",
         help="settings of the data, such as data.root",
+    )
+    return command
+
+
+def check_data_parser() -> Parser:
+    command = parser(
+        "Look at every image of a data set for what would stop or falsify a run on it. Exit code 1 "
+        "if there is such a thing. Stopped, the same command goes on where it was.",
+        CHECK_DATA,
+    )
+    command.add_argument("root", metavar="ROOT", type=Path, help="folder of images, or of lists")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="of index.html, report.json and the cache; default: data_check/<name of ROOT>",
+    )
+    command.add_argument(
+        "--fix-list",
+        type=Path,
+        metavar="FILE",
+        help="write the images to leave out with data.exclude=FILE",
+    )
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="find copies by their bytes alone, not pictures that were saved anew",
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode; default: one a core"
+    )
+    command.add_argument(
+        "settings",
+        nargs="*",
+        metavar="data.key=value",
+        help="settings of the data, such as data.name, data.split_seed or data.group_by",
     )
     return command
 

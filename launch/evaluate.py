@@ -20,13 +20,18 @@ from clf.config.assign import lay
 from clf.config.overrides import parse as parse_settings
 from launch.arguments import evaluate_parser, parse
 from launch.command import run_command
-from launch.terminal.screen import console, exit_code, is_live, print_fields, print_notes
+from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
+from slurm.environment import forget_ranks, many_of_this
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: something to correct in the command or the data; 1: the evaluation failed."""
-    return exit_code(_evaluate, parse(evaluate_parser(), argv))
+    arguments = parse(evaluate_parser(), argv)
+    if fault := many_of_this():
+        return fail(fault)
+    print_notes(forget_ranks(), sys.stderr)
+    return exit_code(_evaluate, arguments)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -37,7 +42,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from clf.run import evaluate  # imports torch
 
     result = evaluate(path, arguments.split, arguments.predictions, data, progress=is_live(out))
-    print_notes(result.notes)
     print_fields(out, {"checkpoint": str(result.checkpoint)})
     print_per_class(out, result.per_class, result.split, result.scalars)
     for name, value in sorted(result.scalars.items()):

@@ -26,7 +26,7 @@ from launch.runs.sync import unsynced_runs, upload
 from launch.submit import start_sweep
 from launch.terminal.follow import follow_job
 from launch.terminal.logs import show_logs
-from launch.terminal.screen import announce, console, exit_code, fail, print_notes
+from launch.terminal.screen import announce, console, exit_code, fail, print_notes, sibling
 from launch.terminal.summary import print_changes, print_complete, print_submitted
 from launch.terminal.tables import print_drill, print_list, print_results, print_status
 from slurm.devices import has_slurm
@@ -83,7 +83,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     if has_slurm():
         print_submitted(out, job.job_id, run_dir)
         return 0
-    again = f"python launch/jobs.py resume {shlex.quote(shown(run_dir))}"
+    again = f"{sibling('jobs.py')} resume {shlex.quote(shown(run_dir))}"
     return follow_job(out, job, run_dir, again)
 
 

@@ -29,7 +29,15 @@ from launch.runs.folders import Run, create, find_run, shown
 from launch.runs.lifecycle import start
 from launch.runs.requests import to_submit
 from launch.terminal.follow import follow_each, follow_job
-from launch.terminal.screen import announce, console, exit_code, print_commands, print_notes
+from launch.terminal.screen import (
+    announce,
+    console,
+    exit_code,
+    fail,
+    print_commands,
+    print_notes,
+    sibling,
+)
 from launch.terminal.summary import (
     print_changes,
     print_complete,
@@ -39,7 +47,7 @@ from launch.terminal.summary import (
 )
 from launch.terminal.tables import print_models, print_results, print_settings
 from slurm.devices import has_slurm
-from slurm.environment import allocated, allocation_faults, job_id
+from slurm.environment import allocated, allocation_faults, job_id, many_of_this
 from slurm.executor import inside
 from slurm.records import clear_errors, read_job
 from slurm.script import script
@@ -50,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """Check, submit, follow. Exit code 2: something to correct in the command; 1: the job
     failed."""
     arguments = parse(submit_parser(), argv)
+    if fault := many_of_this():
+        return fail(fault)
     return exit_code(_submit, arguments, sys.argv[1:] if argv is None else argv)
 
 
@@ -146,9 +156,10 @@ def _print_array(out: Any, array: str, count: int, parallel: int | None, folder:
     at_a_time = f", {parallel} at a time" if parallel else ""
     out.print(f"submitted {count} runs as SLURM job array {array}{at_a_time}")
     out.print(f"folder  {shown(folder)}", markup=False)
+    jobs = sibling("jobs.py")
     commands: Sequence[tuple[str, str]] = [
-        (f"python launch/jobs.py list --sweep {folder.name}", "a table of its runs"),
-        (f"python launch/jobs.py resume --sweep {folder.name}", "submit again what failed"),
+        (f"{jobs} list --sweep {folder.name}", "a table of its runs"),
+        (f"{jobs} resume --sweep {folder.name}", "submit again what failed"),
     ]
     print_commands(out, commands)
 

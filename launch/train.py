@@ -24,7 +24,7 @@ from launch.command import again, run_command
 from launch.runs.folders import find_run
 from launch.runs.lifecycle import make_ready
 from launch.runs.requests import to_train
-from launch.terminal.screen import console, exit_code, is_live, print_commands, print_notes
+from launch.terminal.screen import console, exit_code, fail, is_live, print_commands, print_notes
 from launch.terminal.summary import (
     print_changes,
     print_complete,
@@ -34,6 +34,7 @@ from launch.terminal.summary import (
 )
 from launch.terminal.tables import print_models, print_settings
 from slurm.devices import uses_gpus
+from slurm.environment import forget_ranks, many_of_this
 from slurm.stage import stage
 
 SMOKE = {
@@ -47,6 +48,8 @@ SMOKE = {
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: something to correct in the command or the data; 1: the run failed."""
     arguments = parse(train_parser(), argv)
+    if fault := many_of_this():
+        return fail(fault)
     return exit_code(_train, arguments, sys.argv[1:] if argv is None else argv)
 
 
@@ -62,6 +65,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
         return 0
     request = to_train(settings, "debug" if arguments.debug else "train")
     cfg = request.cfg
+    request.notes += forget_ranks()
     run = find_run(cfg, arguments.allow_change)
     device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
     if arguments.dry_run:
@@ -82,13 +86,14 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.run import fit  # imports torch
 
+    bar = is_live(out) and not arguments.debug
     try:
-        scalars = fit(stage(cfg), run.path, progress=is_live(out) and not arguments.debug)
+        scalars = fit(stage(cfg), run.path, progress=bar)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         out.print("\nStopped. What the last checkpoint holds is kept.")
         print_commands(out, [(again(run.path.name, argv), "continue where it stopped")])
         return 130
-    print_result(out, run.path, scalars)
+    print_result(out, run.path, scalars, has_said_why=not bar)
     print_next(out, run.path)
     return 0
 

@@ -88,7 +88,8 @@ def _sbatch(text: str, logs: Path) -> str:
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / "job.sbatch"
     path.write_text(text, encoding="utf-8")
-    answer = queue.ask(["sbatch", "--parsable", str(path)])
+    inherited = environment.without_job(os.environ)
+    answer = queue.ask(["sbatch", "--parsable", str(path)], inherited)
     found = re.match(r"\d+", answer)  # a federation adds ";cluster"
     if found is None:
         raise queue.QueueError(f"sbatch: expected the number of a job, got {answer!r}")
@@ -109,14 +110,20 @@ def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = N
     return job
 
 
-def _python(run_dir: Path, environment: dict[str, str]) -> str:
+def _python(run_dir: Path, own: dict[str, str]) -> str:
     """The shell command that starts Python with the snapshot first on its path, and without the
-    working directory (-P)."""
+    working directory (-P).
+
+    Args:
+        own: variables of the job; those of another one are left out
+    """
     listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [str(RunFolder(run_dir).code), *filter(None, listed)]
-    variables = {"PYTHONPATH": os.pathsep.join(path), **environment}
+    variables = {"PYTHONPATH": os.pathsep.join(path), **own}
     settings = [f"{name}={value}" for name, value in variables.items()]
-    return shlex.join(["env", *settings, sys.executable, "-P"])
+    left_over = sorted(os.environ.keys() - environment.without_job(os.environ).keys())
+    options = [word for name in left_over for word in ("-u", name)]
+    return shlex.join(["env", *options, *settings, sys.executable, "-P"])
 
 
 def _local_environment(cfg: RunConfig) -> dict[str, str]:

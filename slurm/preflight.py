@@ -15,6 +15,7 @@ from clf.config import RunConfig
 from clf.config.faults import Findings, nearest
 from clf.data.generated import is_generated
 from clf.tracking.wandb_key import NO_KEY, has_key
+from slurm import environment
 from slurm.partitions import Partition, partitions
 from slurm.queue import ANSWER_S, QueueError
 from slurm.script import script
@@ -139,7 +140,13 @@ def refused(text: str) -> str | None:
     command = ["sbatch", "--test-only"]
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=ANSWER_S, check=False
+            command,
+            input=text,
+            env=environment.without_job(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise QueueError(f"{' '.join(command)}: no answer in {ANSWER_S} s") from None

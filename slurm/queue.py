@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clf.config.slurm_words import seconds
@@ -83,11 +83,20 @@ def cancel(job_id: str) -> None:
     ask(["scancel", job_id])
 
 
-def ask(command: Sequence[str]) -> str:
-    """The output of one of SLURM's commands. Raises QueueError with its message if it fails."""
+def ask(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """The output of one of SLURM's commands. Raises QueueError with its message if it fails.
+
+    Args:
+        environment: of the command; None: that of this process
+    """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_S, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+            check=False,
         )
     except FileNotFoundError as error:
         raise QueueError(f"{command[0]} is not on the PATH of this machine") from error

@@ -64,6 +64,7 @@ def body(
     settings = {"SUBMITIT_EXECUTOR": "slurm", **cfg.slurm.env}
     return [
         "umask 077",
+        "unset SLURM_EXPORT_ENV  # sbatch sets it where SBATCH_EXPORT=NONE, and srun would obey it",
         *which,
         "log=${run//%/%%}/logs/$id  # in the name of a log, SLURM reads % as a code",
         *(["", "# setup", *map(_line, cfg.slurm.setup), ""] if cfg.slurm.setup else []),

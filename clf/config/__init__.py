@@ -4,6 +4,7 @@ From the bottom up; each file knows only those above it in this list:
 
 faults        ConfigError, Findings, and how a fault is worded
 slurm_words   how SLURM writes times and GPUs
+words         values as they are typed or stand in a YAML file, and the text of each
 about         what is stated about a setting: meaning, limits, choices
 schema        every setting with its type, default, limits and meaning: RunConfig
 signatures    the settings that a class or function states itself
@@ -18,9 +19,11 @@ targets       what a `_target_` may name
 build         builds what a setting describes
 values        what a single value may be
 *_rules       which values do not go together: rules.check puts them in one list
+given         one setting as it was given, and its value by the type of the setting
 assign        settings laid one by one into the schema
 overrides     `key=value` texts
 files         the YAML files
+recipes       the one file that may hold all settings of a run
 compose       files and overrides -> RunConfig
 saved         a run's own config.yaml, written and read
 describe      the table of all settings

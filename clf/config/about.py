@@ -21,6 +21,7 @@ class About(NamedTuple):
     group: str | None = None  # a name registered in this group, which brings its own settings
     takes: str | None = None  # what is allowed, where the type does not say it
     read: Callable[[str], Any] | None = None  # converts a text; returns None if it cannot
+    as_written: bool = False  # a number in it that Python would write otherwise, 007, is a text
 
 
 def setting(default: Any, meaning: str, low: float | None = None, **more: Any) -> Any:

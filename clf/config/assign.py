@@ -3,13 +3,14 @@
 import types
 import typing
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from clf.config.about import about
-from clf.config.faults import SECRET_WORDS, nearest, show
+from clf.config.faults import SECRET_WORDS, nearest
+from clf.config.given import Setting, in_brackets, inside, left_out, typed, unfit
 from clf.config.networks import ARGUMENTS
-from clf.config.registry import NODES, node_schema, owner
+from clf.config.registry import AUTO, NODES, node_schema, owner, reader_with
 from clf.config.schema import RunConfig
 from clf.config.values import expected, kind, texts
 
@@ -37,16 +38,6 @@ SAME_ARGUMENTS = (
     {"dropout", "drop_rate", "dropout_rate"},
 )
 LIKE = 0.75  # how similar a key must be to what was typed; less would be a guess
-
-
-@dataclass
-class Setting:
-    """One `key=value`, and where it comes from."""
-
-    key: str
-    value: Any
-    text: str | None = None  # what was typed after "="; None if it came from a file
-    source: str = ""  # " (in configs/recipe/mine.yaml)"
 
 
 def lay(settings: list[Setting]) -> tuple[RunConfig | None, list[str]]:
@@ -92,6 +83,8 @@ def run_schema(settings: Iterable[Setting]) -> RunConfig:
             values[node][name] = setting.value
         elif node in NODES and isinstance(setting.value, dict):
             values[node] |= setting.value
+    if values["data"].get("name") == AUTO:  # its reader has the settings that are given
+        values["data"]["name"] = reader_with(values["data"])
     return RunConfig(**{node: node_schema(node, values[node])() for node in NODES})
 
 
@@ -128,30 +121,31 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     from omegaconf.errors import OmegaConfBaseException
 
     key, value = setting.key, setting.value
-    given = f"{key}={show(value) if setting.text is None else setting.text}"
+    given = setting.given
     if key in nodes:
         if isinstance(value, dict):
-            inside = [Setting(f"{key}.{n}", v, source=setting.source) for n, v in value.items()]
-            return [fault for one in inside for fault in _assign(cfg, known, nodes, one)]
+            return [fault for one in inside(setting) for fault in _assign(cfg, known, nodes, one)]
+        if fault := left_out(setting):
+            return [fault]
         inner = [name for name in known if name.startswith(f"{key}.")]
         return [
             f"{given}: {key} is a group of keys{setting.source}; set one of them: "
             f"{', '.join(inner[:6])}, ..."
         ]
-    entry = next(
+    name, entry = next(
         (
-            one
+            (name, one)
             for name, one in known.items()
             if key == name or (key.startswith(f"{name}.") and _has_parts(one.type))
         ),
-        None,
+        (key, None),
     )
     if entry is None:
         return [f"{given}: no such key{setting.source}; {_suggest(key, list(known))}"]
-    if entry.type in (str, str | None) and setting.text and isinstance(value, bool | int | float):
-        value = setting.text  # name=007 and data.root=1e3 are text as typed
-    if entry.type == dict[str, str]:  # NUMBER: 1 and FLAG: true are texts as typed
-        value = _as_texts(value)
+    is_whole = key == name
+    if fault := unfit(entry, is_whole, setting):
+        return [fault]
+    value = typed(entry, is_whole, setting)
     if isinstance(value, str) and (read := about(entry).read):
         number = read(value)  # None if the text is not a number
         value = value if number is None else number
@@ -163,7 +157,9 @@ def _assign(cfg: Any, known: dict[str, Field[Any]], nodes: set[str], setting: Se
     try:
         OmegaConf.update(cfg, key, value)
     except (OmegaConfBaseException, ValueError, TypeError):
-        return [f"{given}: expected {expected(entry, key)}; got {kind(value)}{setting.source}"]
+        takes = expected(entry, key) if is_whole else "a text"
+        remedy = in_brackets(entry, is_whole, setting)
+        return [f"{given}: expected {takes}; got {kind(value)}{setting.source}{remedy}"]
     return []
 
 
@@ -171,12 +167,6 @@ def _has_parts(hint: Any) -> bool:
     """Whether a value of this type may be a list or a dictionary, of which a key names a part."""
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return any(one is Any or typing.get_origin(one) in (list, dict) for one in parts)
-
-
-def _as_texts(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {show(name): _as_texts(one) for name, one in value.items()}
-    return show(value) if isinstance(value, bool | int | float) else value
 
 
 def _names_a_secret(value: str) -> bool:

@@ -2,38 +2,40 @@
 
     composed = read(["model=resnet50", "data.batch_size=256"])  # composed.cfg, composed.faults
 
-Hydra composes the files and parses the overrides; the values are then laid one by one into the
-typed schema, so that a second fault shows beside the first.
+Hydra composes the files; the values are then laid one by one into the typed schema, so that a
+second fault shows beside the first.
 """
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.config.assign import Setting, is_known, lay
+from clf.config.assign import is_known, lay
 from clf.config.faults import show
 from clf.config.files import (
-    CHOOSES,
     CONFIG_DIR,
     ConfigFiles,
     folder_of_images,
     is_path,
     leaves,
     store,
+    text_at,
 )
+from clf.config.given import Setting, empty_fault, several_fault
 from clf.config.networks import find
 from clf.config.overrides import parse
+from clf.config.recipes import OWN_RECIPE, let_choices_win, own_recipes, recipe_faults
 from clf.config.registry import entries, owner
 from clf.config.schema import RunConfig
+from clf.config.words import split
 
 NOT_THERE = (
     "it must be installed, or lie in this folder, the repository's root or a folder of PYTHONPATH"
 )
-OWN_RECIPE = "own_recipe"  # Hydra's name for a recipe from outside of configs/
 
 
 @dataclass
@@ -53,15 +55,15 @@ def read(
     """The YAML files of `config_dir` with the overrides laid over them.
 
     Args:
-        overrides: `key=value` in Hydra's grammar; `group=option` chooses a file of `config_dir`
+        overrides: `key=value`; `group=option` chooses a file of `config_dir`
         config_name: root file, "train" or "debug"
         config_dir: folder of YAML files
     """
     typed, files = parse(overrides), ConfigFiles(config_dir)
-    settings, file_faults = _own_files(typed.settings, files)
+    settings, file_faults = own_recipes(typed.settings, files)
     faults = typed.faults + import_packages(_packages(settings, config_name, files))
     choices, values, choice_faults = _split_choices(settings, files)
-    _let_choices_win(choices, values, files)
+    let_choices_win(choices, values, files)
     from_files, compose_faults = _compose(choices, config_name, files)
     file_faults += choice_faults + compose_faults
     laid = [*from_files, *values]
@@ -86,7 +88,7 @@ def _of_replaced_choices(
     if not unknown:
         return []
     files = ConfigFiles(config_dir)  # as they were before the choices took something out of them
-    recipe, _ = _own_files([one for one in typed if one.key == "recipe"], files)
+    recipe, _ = own_recipes([one for one in typed if one.key == "recipe"], files)
     choices, _, _ = _split_choices(recipe, files)
     as_written, _ = _compose(choices, config_name, files)
     return [one for one in unknown if is_known(one, as_written)]
@@ -118,33 +120,6 @@ def import_packages(packages: Sequence[str], code: Path | None = None) -> list[s
 # --- the files and choices that the settings name -------------------------------------------------
 
 
-def _own_files(settings: list[Setting], files: ConfigFiles) -> tuple[list[Setting], list[str]]:
-    """Turn `recipe=/path/mine.yaml` into a choice of that file, which is added to the others."""
-    faults: list[str] = []
-    kept = []
-    for setting in settings:
-        text = str(setting.value)
-        if setting.key == "recipe" and (text.endswith((".yaml", ".yml")) or os.sep in text):
-            path = Path(text).expanduser().absolute()
-            if not path.is_file():
-                faults.append(
-                    f"recipe={text}: no such file; looked for {path}. Give a YAML file, or one of "
-                    f"{', '.join(files.options('recipe'))}"
-                )
-                continue
-            _drop_place_of_run(files.add("recipe", OWN_RECIPE, path).tree, path)
-            setting = Setting("recipe", OWN_RECIPE, text)
-        kept.append(setting)
-    return kept, faults
-
-
-def _drop_place_of_run(tree: dict[str, Any], path: Path) -> None:
-    """A run's own config.yaml names its folder, which a new run must not write into."""
-    name, runs_dir = tree.get("name"), tree.get("runs_dir")
-    if name and runs_dir and path.parent == Path(runs_dir, name):
-        del tree["name"], tree["runs_dir"]
-
-
 def _split_choices(
     settings: list[Setting], files: ConfigFiles
 ) -> tuple[dict[str, str], list[Setting], list[str]]:
@@ -154,78 +129,33 @@ def _split_choices(
     faults: list[str] = []
     for setting in settings:
         if setting.key == "recipe":
-            files.name_network(str(setting.value))
+            files.name_network(str(setting.choice))
     for setting in settings:
         if setting.key not in files.groups or isinstance(setting.value, dict):
             values.append(setting)
             continue
-        valid = files.options(setting.key)
         if setting.value is None and setting.key == "recipe":
             continue
-        if setting.value in valid:
-            choices[setting.key] = str(setting.value)
-            continue
-        text = str(setting.value)
-        if setting.key == "data" and (is_path(text) or Path(text).exists()):
+        text = str(setting.choice)
+        if text in files.options(setting.key):
+            choices[setting.key] = text
+        elif not text.strip():
+            faults.append(empty_fault(setting))
+        elif setting.key == "data" and (is_path(text) or Path(text).exists()):
             choices["data"] = "imagefolder"  # a file that changes nothing else
             values += [Setting(f"data.{name}", one) for name, one in folder_of_images(text).items()]
-            continue
-        if setting.key == "model" and (network := find(text)) is not None:
+        elif setting.key == "model" and (network := find(text)) is not None:
             values.append(Setting("model._target_", network.target))
-            continue
-        faults.append(files.no_such(setting.key, setting.value))
-    return choices, values, faults
-
-
-def _recipe_faults(name: str, files: ConfigFiles) -> Iterator[str]:
-    """What is wrong with the choices of a recipe, which Hydra would report without its file."""
-    file = files.get("recipe", name)
-    if file is None:
-        return
-    source = f" (in {files.shown(file.path)})"
-    for group, value in file.choices.items():
-        if group == "recipe":
-            yield f"recipe={value}: a recipe cannot choose another one{source}; take the line out"
-        elif not files.knows(group, value):
-            yield files.no_such(group, value, source)
-    for group in sorted(files.groups & file.tree.keys()):
-        value = file.tree[group]
-        if not isinstance(value, dict | None):
-            yield (
-                f"{group}={show(value)}: expected keys and values{source}, or one of "
-                f"{', '.join(files.options(group))}"
-            )
-
-
-def _let_choices_win(choices: dict[str, str], values: list[Setting], files: ConfigFiles) -> None:
-    """Take out of the recipe what a typed choice such as model=resnet50 decides. A run's config
-    holds its class and its data as plain values, which would otherwise win over the choice."""
-    recipe = files.get("recipe", choices.get("recipe", ""))
-    for group, option in choices.items():
-        held = recipe.tree.get(group) if recipe else None
-        key = {**CHOOSES, "strategy": "name"}.get(group, "")
-        if not isinstance(held, dict) or key not in held:
-            continue
-        file = files.get(group, option)
-        other_root = any(one.key == "data.root" for one in values)
-        if recipe and group == "data" and (other_root or held[key] != option):
-            # These belong to the data that the recipe was for.
-            _take_out({"root": None, "stage": None}, held)
-            _take_out({"model": {"num_classes": None}}, recipe.tree)
-        _take_out({key: option} | (file.tree if file else {}), held)
-
-
-def _take_out(keys: dict[str, Any], tree: dict[str, Any]) -> None:
-    for key, value in keys.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _take_out(value, tree[key])
+        elif len(split(text)) > 1:
+            faults.append(several_fault(setting.key, text))
         else:
-            tree.pop(key, None)
+            faults.append(files.no_such(setting.key, setting.choice))
+    return choices, values, faults
 
 
 def _packages(settings: list[Setting], config_name: str, files: ConfigFiles) -> list[str]:
     """`trusted_packages`, which are needed first: what they register can be chosen."""
-    recipes = [("recipe", str(one.value)) for one in settings if one.key == "recipe"]
+    recipes = [("recipe", str(one.choice)) for one in settings if one.key == "recipe"]
     found: Any = None
     for group, name in [("", config_name), *recipes]:
         file = files.get(group, name)
@@ -251,8 +181,8 @@ def _compose(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if recipe_faults := list(_recipe_faults(choices.get("recipe", ""), files)):
-        return [], recipe_faults
+    if faults := list(recipe_faults(choices.get("recipe", ""), files)):
+        return [], faults
     store(files)
     overrides = [f"{group}={option}" for group, option in choices.items()]
     try:
@@ -270,16 +200,18 @@ def _compose(
     del tree["hydra"]
     origins, faults = _origins({"": config_name, **chosen}, files)
     return [
-        Setting(".".join(path), value, source=origins.get(path, "")) for path, value in leaves(tree)
+        Setting(".".join(path), value, None, *origins.get(path, ("", None)))
+        for path, value in leaves(tree)
     ], faults
 
 
 def _origins(
     chosen: dict[str, str], files: ConfigFiles
-) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """The last of the chosen files that sets each path of keys; and the faults of these files."""
+) -> tuple[dict[tuple[str, ...], tuple[str, Any]], list[str]]:
+    """Of each path of keys the last of the chosen files that sets it, and its text there; and the
+    faults of these files."""
     faults: list[str] = []
-    origins: dict[tuple[str, ...], str] = {}
+    origins: dict[tuple[str, ...], tuple[str, Any]] = {}
     for group, option in chosen.items():
         file = files.get(group, option) if option else None
         if file is None:
@@ -289,7 +221,8 @@ def _origins(
         faults += _shadowed(group, option, file.tree.get("_target_"), file.path)
         package = () if file.is_global or not group else (group,)
         for path, _ in leaves(file.tree):
-            origins[(*package, *path)] = f" (in {files.shown(file.path)})"
+            source = f" (in {files.shown(file.path)})"
+            origins[(*package, *path)] = (source, text_at(file, path))
     return origins, faults
 
 

@@ -3,6 +3,8 @@
 python -m clf.config.describe > docs/settings.md
 """
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass
 from typing import Any
@@ -137,4 +139,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    try:
+        print(page(), end="", flush=True)
+    except BrokenPipeError:  # the reader has gone; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,13 +46,13 @@ def strategy(cfg: RunConfig) -> Iterator[str]:
         yield (
             "strategy.find_unused_parameters=true: under deepspeed_zero3 all ranks fetch a layer's "
             "weights together, so a step must use the same layers on each of them; set "
-            "strategy=deepspeed_zero2, or false"
+            "strategy=deepspeed_zero2, or strategy.find_unused_parameters=false"
         )
     if asked.compile and asked.gradient_checkpointing:
         yield (
             "strategy.compile=true: compiled, the blocks that strategy.gradient_checkpointing "
-            "computes again would count their images twice in BatchNorm's statistics; set one of "
-            "them to false"
+            "computes again would count their images twice in BatchNorm's statistics; set "
+            "strategy.compile=false, or strategy.gradient_checkpointing=false"
         )
     if asked.compile and asked.name == "deepspeed_zero3":
         yield (

@@ -5,7 +5,6 @@
 file as it does on the command line.
 """
 
-import functools
 import os
 import re
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from typing import Any
 
 from clf.config.faults import did_you_mean, show
 from clf.config.networks import all_choices, fault, find
-from clf.config.registry import entries
+from clf.config.registry import AUTO, entries
+from clf.config.words import load_yaml
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 # Groups in which a registered name can be chosen without a file -> the key that the choice sets
 CHOOSES = {"model": "_target_", "data": "name"}
-FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 PROVIDER = "clf"  # marks what we put into Hydra's store
 OVERRIDE = "override /"  # Hydra's word, before a group, for a recipe's choice in that group
 GLOBAL = "@package _global_"  # Hydra's word for a file that holds settings of every group
@@ -35,6 +34,7 @@ class ConfigFile:
     is_global: bool
     fault: str | None = None  # why it cannot be read
     choices: dict[str, Any] = field(default_factory=dict)  # a recipe's `model: resnet50`
+    texts: Any = None  # the tree with each number and truth value as the text that stands there
 
 
 class ConfigFiles:
@@ -135,6 +135,14 @@ def leaves(tree: dict[Any, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple
             yield (*prefix, str(key)), value
 
 
+def text_at(file: ConfigFile, path: tuple[str, ...]) -> Any:
+    """What stands at a path of keys in a file, as text; None where the file has no such path."""
+    node = file.texts
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
 def is_path(text: str) -> bool:
     """Whether a text must be a path, because it cannot be the name of a choice."""
     return text.startswith("~") or os.sep in text
@@ -142,7 +150,7 @@ def is_path(text: str) -> bool:
 
 def folder_of_images(path: str) -> dict[str, str]:
     """The settings that `data=/my/images` stands for. The content decides which reader is used."""
-    return {"name": "auto", "root": path}
+    return {"name": AUTO, "root": path}
 
 
 def store(files: ConfigFiles) -> None:
@@ -180,7 +188,7 @@ def _read(path: Path, group: str) -> ConfigFile:
 
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.load(text, yaml_loader())
+        tree, texts = load_yaml(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return ConfigFile(path, {}, False, _one_line(error))
     if tree is None:  # an empty file
@@ -189,70 +197,11 @@ def _read(path: Path, group: str) -> ConfigFile:
         return ConfigFile(path, {}, False, "expected keys and values")
     if not isinstance(tree.get("defaults") or [], list):
         return ConfigFile(path, {}, False, "defaults: expected a list")
-    return ConfigFile(path, tree, GLOBAL in text)
+    return ConfigFile(path, tree, GLOBAL in text, texts=texts)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).replace('in "<unicode string>",', "at")
-
-
-@functools.cache
-def yaml_loader() -> Any:
-    """A loader that reads plain words as YAML 1.2 does, which is what people expect: 1e-4 is a
-    number, 12:30:00 and `on` are texts. Every key is a text, and a repeated key is an error."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        yaml_implicit_resolvers: dict[str, list[Any]] = {}
-
-        def get_single_data(self) -> Any:
-            node = self.get_single_node()
-            if node is None:
-                return None
-            _check_keys(node, [])
-            return self.construct_document(node)
-
-    for kind, pattern, first in (
-        ("merge", "<<", ["<"]),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-        ("float", FLOAT, list("-+.0123456789")),
-    ):
-        Loader.add_implicit_resolver(
-            f"tag:yaml.org,2002:{kind}", re.compile(f"^({pattern})$"), first
-        )
-    Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-    return Loader
-
-
-def _check_keys(node: Any, above: list[Any]) -> None:
-    """Make the keys of a node, and of all nodes inside it, texts. Refuse repeated keys and a node
-    that contains itself. This comes before merge keys (`<<`) are followed, which may repeat a key.
-    """
-    from yaml import MappingNode, ScalarNode, SequenceNode
-    from yaml.constructor import ConstructorError
-
-    if any(node is one for one in above):
-        raise ConstructorError(None, None, "this part of the file contains itself", node.start_mark)
-    inside = node.value if isinstance(node, SequenceNode) else []
-    if isinstance(node, MappingNode):
-        inside = [value for _, value in node.value]
-        words = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if not isinstance(key, ScalarNode):
-                raise ConstructorError(None, None, "a key must be a text", key.start_mark)
-            if words.count(key.value) > 1:
-                fault = f"the key {key.value} stands twice"
-                raise ConstructorError(None, None, fault, key.start_mark)
-            if key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"
-    for one in inside:
-        _check_keys(one, [*above, node])
-
-
-def _whole_number(loader: Any, node: Any) -> int:
-    return int(node.value, 16 if node.value.startswith("0x") else 10)
 
 
 def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
@@ -272,7 +221,7 @@ def _with_choices(file: ConfigFile, groups: set[str]) -> ConfigFile:
         chosen["data"] = "imagefolder"  # a file that changes nothing else
     defaults = others + [{f"{OVERRIDE}{group}": name} for group, name in chosen.items()]
     tree = ({"defaults": defaults} if defaults else {}) | tree
-    return ConfigFile(file.path, tree, True, choices=chosen)
+    return ConfigFile(file.path, tree, True, choices=chosen, texts=file.texts)
 
 
 def _overridden(

@@ -35,7 +35,7 @@ OWN_OPTIONS = {
     "signal": "set slurm.signal_s",
     "array": "use --sweep and slurm.parallel",
     "requeue": "set slurm.max_requeues",
-    "no-requeue": "set slurm.max_requeues=0",
+    "no-requeue": "set slurm.max_requeues=0 instead",
     "output": "the logs are in the run folder; set runs_dir",
     "error": "the logs are in the run folder; set runs_dir",
     "open-mode": "every start appends to the logs",

@@ -83,7 +83,8 @@ def _arguments(cfg: RunConfig) -> Iterator[str]:
         if name in GIVEN or (is_torchvision and name in SIZES):
             yield f"{typed}: {name} follows from {GIVEN.get(name, 'data.image_size')}; take it out"
         elif name in own:
-            yield f"{typed}: {name} is a setting of its own; write model.{name}={show(value)}"
+            own_setting = f"model.{name}={show(value)}"
+            yield f"{typed}: {name} is a setting of its own; write {own_setting} instead"
         elif name == "in_chans" and value != 3:
             yield f"{typed}: images have 3 channels, grey ones too; take {name} out"
         elif bound(network, name) is not None:

@@ -40,7 +40,9 @@ def packages(cfg: RunConfig) -> Iterator[str]:
 def momentum(cfg: RunConfig) -> Iterator[str]:
     own = vars(cfg.model)
     if own.get("nesterov") and own.get("momentum") == 0:
-        yield "model.nesterov=true: needs model.momentum above 0, such as 0.9; or set false"
+        yield (
+            "model.nesterov=true: needs momentum; set model.momentum=0.9, or model.nesterov=false"
+        )
 
 
 def adaptive(cfg: RunConfig) -> Iterator[str]:
@@ -78,10 +80,16 @@ def step(cfg: RunConfig) -> Iterator[str]:
         return
     own = vars(cfg.model)
     epochs, every = own.get("step_epochs"), own.get("step_every")
-    if (epochs is None) == (every is None):
+    if epochs is None and every is None:
         yield (
-            f"model.schedule=step: {'does not say' if epochs is None else 'says twice'} when the "
-            "learning rate falls; set one of model.step_epochs=[30,60,80] and model.step_every=30"
+            "model.schedule=step: does not say when the learning rate falls; set "
+            "model.step_epochs=[30,60,80], or model.step_every=30"
+        )
+        return
+    if epochs is not None and every is not None:
+        yield (
+            "model.schedule=step: says twice when the learning rate falls; set "
+            "model.step_epochs=null, or model.step_every=null"
         )
         return
     warm = min(1, cfg.epochs - 1) if cfg.model.warmup_epochs is None else cfg.model.warmup_epochs

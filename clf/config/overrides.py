@@ -1,17 +1,13 @@
-"""Command-line texts such as `data.batch_size=64` or `model=resnet50`, read in Hydra's grammar."""
+"""Command-line texts such as `data.batch_size=64` or `model=resnet50`, and values of a sweep."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from clf.config.assign import Setting
+from clf.config.given import Setting
 from clf.config.networks import find
 from clf.config.registry import entries
-
-ONE_VALUE = (
-    "several values where a run takes one; write a list as {key}=[{text}], or submit a run for "
-    "each value with --sweep {key}={text}"
-)
+from clf.config.words import MANY, PAIRS, split, value, written
 
 
 @dataclass
@@ -24,10 +20,11 @@ class Overrides:
 
 
 def parse(texts: Sequence[str]) -> Overrides:
-    """`key=value` texts in Hydra's grammar."""
+    """`key=value` texts; `clf.config.words` says how a value is read."""
     found = Overrides()
     settings: dict[str, Setting] = {}
-    for text in texts:
+    whole, found.faults = _rejoined(list(texts))
+    for text in whole:
         setting, fault = _parse_one(text)
         if fault:
             found.faults.append(fault)
@@ -43,12 +40,26 @@ def parse(texts: Sequence[str]) -> Overrides:
     return found
 
 
+def _rejoined(texts: list[str]) -> tuple[list[str], list[str]]:
+    """The texts, without those that a shell has cut at the spaces of a list; and the faults."""
+    kept, faults = [], []
+    while texts:
+        text = texts.pop(0)
+        opening = text.partition("=")[2][:1]
+        end = PAIRS.get(opening, "")
+        if opening in ("[", "{") and not text.endswith(end):
+            last = next((i for i, one in enumerate(texts) if one.endswith(end)), None)
+            if last is not None:
+                whole = " ".join([text, *texts[: last + 1]])
+                del texts[: last + 1]
+                faults.append(f"{whole}: cut at its spaces; write {shlex.quote(whole)}")
+                continue
+        kept.append(text)
+    return kept, faults
+
+
 def _parse_one(override: str) -> tuple[Setting | None, str]:
     """The setting, or None and the fault."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import OverrideType
-    from hydra.errors import HydraException
-
     key, equals, text = override.partition("=")
     if not equals or not key:
         remedy = "write key=value, such as epochs=20 or data.batch_size=64"
@@ -58,22 +69,7 @@ def _parse_one(override: str) -> tuple[Setting | None, str]:
     if key.startswith(("+", "~")):
         known = f"{key.lstrip('+~')}={text or 'VALUE'}"
         return None, f"{override}: every key is there already; write {known}"
-    value: Any = _as_path(text)
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        assert parsed.type is OverrideType.CHANGE
-        if not parsed.is_sweep_override():
-            value = parsed.value()
-        elif value is None:
-            return None, f"{override}: {ONE_VALUE.format(key=key, text=text)}"
-    except HydraException as error:
-        if value is None:
-            reason = str(error).split("\n")[0]
-            return None, (
-                f"{override}: cannot be read ({reason}); put the value in quotes: "
-                f"'{key}=\"{text}\"'"
-            )
-    return Setting(key, value, text), ""
+    return Setting(key, value(text), text, texts=written(text)), ""
 
 
 def sweep(texts: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -98,20 +94,15 @@ def _swept(text: str, listed: str) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_override(text)
-        many = parsed.is_sweep_override()
-        values = list(parsed.sweep_string_iterator()) if many else [listed]
-    except HydraException as error:
-        raise ValueError(str(error).split("\n")[0]) from error
-    typed = listed.split(",")
-    if len(typed) == len(values):  # Hydra would write 1e-4 as 0.0001
-        values = [one.strip() for one in typed]
+    values = split(listed)
+    if MANY.fullmatch(listed):
+        try:
+            parsed = OverridesParser.create().parse_override(text)
+            values = list(parsed.sweep_string_iterator())
+        except HydraException as error:
+            raise ValueError(str(error).split("\n")[0]) from error
+    if "" in values:
+        raise ValueError("one of the values is empty")
     if len(set(values)) < len(values):
         raise ValueError("the same value twice; each makes a run of its own")
     return values
-
-
-def _as_path(text: str) -> str | None:
-    """The text if it is a path that Hydra's grammar cannot read, such as ~/crops or /data/a,b."""
-    return text if text.startswith(("~", "/", "./", "../")) else None

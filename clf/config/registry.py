@@ -34,6 +34,7 @@ from clf.metrics.measures import NOTHING
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NAME = r"[A-Za-z][\w.-]*"  # one word on a command line, and text in a YAML file
+AUTO = "auto"  # data.name of a folder whose reader is chosen by what it holds
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 
@@ -245,6 +246,13 @@ def logged_by(target: str) -> Any:
             return NOTHING if entry.logs is None else entry.logs
     module, _, name = target.rpartition(".")  # a class of a trusted package, not registered
     return getattr(getattr(sys.modules.get(module), name, None), "logs", NOTHING)
+
+
+def reader_with(values: Mapping[str, Any]) -> str:
+    """For data.name=auto: the reader that has most of the given settings as its own, or "auto"."""
+    own = {name: len(entry.settings.keys() & values) for name, entry in entries("data").items()}
+    best = max(own, key=lambda name: own[name], default=AUTO)
+    return best if own.get(best) else AUTO
 
 
 def owner(node: str, name: str) -> str | None:

@@ -162,7 +162,15 @@ def _model(cfg: RunConfig) -> Iterator[str]:
     weights = model.weights
     if weights is not None and is_file(weights):
         path = Path(weights).expanduser()
-        if not path.is_file():
+        if path.is_dir():
+            inside = [
+                one
+                for one in sorted([*path.glob("*"), *path.glob("*/*")])
+                if one.name.endswith(FILE_ENDINGS)
+            ]
+            known = f", such as model.weights={inside[0]}" if inside else ""
+            yield f"model.weights={weights}: is a folder; give the file of weights in it{known}"
+        elif not path.is_file():
             also = " (it goes before model.pretrained=true)" if model.pretrained else ""
             yield (
                 f"model.weights={weights}: no such file{also}; looked for {path.absolute()}. Give "
@@ -189,7 +197,7 @@ def _model(cfg: RunConfig) -> Iterator[str]:
             yield (
                 f"model.class_weights={show(model.class_weights)}: expected numbers of at least "
                 "0, not all 0, "
-                "one per class in label order"
+                "one per class in label order, or null"
             )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from clf.atomic import write_text
-from clf.config.assign import Setting, lay
+from clf.config.assign import lay
 from clf.config.compose import import_packages, package_names
 from clf.config.faults import ConfigError, show
-from clf.config.files import yaml_loader
+from clf.config.given import Setting
 from clf.config.schema import RunConfig
 from clf.config.weights import keep
+from clf.config.words import load_yaml
 
 # Settings of earlier versions, under data.jersey -> what they are called now, under data
 JERSEY = {"size": "pixels", "seed": "render_seed"}
@@ -52,12 +53,12 @@ def load(path: Path) -> RunConfig:
     import yaml
 
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), yaml_loader())
+        tree, texts = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{path}: expected keys and values, got {show(tree)[:80]}"])
-    return _checked(tree, f" (in {path})", path.parent / "code")
+    return _checked(tree, f" (in {path})", path.parent / "code", texts)
 
 
 def from_dict(tree: dict[str, Any], code: Path | None = None) -> RunConfig:
@@ -72,11 +73,18 @@ def from_dict(tree: dict[str, Any], code: Path | None = None) -> RunConfig:
     return _checked(_escaped(tree), code=code)
 
 
-def _checked(tree: dict[str, Any], source: str = "", code: Path | None = None) -> RunConfig:
+def _checked(
+    tree: dict[str, Any],
+    source: str = "",
+    code: Path | None = None,
+    texts: dict[str, Any] | None = None,
+) -> RunConfig:
     if faults := import_packages(package_names(tree.get("trusted_packages")), code):
         raise ConfigError(faults)  # without its class a model's own settings would be unknown
-    settings = _of_this_version(tree).items()
-    cfg, faults = lay([Setting(str(key), value, source=source) for key, value in settings])
+    settings, texts = _of_this_version(tree).items(), texts or {}
+    cfg, faults = lay(
+        [Setting(str(key), value, source=source, texts=texts.get(key)) for key, value in settings]
+    )
     if faults or cfg is None:
         raise ConfigError(faults)
     if "mean" not in (tree.get("model") or {}):

@@ -390,7 +390,12 @@ class SlurmConfig:
     account: str | None = setting(None, "who pays", pattern=NAMES, example="vision")
     qos: str | None = setting(None, "quality of service", pattern=NAMES, example="normal")
     time: int | None = setting(
-        None, "time limit; null: the partition's own", 1, takes=TIME_FORMS, read=minutes
+        None,
+        "time limit; null: the partition's own",
+        1,
+        takes=TIME_FORMS,
+        read=minutes,
+        example="12:00:00",
     )
     cpus_per_gpu: int | None = setting(None, "cores a rank; null: the partition's own", 1)
     mem_gb: int | None = setting(None, "GiB a node; null: the partition's own", 1)
@@ -406,7 +411,9 @@ class SlurmConfig:
         None, "a reservation to run in", pattern=NAMES, example="course"
     )
     options: dict[str, Any] = setting(
-        {}, "any other option of sbatch by its long name: {comment: try 3, nice: 100}"
+        {},
+        "any other option of sbatch by its long name: {comment: try 3, nice: 100}",
+        as_written=True,
     )
     dependency: str | None = setting(
         None, "what must come before", pattern=r"[\w:,?+]+", example="afterok:1234"

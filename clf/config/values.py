@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from clf.config.about import ABOVE_0, about
 from clf.config.faults import did_you_mean, show
 from clf.config.registry import entries
+from clf.config.signatures import default_of
 
 WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -41,11 +43,20 @@ def takes(entry: Field[Any]) -> str:
 
 def expected(entry: Field[Any], key: str) -> str:
     """The same with an example."""
-    default = entry.default if isinstance(entry.default, bool | int | float | str) else None
+    example = example_of(entry, key)
     hint, optional = _without_none(entry.type)
     text = about(entry).takes or WORDS.get(hint, str(hint)) + limits(entry)
     text += " or null" if optional else ""
-    return text + (f", such as {key}={show(default)}" if default not in (None, "") else "")
+    return text + (f", such as {example}" if example else "")
+
+
+def example_of(entry: Field[Any], key: str) -> str:
+    """A setting as it could be typed: its default, or the example of its kind; "" without one."""
+    default = default_of(entry)
+    value = default if isinstance(default, bool | int | float) else default or about(entry).example
+    if not isinstance(value, bool | int | float | str | list) or value == "???":
+        return ""
+    return shlex.quote(f"{key}={show(value)}")
 
 
 def choices(entry: Field[Any]) -> tuple[str, ...]:
@@ -83,11 +94,11 @@ def limit_faults(node: Any, prefix: str = "") -> Iterator[str]:
         value, key = getattr(node, entry.name), f"{prefix}{entry.name}"
         if is_dataclass(value):
             yield from limit_faults(value, f"{key}.")
-        elif (fault := _limit_fault(entry, value)) is not None:
+        elif (fault := _limit_fault(key, entry, value)) is not None:
             yield f"{key}={show(value)}: {fault}"
 
 
-def _limit_fault(entry: Field[Any], value: Any) -> str | None:
+def _limit_fault(key: str, entry: Field[Any], value: Any) -> str | None:
     said, names = about(entry), choices(entry)
     if names and value is not None and value not in names:
         return f"expected one of {', '.join(names)}{did_you_mean(str(value), names)}"
@@ -96,8 +107,8 @@ def _limit_fault(entry: Field[Any], value: Any) -> str | None:
         return "holds a line break or control character; take it out"
     if said.pattern and value is not None and not re.fullmatch(said.pattern, value, re.ASCII):
         return (
-            "holds a character that has no place here, or nothing; expected something like "
-            f"{entry.name}={said.example}"
+            "holds a character that has no place here, or nothing; expected something such as "
+            + shlex.quote(f"{key}={said.example}")
         )
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, float) and not math.isfinite(number):

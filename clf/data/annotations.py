@@ -65,9 +65,7 @@ def read_annotations(
     if "train" not in rows and "all" not in rows:
         inside = sorted(entry.name for entry in root.iterdir())
         missing = f"{root} has no train.jsonl but {first_and_count(inside, 5)}; {EXPECTED}"
-        if any(name.endswith(".parquet") for name in inside):
-            missing += ". Parquet is not read: write its rows to train.csv and the images to files"
-        raise DataError([*reading.faults, f"data.root: {missing}"])
+        raise DataError([*reading.faults, f"data.root: {missing}{lists.not_read(root)}"])
     rows = reading.whole_numbers(rows)
     if reading.faults:
         raise DataError(reading.faults, rows)

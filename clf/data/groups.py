@@ -94,12 +94,13 @@ def _found(pattern: re.Pattern[str], path: str) -> str:
 
 
 def _folder(row: Row, cfg: DataConfig) -> str:
-    """The same folder in two classes is one group: a person is seen with two numbers."""
-    parts = PurePosixPath(place_of(row, cfg)).parts[:-1]
-    if parts and split_named(parts[0]) and parts[0] != str(row.label):
-        parts = parts[1:]
-    if parts and parts[0] == str(row.label):
-        parts = parts[1:]
+    """The folder without the names of its split and class, so that a person who is seen with two
+    numbers, or in two splits, is one group."""
+    parts = list(PurePosixPath(place_of(row, cfg)).parts[:-1])
+    split = next((part for part in parts if split_named(part) and part != str(row.label)), None)
+    for name in (split, str(row.label)):
+        if name in parts:
+            parts.remove(name)
     return "/".join(parts)
 
 
@@ -149,7 +150,7 @@ class _Draw:
 
     def __init__(self, counts: dict[str, Counter[str]], shares: Sequence[float]) -> None:
         self.counts, self.shares = counts, shares
-        total: Counter[str] = Counter()
+        total = self.total = Counter[str]()
         self.holders: dict[str, list[str]] = {}  # class -> its groups
         for name, labels in counts.items():
             total.update(labels)
@@ -190,12 +191,9 @@ class _Draw:
         """How much the squared distance from the shares, in units of them, grows by this group."""
         images, targets = self.images[split], self.targets[split]
         return sum(
-            n * (2 * (images[label] - targets[label]) + n) / targets[label] / self._of(label)
+            n * (2 * (images[label] - targets[label]) + n) / targets[label] / self.total[label]
             for label, n in self.counts[name].items()
         )
-
-    def _of(self, label: str) -> float:
-        return sum(targets[label] for targets in self.targets)
 
     def _put(self, name: str, split: int) -> None:
         before = self.split_of.get(name)

@@ -46,27 +46,46 @@ def split_of_list(parts: Sequence[str]) -> str | None:
 def list_files(root: Path) -> dict[str, list[Path]]:
     """The lists of each split in a folder, or those of "all"; empty where there is none."""
     found: dict[str, list[Path]] = {}
-    for entry in sorted(root.iterdir()):
-        inside = sorted(entry.iterdir()) if split_named(entry.name) and entry.is_dir() else [entry]
-        for path in inside:
-            if (split := split_of_list(path.relative_to(root).parts)) and path.is_file():
-                found.setdefault(split, []).append(path)
+    for name in sorted(os.listdir(root)):
+        inside: list[tuple[str, ...]] = [(name,)]
+        if split_named(name) and (root / name).is_dir():
+            inside = [(name, other) for other in sorted(os.listdir(root / name))]
+        for parts in inside:  # a folder may hold a million images: no Path for each
+            if (split := split_of_list(parts)) and root.joinpath(*parts).is_file():
+                found.setdefault(split, []).append(root.joinpath(*parts))
     return found
 
 
+def not_read(root: Path) -> str:
+    """What a folder holds in forms that are not read, and what to do; "" where there is none."""
+    kinds = {
+        ".parquet": "write its rows to train.csv and its images to files",
+        ".tar": "unpack these, or give one tar file of class folders with data.stage=node",
+        ".tfrecord": "write its images to class folders",
+        ".lmdb": "write its images to class folders",
+        ".mdb": "write its images to class folders",
+        ".h5": "write its images to class folders",
+        ".npz": "write its images to class folders",
+    }
+    inside = [path for place in (root, root / "data") if place.is_dir() for path in place.iterdir()]
+    for ending, remedy in kinds.items():
+        if names := sorted(path.name for path in inside if path.suffix.lower() == ending):
+            return f". {ending} files, such as {names[0]}, are not read as they are: {remedy}"
+    return ""
+
+
 def is_list(path: Path) -> bool:
-    """Whether a file that has the name of a list looks like one: a CSV beside class folders may
-    hold something else."""
+    """Whether a file that has the name of a list has the columns of one: a CSV beside class folders
+    may hold something else."""
     if path.suffix.lower() in JSON_LINES:
         return True
     try:
-        _, record = next(records(path, None))
-        if isinstance(record, ValueError):
-            return False
-        columns_of(list(record), path, None, None)
-    except (ValueError, StopIteration):
+        record = next(records(path, None), (0, {}))[1]
+        if isinstance(record, dict):
+            columns_of(list(record), path, None, None)
+    except ValueError:
         return False
-    return True
+    return isinstance(record, dict)
 
 
 def columns_of(
@@ -98,11 +117,11 @@ def records(path: Path, encoding: str | None) -> Iterator[tuple[int, Record | Va
 def _column(
     keys: list[str], path: Path, chosen: str | None, usual: tuple[str, ...], what: str
 ) -> str:
-    named = ", ".join(map(json.dumps, keys)) or "nothing"
+    named = _quoted(keys) or "nothing"
     remedy = f"set data.{what}_column=KEY to the one that holds it"
     if chosen is not None:
         if chosen not in keys:
-            raise ValueError(f"{path} has no key {json.dumps(chosen)} but {named}; {remedy}")
+            raise ValueError(f"{path} has no key {_quoted([chosen])} but {named}; {remedy}")
         return chosen
     plain = {_plain(name): None for name in usual}
     meant = [key for key in keys if _plain(key) in plain]
@@ -110,12 +129,16 @@ def _column(
     if len(exact or meant) == 1:
         return (exact or meant)[0]
     if meant:
-        both = ", ".join(map(json.dumps, meant))
-        raise ValueError(f"{path} has several keys that may be the {what}: {both}; {remedy}")
+        said = f"{path} has several keys that may be the {what}: {_quoted(meant)}"
+        raise ValueError(f"{said}; {remedy}")
     raise ValueError(
         f'{path} has no key for the {what} but {named}; expected "{what}" or one of '
         f"{', '.join(usual[1:])}, or {remedy}"
     )
+
+
+def _quoted(keys: list[str]) -> str:
+    return ", ".join(json.dumps(key, ensure_ascii=False) for key in keys)
 
 
 def _plain(key: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clf.data import annotations, folders
-from clf.data.lists import is_list, list_files, split_of_list
+from clf.data.lists import is_list, list_files, not_read, split_of_list
 from clf.data.naming import SUFFIXES, split_named
 from clf.data.reader import DataError, first_and_count
 from clf.data.tar import class_names, files_in, is_compressed
@@ -29,8 +29,7 @@ def data_settings_of(path: Path) -> dict[str, Any]:
 
 def _kind_of_folder(root: Path) -> str:
     folders.check_folder(root, f"{folders.EXPECTED}; or {annotations.EXPECTED}")
-    files = [path for paths in list_files(root).values() for path in paths if is_list(path)]
-    lists = [str(path.relative_to(root)) for path in files]
+    named = [path for paths in list_files(root).values() for path in paths]
     splits = folders.splits_in(root)
     parents = [root / name for names in splits.values() for name in names] or [root]
     classes = {
@@ -39,6 +38,11 @@ def _kind_of_folder(root: Path) -> str:
         for name in subfolders(parent)
         if holds_image(parent / name)
     }
+    # A CSV without the columns of a list is none beside class folders; without them, its fault says
+    # what it lacks. A labels.csv may be anything.
+    alone = len([name for name in classes if not split_named(name)]) < 2
+    files = [path for path in named if is_list(path) or (alone and path.stem != "labels")]
+    lists = [str(path.relative_to(root)) for path in files]
     return _kind(root, lists, [*classes, *(["train"] if splits and not classes else [])], "")
 
 
@@ -85,6 +89,6 @@ def _kind(root: Path, lists: list[str], classes: list[str], more: str) -> str:
     if classes:
         return "imagefolder"
     raise DataError(
-        f"data.root: {root} has neither folders of images nor lists of them; {folders.EXPECTED}; "
-        f"or {annotations.EXPECTED}"
+        f"data.root: {root} has neither folders of images nor lists of them"
+        f"{not_read(root) if root.is_dir() else ''}; {folders.EXPECTED}; or {annotations.EXPECTED}"
     )

@@ -4,7 +4,7 @@ import os
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from clf.data.naming import split_faults, split_folders
+from clf.data.naming import is_system_folder, split_faults, split_folders
 from clf.data.reader import first_and_count
 
 
@@ -39,7 +39,7 @@ def files_in(file: tarfile.TarFile) -> list[PurePosixPath]:
     """The paths of its files from the data set's own folder: without the one folder that holds all
     the others, as after `tar -cf images.tar images`."""
     parts = [PurePosixPath(member.name).parts for member in file if member.isfile()]
-    parts = [part for part in parts if not part[-1].startswith(".")]
+    parts = [part for part in parts if not any(map(is_system_folder, part))]
     if len({part[0] for part in parts}) == 1 and any(len(part) > 2 for part in parts):
         parts = [part[1:] for part in parts]
     return [PurePosixPath(*part) for part in parts]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor, nn
 
+from clf.models import hugging_face
+
 State = dict[str, Tensor]
 Fitted = Callable[[State], State]
 OLD_DENSENET = re.compile(
@@ -47,9 +49,13 @@ class Matched:
 
 
 def matched(network: nn.Module, state: State) -> Matched:
-    """The file's tensors, renamed so that most of them are the network's."""
+    """The file's tensors, renamed so that most of them are the network's.
+
+    Raises:
+        ValueError: they have the names of Hugging Face's transformers, and are of no ResNet
+    """
     own = {key: value.shape for key, value in network.state_dict().items()}
-    plain = _renamed(_without_words(state, own))
+    plain = hugging_face.renamed(_renamed(_without_words(state, own)))
     stripped, added = _prefixes(plain, own) or ("", "")
     if not stripped and not added and not plain.keys() & own.keys():
         stripped = _wrapper(plain, own)  # the names after it may still be another library's

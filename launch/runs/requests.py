@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from clf.config import ConfigError, RunConfig
-from clf.config.assign import Setting, lay
+from clf.config.assign import lay
 from clf.config.compose import Composed, read
 from clf.config.faults import Findings, one_a_key
 from clf.config.files import CONFIG_DIR
+from clf.config.given import Setting
 from clf.config.overrides import parse
 from clf.config.rules import check
 from clf.config.saved import load

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import ConfigError, RunConfig
+from clf.config.given import NOT_SWEPT
 from clf.config.overrides import sweep as read_values
 from clf.plan import resolve
 from launch.runs.folders import Run, find_run
@@ -21,7 +22,6 @@ from slurm.executor import submit, submit_array
 from slurm.records import read_sweep, write_sweep
 from slurm.state import read_states
 
-NOT_SWEPT = ("name", "runs_dir", "nodes", "gpus", "slurm", "recipe")
 ONE = "all runs of a sweep ask for the same nodes and go into one folder"
 
 

@@ -4,8 +4,10 @@ Names, paths and commands are printed whole at any width: the terminal may break
 text holds no ellipsis and no line break, so that it can be copied.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from clf.config.faults import ConfigError, is_for_the_user
@@ -69,6 +71,13 @@ def print_commands(out: Any, commands: Sequence[tuple[str, str]]) -> None:
     for command, meaning in commands:
         out.print(f"  # {meaning}", markup=False, style="dim")
         out.print(f"  {command}", markup=False, style="cyan")
+
+
+def sibling(script: str) -> str:
+    """The beginning of another of our commands, such as `python launch/jobs.py`: beside the one
+    that was typed, from wherever that was."""
+    beside = Path(sys.argv[0]).with_name(script)
+    return f"python {shlex.quote(str(beside if beside.is_file() else Path('launch', script)))}"
 
 
 def print_notes(notes: Sequence[str], file: Any = None) -> None:

@@ -12,7 +12,7 @@ from clf.plan import images_per_batchnorm
 from clf.run_folder import read_status
 from clf.tracking.tables import read_csv, render
 from launch.runs.folders import Run, shown
-from launch.terminal.screen import console, print_commands, print_fields
+from launch.terminal.screen import console, print_commands, print_fields, sibling
 from slurm.devices import has_slurm, uses_gpus
 
 WORST_CLASSES = 15  # rows of the table; per_class/test.csv has all
@@ -85,13 +85,20 @@ def print_changes(out: Any, changes: Sequence[str]) -> None:
         out.print(f"change: {change}", markup=False)
 
 
-def print_result(out: Any, run_dir: Path, scalars: dict[str, Any]) -> None:
+def print_result(
+    out: Any, run_dir: Path, scalars: dict[str, Any], has_said_why: bool = False
+) -> None:
     """The per-class table of a run's final evaluation, its numbers, and why it stopped early if it
-    did."""
+    did.
+
+    Args:
+        has_said_why: the run's own lines above have said why it stopped early
+    """
     split = "test" if any(name.startswith("test/") for name in scalars) else "val"
     path = run_dir / "per_class" / f"{split}.csv"
     print_per_class(out, read_csv(path) if path.is_file() else [], split, scalars, shown(path))
-    if reason := (read_status(run_dir) or {}).get("stopped_early"):
+    reason = (read_status(run_dir) or {}).get("stopped_early")
+    if reason and not has_said_why:
         out.print(f"The training {reason}", markup=False)
 
 
@@ -135,7 +142,7 @@ def print_next(out: Any, run_dir: Path) -> None:
     folder = shlex.quote(shown(run_dir))
     out.print()
     print_fields(out, {"run folder": folder})
-    evaluate = f"python launch/evaluate.py {folder} --predictions predictions.csv"
+    evaluate = f"{sibling('evaluate.py')} {folder} --predictions predictions.csv"
     commands = [(evaluate, "the same numbers again, and the prediction of each image")]
     offline = sorted((run_dir / "wandb").glob("**/offline-run-*"))
     if offline:
@@ -152,12 +159,12 @@ def print_submitted(out: Any, job_id: str, run_dir: Path) -> None:
 
 def job_commands(run_dir: Path) -> list[tuple[str, str]]:
     """What to type for a submitted run, each command with its meaning."""
-    run = shlex.quote(shown(run_dir))
+    jobs, run = sibling("jobs.py"), shlex.quote(shown(run_dir))
     return [
-        (f"python launch/jobs.py status {run}", "state, epoch, best top-1, time left"),
+        (f"{jobs} status {run}", "state, epoch, best top-1, time left"),
         (
-            f"python launch/jobs.py logs {run} -f",
+            f"{jobs} logs {run} -f",
             "its log as it grows; the first error if it failed",
         ),
-        (f"python launch/jobs.py cancel {run}", "end it; `resume` continues it later"),
+        (f"{jobs} cancel {run}", "end it; `resume` continues it later"),
     ]

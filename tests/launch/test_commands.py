@@ -31,7 +31,9 @@ def typed(checkout: Path, script: str, *words: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("script", ["submit.py", "train.py", "evaluate.py", "jobs.py"])
+@pytest.mark.parametrize(
+    "script", ["submit.py", "train.py", "evaluate.py", "jobs.py", "check_data.py"]
+)
 def test_help_shows_examples_and_does_not_wait_for_torch_or_hydra(script: str) -> None:
     program = (
         f"import sys, runpy; sys.argv = ['launch/{script}', '--help']\n"
@@ -230,7 +232,7 @@ def test_submit_runs_follows_and_ends_with_the_table_and_what_to_type_next(check
     assert done.stdout.index("cat") < done.stdout.index("dog")
     assert "n/a" in done.stdout
     assert "test  top-1 50.0 %   top-5 100.0 %   loss 0.25" in done.stdout
-    assert "python launch/evaluate.py runs/first" in done.stdout
+    assert f"python {checkout}/launch/evaluate.py runs/first" in done.stdout
     run = checkout.parent / "runs" / "first"
     assert (run / "config.yaml").is_file()
     assert (run / "code" / "launch" / "submit.py").is_file()
@@ -442,3 +444,17 @@ def test_offline_recordings_are_uploaded_once_and_those_still_written_as_a_copy(
     failed = typed(checkout, "jobs.py", "sync", "done")
     assert failed.returncode == 1
     assert "1 of 1 runs were not uploaded" in failed.stdout
+
+
+def test_why_a_run_stopped_early_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of an epoch say it, and a progress bar does not."""
+    from launch.terminal.screen import console
+    from launch.terminal.summary import print_result
+
+    (tmp_path / "status.json").write_text('{"stopped_early": "stopped early after epoch 3"}')
+    print_result(console(), tmp_path, {})
+    assert "The training stopped early after epoch 3" in capsys.readouterr().out
+    print_result(console(), tmp_path, {}, has_said_why=True)
+    assert "stopped early" not in capsys.readouterr().out

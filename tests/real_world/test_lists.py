@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clf.config import DataConfig
+from clf.config import ConfigError, DataConfig
 from clf.config.registry import node_schema
 from clf.data.index import DataError, ImageSplits, load_splits, survey
 from clf.data.recognise import data_settings_of
@@ -196,7 +196,8 @@ def test_two_lists_of_one_split_are_a_fault_and_parquet_is_named(tmp_path):
     for name in ("Training.csv", "train.jsonl"):
         (tmp_path / name).unlink()
     (tmp_path / "train.parquet").touch()
-    assert "Parquet is not read: write its rows to train.csv" in faults(config(tmp_path))
+    said = ".parquet files, such as train.parquet, are not read as they are: write its rows to"
+    assert said in faults(config(tmp_path))
 
 
 def test_lists_under_other_names_of_splits_are_read(tmp_path):
@@ -322,6 +323,50 @@ def test_a_csv_that_is_no_list_does_not_take_the_place_of_class_folders(tmp_path
     assert data_settings_of(tmp_path)["name"] == "imagefolder"
     (tmp_path / "labels.csv").write_text("image,label\nant/0.jpg,ant\n")
     with pytest.raises(DataError, match=r"has lists \(labels.csv\) and folders of images"):
+        data_settings_of(tmp_path)
+
+
+def test_a_csv_alone_is_a_list_so_that_its_fault_says_what_it_lacks(tmp_path):
+    images(tmp_path)
+    (tmp_path / "train.csv").write_bytes("id,größe\n0,1\n".encode("cp1252"))
+    assert data_settings_of(tmp_path)["name"] == "annotations"
+    with pytest.raises(ConfigError, match="byte 0xf6 is no utf-8; set data.encoding"):
+        compose([f"data={tmp_path}"])
+    with pytest.raises(ConfigError, match='has no key for the image but "id", "größe"'):
+        compose([f"data={tmp_path}", "data.encoding=cp1252"])
+
+
+def test_settings_of_lists_go_with_a_path_and_are_a_fault_where_there_are_no_lists(tmp_path):
+    lists, folders = tmp_path / "lists", tmp_path / "folders"
+    paths = images(lists)
+    lines = [f"{path},{'ab'[n % 2]}" for n, path in enumerate(paths)]
+    (lists / "train.csv").write_text("\n".join(["photo,label", *lines]))
+    words = ["data.batch_size=1", "data.image_column=photo"]
+    cfg = compose([f"data={lists}", *words])
+    assert (cfg.data.name, cfg.data.image_column) == ("annotations", "photo")
+    assert len(load_splits(cfg.data).train) == 2
+    for name in ("ant", "bee"):
+        images(folders, 4, name)
+    assert not hasattr(compose([f"data={folders}", words[0]]).data, "image_column")
+    said = (
+        "data.image_column=photo: is a setting of data.name=annotations, and what is in .* read as"
+    )
+    with pytest.raises(ConfigError, match=said):
+        compose([f"data={folders}", *words])
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("train-000000.tar", "unpack these, or give one tar file"),
+        ("data/train-00000-of-00005.parquet", "write its rows to train.csv"),
+    ],
+)
+def test_forms_that_are_not_read_are_named_with_what_to_do(tmp_path, file, remedy):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    said = f"such as {Path(file).name}, are not read as they are: {remedy}"
+    with pytest.raises(DataError, match=said):
         data_settings_of(tmp_path)
 
 

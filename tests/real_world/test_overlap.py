@@ -98,6 +98,18 @@ def test_given_splits_that_share_a_group_are_refused_by_its_name(tmp_path):
     assert survey(data_config(tmp_path, group_by="folder", batch_size=1)).faults == [said]
 
 
+def test_a_person_in_two_splits_of_a_list_is_found_below_any_folders(tmp_path):
+    for split, person in (("train", "p1"), ("train", "p2"), ("val", "p2")):
+        touch(tmp_path, *(f"crops/{split}/{label}/{person}/1.jpg" for label in "xy"))
+        with (tmp_path / f"{split}.jsonl").open("a") as file:
+            for label in "xy":
+                image = f"crops/{split}/{label}/{person}/1.jpg"
+                file.write(f'{{"image": "{image}", "label": "{label}"}}\n')
+    said = faults(tmp_path, name="annotations", group_by="folder")
+    assert "1 of 2 groups are in more than one" in said
+    assert "crops/p2 (train, val)" in said
+
+
 def test_val_is_drawn_from_train_by_groups_and_test_stays_as_given(tmp_path):
     for person in range(10):
         touch(tmp_path, *(f"train/{label}/p{person}/{n}.jpg" for label in "xy" for n in range(3)))

@@ -25,6 +25,7 @@ from clf.config.weight_entries import classes_of, entry_of, rows_of
 from clf.config.weight_files import contents, is_shape
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.index import load_splits
+from clf.models import hugging_face
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
 from clf.plan import compose, examine
@@ -226,6 +227,57 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
     state = weights()
     state["head.bias"][0] = bad  # which is not taken
     Small(num_classes=3, weights=written(tmp_path / "w.pth", state))
+
+
+HUGGING_FACE = {  # as microsoft/resnet-18 and resnet-50 have them
+    "conv1": "resnet.embedder.embedder.convolution",
+    "bn1": "resnet.embedder.embedder.normalization",
+    "layer1.0.conv1": "resnet.encoder.stages.0.layers.0.layer.0.convolution",
+    "layer1.0.bn2": "resnet.encoder.stages.0.layers.0.layer.1.normalization",
+    "layer2.0.downsample.0": "resnet.encoder.stages.1.layers.0.shortcut.convolution",
+    "layer2.0.downsample.1": "resnet.encoder.stages.1.layers.0.shortcut.normalization",
+    "layer4.1.conv2": "resnet.encoder.stages.3.layers.1.layer.1.convolution",
+    "fc": "classifier.1",
+}
+
+
+def test_hugging_faces_names_of_a_resnet_are_read() -> None:
+    usual = {f"{key}.weight": torch.tensor(i) for i, key in enumerate(HUGGING_FACE)}
+    theirs = {f"{key}.weight": torch.tensor(i) for i, key in enumerate(HUGGING_FACE.values())}
+    assert hugging_face.renamed(theirs) == usual
+
+
+def test_another_network_with_hugging_faces_names_is_refused(tmp_path: Path) -> None:
+    state = {
+        "vit.embeddings.cls_token": torch.ones(1, 1, 4),
+        "vit.encoder.layer.0.attention.attention.query.weight": torch.ones(4, 4),
+        "vit.encoder.layer.0.attention.attention.key.weight": torch.ones(4, 4),
+    }
+    with pytest.raises(ValueError, match="names are those of Hugging Face's transformers"):
+        Small(num_classes=3, weights=written(tmp_path / "w.bin", state))
+
+
+def test_a_model_that_does_not_say_what_it_took_is_named(digits: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "w.pth", weights())
+    cfg = tiny.config(digits, epochs=1, model={"weights": file, "warmup_epochs": 0})
+    cfg = replace(cfg, limit_batches=1)
+    cfg.model._target_ = f"{__name__}.Silent"
+    tiny.fit(cfg, str(tmp_path / "run"))
+    notes = (tmp_path / "run" / "notes.txt").read_text()
+    assert f"model.weights={file}: {__name__}.Silent has a load_weights() of its own" in notes
+
+
+class Silent(tiny.TinyModel):
+    def load_weights(self) -> None:
+        """Takes nothing."""
+
+
+def test_a_folder_is_named_with_a_file_in_it(tmp_path: Path) -> None:
+    file = written(tmp_path / "pytorch_model.bin", weights())
+    (fault,) = examine([f"model.weights={tmp_path}"]).faults
+    assert fault.endswith(
+        f"is a folder; give the file of weights in it, such as model.weights={file}"
+    )
 
 
 # --- before anything is queued ---

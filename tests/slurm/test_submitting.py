@@ -3,6 +3,7 @@ Training is the stand-in of tests/conftest.py, once the real one."""
 
 import csv
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_two_nodes_of_two_tasks_are_one_group_with_a_log_a_rank(user: User) -> N
     job_id = user.job_id("two")
     assert f"submitted as SLURM job {job_id}\n" in said
     for command in ("status", "logs", "cancel"):
-        assert f"python launch/jobs.py {command} runs/two" in said
+        assert f"python {user.checkout}/launch/jobs.py {command} runs/two" in said
     script = (user.run("two") / "logs" / "job.sbatch").read_text()
     assert script in dry  # to the letter
     for line in ("nodes=2", "ntasks-per-node=2", "gpus-per-node=2", "time=20", "signal=USR2@120"):
@@ -82,6 +83,39 @@ def test_a_profile_is_a_file_and_flags_go_over_it(user: User) -> None:
     user.waits_until_finished("p")
     assert user.seen("p")["WORD"] == "$HOME and 'so on'"
     assert 'export FROM_SETUP="a b"\n' in (user.run("p") / "logs" / "job.sbatch").read_text()
+
+
+def test_a_job_is_none_of_the_shell_s_own_allocation(user: User) -> None:
+    """srun ends a job that has memory by the node and, from the shell, by the core."""
+    left_over = {
+        "SLURM_MEM_PER_CPU": "100",
+        "SLURM_MEM_PER_GPU": "100",
+        "SLURM_NTASKS": "7",
+        "SLURM_NPROCS": "7",
+        "SLURM_NNODES": "3",
+        "SLURM_CPU_BIND": "quiet,mask_cpu:0x40000000",
+        "SLURM_NTASKS_PER_NODE": "7",
+        "SLURM_JOB_ID": "99999",
+        "SLURM_PROCID": "3",
+        "SBATCH_EXPORT": "ALL",
+        "RANK": "3",
+        "WORLD_SIZE": "8",
+    }
+    words = ("submit.py", "--gpus", "2", "--name", "clean", "slurm.mem_gb=1", *SMALL)
+    user.types(*words, **left_over)
+    user.waits_until_finished("clean")
+    ranks = [user.seen("clean", rank) for rank in range(2)]
+    assert [(one["RANK"], one["WORLD_SIZE"]) for one in ranks] == [("0", "2"), ("1", "2")]
+
+
+def test_tasks_of_srun_are_told_what_to_use(user: User) -> None:
+    words = ("srun", "-n2", "--mem=100", sys.executable, f"{user.checkout}/launch/train.py", *SMALL)
+    said = user.types(*words, code=2)
+    assert "srun has started this command 2 times" in said
+    assert "(--inside-job: in this allocation)" in said
+    assert not (user.home / "runs").exists()
+    user.types(*words[:1], "-n1", *words[2:], "name=one")
+    assert (user.run("one") / "metrics.csv").exists()
 
 
 def test_all_faults_are_reported_together_and_nothing_is_queued(user: User) -> None:
