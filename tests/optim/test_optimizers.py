@@ -57,10 +57,10 @@ def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_th
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optimizer=sgd", "nesterov=true", "momentum=0"], "model.nesterov=true: needs model.mom"),
+        (["optimizer=sgd", "nesterov=true", "momentum=0"], "model.nesterov=true: needs momentum"),
         (["beta2=1.0"], "model.beta2=1.0: expected a number from 0 to 0.999999"),
         (["eps=-1"], "model.eps=-1.0: expected a number of at least 0"),
-        (["optimizer=lars", "nesterov=true", "momentum=0"], "model.nesterov=true: needs model.mom"),
+        (["optimizer=lars", "nesterov=true", "momentum=0"], "model.nesterov=true: needs momentum"),
         (["optimizer=muon", "muon_iterations=0"], "model.muon_iterations=0: expected a number fro"),
         (
             ["optimizer=lars", "weight_decay=0"],
