@@ -6,11 +6,8 @@ numbers, and the splits that the reader did not give are drawn. Imports neither 
 is needed, NumPy.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +18,7 @@ from clf.data import generated
 from clf.data.exclude import leave_out, read_list
 from clf.data.folders import read_folders
 from clf.data.groups import draw_groups
+from clf.data.labels import alike, mixed_labels, one_kind_of_label
 from clf.data.overlap import Member, overlap_notes
 from clf.data.reader import (
     SPLITS,
@@ -39,7 +37,7 @@ from clf.data.tar import tar_classes
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DataError", "ImageSplits", "Split", "Survey", "load_splits", "survey"]
+__all__ = ["DataError", "ImageSplits", "Split", "Survey", "load_splits", "read_splits", "survey"]
 
 
 @dataclass(frozen=True)
@@ -187,10 +185,10 @@ def read_splits(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     if not any(rows.values()):
         nothing = f"data.root: data={cfg.name} found no image in {cfg.root}; give another folder"
         return None, faults or [nothing]
-    mixed, mixed_faults = _mixed_labels(rows)
+    mixed, mixed_faults = mixed_labels(rows)
     faults += mixed_faults
     splits = _label(cfg, rows)
-    notes = [*notes, *mixed, *_alike(splits.classes)]
+    notes = [*notes, *mixed, *alike(splits.classes)]
     splits = replace(splits, notes=notes, drawn=drawn)
     faults += _index_faults(cfg, splits, rows)
     if len(splits.train) and (fault := size_fault(cfg.batch_size, len(splits.train))):
@@ -218,7 +216,7 @@ def _rows(cfg: DataConfig) -> Noted:
 
 def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
     """Names become numbers, and the splits that are not given are drawn."""
-    parts = _one_kind_of_label(rows_by_split)
+    parts = one_kind_of_label(rows_by_split)
     known = parts.get("all") or parts.get("train", [])
     labels = sorted({row.label for row in known})  # type: ignore[type-var]  # all int or all str
     if "all" in parts:
@@ -241,64 +239,6 @@ def _split(name: str, rows: list[Row], number: dict[str | int, int]) -> Split:
         if row.where and isinstance(row.image, bytes)
     }
     return Split([row.image for row in rows], numbers, name, places)
-
-
-def _one_kind_of_label(rows: Rows) -> Rows:
-    """All labels are texts where one is, so that they can be sorted."""
-    if all(isinstance(row.label, int) for listed in rows.values() for row in listed):
-        return dict(rows)
-    return {
-        split: [
-            row if isinstance(row.label, str) else row._replace(label=str(row.label))
-            for row in listed
-        ]
-        for split, listed in rows.items()
-    }
-
-
-def _mixed_labels(rows: Rows) -> tuple[list[str], list[str]]:
-    """A note where labels are numbers and texts, and a fault where one number is written in two
-    ways, which would make two classes of one."""
-    labels = {row.label for listed in rows.values() for row in listed}
-    numbers = sorted(label for label in labels if isinstance(label, int))
-    texts = sorted(label for label in labels if isinstance(label, str))
-    notes, faults = [], []
-    if numbers and texts:
-        shown = [first_and_count(list(map(str, some)), 3) for some in (numbers, texts)]
-        notes.append(
-            f"labels are numbers ({shown[0]}) and texts ({shown[1]}); all are read as texts"
-        )
-    written: dict[Decimal, set[str]] = {Decimal(number): {str(number)} for number in numbers}
-    for text in texts:
-        if re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", text):
-            written.setdefault(Decimal(text.strip()), set()).add(text)
-    # 00 and 0 are numbers of two shirts, if all labels are texts.
-    twice = [
-        " and ".join(sorted(ways))
-        for _, ways in sorted(written.items())
-        if len(ways) > 1 and (numbers or any("." in way for way in ways))
-    ]
-    if twice:
-        faults.append(
-            f"data.root: {len(twice)} numbers are written in two ways as labels, which would be "
-            f"classes of their own: {first_and_count(twice, 3)}; write each in one way"
-        )
-    return notes, faults
-
-
-def _alike(classes: list[str]) -> Iterator[str]:
-    """A note on classes that a person would take for one: Cat and cat, or an e with an accent that
-    is one character in one name and two in the other."""
-    groups: dict[str, list[str]] = {}
-    for name in classes:
-        plain = unicodedata.normalize("NFKC", name).casefold()
-        groups.setdefault(" ".join(plain.split()), []).append(name)
-    same = [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
-    if same:
-        yield (
-            f"{len(same)} names of classes differ in case, spaces or the way a character is "
-            f"written alone, and are classes of their own: {first_and_count(same, 3)}"
-        )
 
 
 def _index_faults(cfg: DataConfig, splits: ImageSplits, rows_by_split: Rows) -> Iterator[str]:

@@ -116,7 +116,7 @@ def facts_of(member: Member, look: Look, near: bool) -> Facts:
         _look_at_header(data, facts)
         image_HWC = decode(data, SIDE, member.place, look)
     except (DataError, OSError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {error}".removeprefix("DataError: ")
+        reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         facts.message = reason.removeprefix(f"{member.place}: ").removesuffix(f"; {REMEDY}")
         words = (what for word, what in PROBLEMS.items() if word in facts.message)
         facts.problem = next(words, "unreadable")

@@ -109,6 +109,7 @@ def test_every_fault_is_found_and_nothing_else(faulty, capsys):
         "turned by EXIF": [["train/ant/turned.jpg"]],
     }
     said = capsys.readouterr().out
+    assert "train/bee/truncated.jpg (cannot be read as an image (" in said  # its name once
     assert "A run on these images would stop, or its numbers would be false.\n" in said
     assert "train/bee/empty.jpg (the file is empty)\n" in said
     assert "train/ant/0.jpg = val/ant/leak.jpg\n" in said
