@@ -90,7 +90,7 @@ class _Reading:
     def __init__(self, root: Path, chosen: Chosen) -> None:
         self.root, self.chosen = root, chosen
         self.faults: list[str] = []
-        self._listing = _Listing()
+        self._listing = lists.Listing()
         self._places: list[str] = []  # where the paths of a list begin, if not beside it
         self._backslashes: list[str] = []
         self._decimals: dict[str, None] = {}
@@ -262,20 +262,3 @@ def _by_folder(root: Path, rows: Rows) -> Rows:
             return rows
         parts.setdefault(split, []).append(row)
     return parts if "train" in parts else rows
-
-
-class _Listing:
-    """Which files exist. Each folder is read once, since a network disk is slow to answer a
-    question about every single file."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, set[str]] = {}
-
-    def has(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._names:
-            try:
-                self._names[folder] = set(os.listdir(folder))
-            except OSError:
-                self._names[folder] = set()
-        return name in self._names[folder]

@@ -33,6 +33,23 @@ SEPARATORS = ",;\t|"
 Record = dict[str, Any]
 
 
+class Listing:
+    """Which files exist. Each folder is read once, since a network disk is slow to answer a
+    question about every single file."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def has(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = set(os.listdir(folder))
+            except OSError:
+                self._names[folder] = set()
+        return name in self._names[folder]
+
+
 def split_of_list(parts: Sequence[str]) -> str | None:
     """The split of which a file is the list, by its path from the data set's folder; "all" for a
     list of all images, None for a file that is no list."""
