@@ -64,7 +64,7 @@ def _groups_of(rows: list[Row], cfg: DataConfig) -> list[str]:
     kind, _, text = (cfg.group_by or "").partition(":")
     if kind == "column":
         names = [row.group for row in rows]
-        remedy = f"their lines, or .json in shards, lack {text!r}; folders have no columns"
+        remedy = f"the lists, or the .json of shards, lack {text!r} there; these alone have columns"
     elif kind == "regex":
         pattern = re.compile(text)
         names = [_found(pattern, place_of(row, cfg)) for row in rows]
