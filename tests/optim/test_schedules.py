@@ -149,7 +149,7 @@ def test_a_checkpoint_of_torchs_own_cosine_can_be_gone_on_with():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "model.schedule=step: does not say when the learning rate falls; set one of model"),
+        ([], "model.schedule=step: does not say when the learning rate falls; set model.step_e"),
         (["step_epochs=[3]", "step_every=3"], "model.schedule=step: says twice when the"),
         (["step_epochs=[4,3]"], r"model.step_epochs=[4,3]: expected epochs in ascending order"),
         (["step_epochs=[]"], r"model.step_epochs=[]: expected epochs in ascending order"),
