@@ -66,7 +66,8 @@ def _fingerprint(source: Path) -> str:
     """A hash that differs after images were added or removed, or after a list of annotations or a
     tar file changed. It covers two levels of folders: split and class."""
     parts = [str(source)]
-    patterns = ("*.jsonl", "*.csv", "*.tsv", "*/*.jsonl", "*/*.csv", "*/*.tsv", "*/", "*/*/")
+    endings = ("*.jsonl", "*.csv", "*.tsv", "*.tar")
+    patterns = (*endings, *(f"*/{each}" for each in endings), "*/", "*/*/")
     covered = [source, *(path for each in patterns for path in sorted(source.glob(each)))]
     for path in covered:
         facts = path.stat()

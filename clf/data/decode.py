@@ -16,7 +16,7 @@ from PIL import Image, ImageColor
 from clf.config import DataConfig
 from clf.data.colour import composite, to_srgb
 from clf.data.levels import check_size, colour_map, deep_values, grey_levels
-from clf.data.reader import DataError
+from clf.data.reader import DataError, Source, Span
 
 # PIL registers formats when a file first needs them, and threads that race there would find an
 # unknown format.
@@ -48,13 +48,13 @@ ON_WHITE = Look()
 
 
 def decode(
-    image: str | bytes, short_side: int = 0, name: str | None = None, look: Look = ON_WHITE
+    image: Source, short_side: int = 0, name: str | None = None, look: Look = ON_WHITE
 ) -> np.ndarray:
     """The image [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; of an animation the
     first frame.
 
     Args:
-        image: path of a file, or the content of one
+        image: path of a file, the content of one, or a part of a file
         short_side: a large JPEG may be decoded at a fraction of its size, its short side at least
             this many pixels (much faster, since libjpeg leaves out the fine detail); 0: full size
         name: of the image in messages; None: its path
@@ -63,9 +63,9 @@ def decode(
         UnreadableError: no image, a truncated one, one of too many pixels, or a file that cannot be
             read; names the image
     """
-    name = name or (image if isinstance(image, str) else "an image in memory")
+    name = name or ("an image in memory" if isinstance(image, bytes) else str(image))
     try:
-        data = _read(image) if isinstance(image, str) else image
+        data = image if isinstance(image, bytes) else _read(image)
         if not data:
             raise UnreadableError(f"{name}: the file is empty; {REMEDY}")
         image_HWC = _plain_jpeg(data, short_side) if data[:2] == b"\xff\xd8" else None
@@ -77,8 +77,10 @@ def decode(
         raise UnreadableError(f"{name}: cannot be read as an image ({reason}); {REMEDY}") from error
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
+def _read(image: str | Span) -> bytes:
+    if isinstance(image, Span):
+        return image.read()
+    with open(image, "rb") as file:
         return file.read()
 
 

@@ -57,7 +57,7 @@ def read_list(cfg: DataConfig) -> list[str]:
 
 def place_of(row: Row, cfg: DataConfig) -> str:
     """Where an image is, from `data.root` on where it lies there; for one in memory, `where`."""
-    return place_in_data(row.image if isinstance(row.image, str) else row.where, cfg)
+    return place_in_data(row.where if isinstance(row.image, bytes) else str(row.image), cfg)
 
 
 def place_in_data(path: str, cfg: DataConfig) -> str:

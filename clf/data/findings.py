@@ -8,7 +8,7 @@ from clf.config import DataConfig
 from clf.data.exclude import place_in_data
 from clf.data.inspection import Facts
 from clf.data.overlap import Member
-from clf.data.reader import SPLITS
+from clf.data.reader import SPLITS, Source
 
 STOPS, FALSIFIES, LOOK = "stops a run", "falsifies its numbers", "worth a look"
 TINY = 1 / 8  # of data.image_size: an image with a shorter side is mostly made up
@@ -25,7 +25,7 @@ class Item:
     split: str
     label: str
     words: str = ""  # what there is to say of this one
-    image: str | bytes = b""  # path or content, to show it; empty where there is none
+    image: Source = b""  # to show it; empty where there is none
 
 
 @dataclass

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from clf.config import DataConfig
 from clf.data.exclude import place_of
 from clf.data.naming import split_named
-from clf.data.reader import SPLITS, DataError, Noted, Row, Rows, first_and_count
+from clf.data.reader import SPLITS, DataError, Noted, Row, Rows, Span, first_and_count
 
 TRAIN = 0  # place of the split in SPLITS
 FAR = 0.5  # of the share that was asked for: a split this far from it is noted
@@ -64,9 +64,7 @@ def _groups_of(rows: list[Row], cfg: DataConfig) -> list[str]:
     kind, _, text = (cfg.group_by or "").partition(":")
     if kind == "column":
         names = [row.group for row in rows]
-        remedy = (
-            f"the lists lack {text!r} there; lists alone have columns, and each line needs this one"
-        )
+        remedy = f"the lists, or the .json of shards, lack {text!r} there; these alone have columns"
     elif kind == "regex":
         pattern = re.compile(text)
         names = [_found(pattern, place_of(row, cfg)) for row in rows]
@@ -96,7 +94,9 @@ def _found(pattern: re.Pattern[str], path: str) -> str:
 def _folder(row: Row, cfg: DataConfig) -> str:
     """The folder without the names of its split and class, so that a person who is seen with two
     numbers, or in two splits, is one group."""
-    parts = list(PurePosixPath(place_of(row, cfg)).parts[:-1])
+    # A shard is no group: it holds what was next in line when it was written.
+    place = row.image.name if isinstance(row.image, Span) else place_of(row, cfg)
+    parts = list(PurePosixPath(place).parts[:-1])
     split = next((part for part in parts if split_named(part) and part != str(row.label)), None)
     for name in (split, str(row.label)):
         if name in parts:

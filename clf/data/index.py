@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from clf.config import DataConfig
 from clf.config.batch_rules import size_fault
 from clf.config.registry import load
-from clf.data import generated
+from clf.data import generated, shards
 from clf.data.exclude import leave_out, read_list
 from clf.data.folders import read_folders
 from clf.data.groups import draw_groups
@@ -26,6 +26,7 @@ from clf.data.reader import (
     Noted,
     Row,
     Rows,
+    Source,
     arguments,
     checked,
     first_and_count,
@@ -44,7 +45,7 @@ __all__ = ["DataError", "ImageSplits", "Split", "Survey", "load_splits", "read_s
 class Split:
     """N images; `labels` [N] int64 are positions in `ImageSplits.classes`."""
 
-    images: list[str | bytes]  # paths, or contents of image files
+    images: list[Source]
     labels: "np.ndarray"
     name: str = "train"
     places: dict[int, str] = field(default_factory=dict)  # where an image in memory comes from
@@ -55,8 +56,8 @@ class Split:
     def path(self, index: int) -> str:
         """The file of an image, or words for one that is in memory."""
         image = self.images[index]
-        if isinstance(image, str):
-            return image
+        if not isinstance(image, bytes):
+            return str(image)
         return self.places.get(index) or f"image {index} of the {self.name} split"
 
     @property
@@ -151,6 +152,8 @@ def survey(cfg: DataConfig, overlaps: bool = False) -> Survey:
             read_list(cfg)
         except DataError as error:
             return Survey(None, error.faults)
+        if cfg.name == "webdataset":
+            return Survey(None, [shards.is_a_file(root)])
         return Survey(*tar_classes(root, has_class_folders=load("data", cfg.name) is read_folders))
     splits, faults = read_splits(cfg)
     if splits is None:

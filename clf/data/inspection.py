@@ -23,7 +23,7 @@ from clf.cores import usable_cores
 from clf.data.decode import ORIENTATION, REMEDY, Look, decode
 from clf.data.likeness import perceptual_hash
 from clf.data.overlap import Member
-from clf.data.reader import DataError
+from clf.data.reader import DataError, Source, Span
 
 VERSION = 1  # of what is looked at: another one makes an old cache worthless
 SIDE = 256  # pixels of the short side at which a large JPEG is decoded here, which is much faster
@@ -79,8 +79,8 @@ def inspect(
         progress: called with the number of images that are done, again and again
     """
     known = Cache(cache, look, near)
-    by_image: dict[str | bytes, Facts] = {}
-    waiting: dict[str | bytes, Member] = {}
+    by_image: dict[Source, Facts] = {}
+    waiting: dict[Source, Member] = {}
     for member in members:
         fresh = known.get(member)
         if fresh is not None:
@@ -137,6 +137,9 @@ def _read(member: Member, facts: Facts) -> bytes:
     if isinstance(member.image, bytes):
         facts.size = len(member.image)
         return member.image
+    if isinstance(member.image, Span):
+        facts.size, facts.changed = member.image.size, os.stat(member.image.path).st_mtime_ns
+        return member.image.read()
     with open(member.image, "rb") as file:
         about = os.fstat(file.fileno())
         facts.size, facts.changed = about.st_size, about.st_mtime_ns
@@ -180,10 +183,14 @@ class Cache:
         if isinstance(member.image, bytes) or (facts := self.facts.get(member.place)) is None:
             return None
         try:
-            about = os.stat(member.image)
+            if isinstance(member.image, Span):
+                size, changed = member.image.size, os.stat(member.image.path).st_mtime_ns
+            else:
+                about = os.stat(member.image)
+                size, changed = about.st_size, about.st_mtime_ns
         except OSError:
             return None
-        same = (about.st_size, about.st_mtime_ns) == (facts.size, facts.changed)
+        same = (size, changed) == (facts.size, facts.changed)
         needs_hash = self.near and facts.likeness is None and not (facts.problem or facts.constant)
         return facts if same and not needs_hash else None
 
@@ -192,7 +199,7 @@ class Cache:
         if self.path is None:
             return
         pairs = zip(members, facts, strict=True)
-        files = [one for member, one in pairs if isinstance(member.image, str)]
+        files = [one for member, one in pairs if not isinstance(member.image, bytes)]
         with self.path.open("a") as file:
             file.writelines(json.dumps(asdict(one)) + "\n" for one in files)
 

@@ -89,7 +89,8 @@ def not_read(root: Path) -> str:
     kinds = {
         ".parquet": "rename them to train.parquet or train-00000-of-00003.parquet, and likewise "
         "for the other splits, or give the folder of one configuration as data.root",
-        ".tar": "unpack these, or give one tar file of class folders with data.stage=node",
+        ".tar": "unpack these, or give one tar file of class folders with data.stage=node; "
+        "data=webdataset reads those of samples, 0001.jpg with 0001.cls",
         ".tfrecord": "write its images to class folders",
         ".lmdb": "write its images to class folders",
         ".mdb": "write its images to class folders",
@@ -169,8 +170,8 @@ def columns_of(
         ValueError: none or several may be meant; names the keys that there are
     """
     return (
-        _column(keys, path, image, IMAGE_COLUMNS, "image"),
-        _column(keys, path, label, LABEL_COLUMNS, "label"),
+        column(keys, path, image, IMAGE_COLUMNS, "image"),
+        column(keys, path, label, LABEL_COLUMNS, "label"),
     )
 
 
@@ -186,9 +187,10 @@ def records(path: Path, encoding: str | None) -> Iterator[tuple[int, Record | Va
     return _separated(text, path)
 
 
-def _column(
-    keys: list[str], path: Path, chosen: str | None, usual: tuple[str, ...], what: str
+def column(
+    keys: list[str], path: Path | str, chosen: str | None, usual: tuple[str, ...], what: str
 ) -> str:
+    """The key of the image or the label; see `columns_of`."""
     named = _quoted(keys) or "nothing"
     remedy = f"set data.{what}_column=KEY to the one that holds it"
     if chosen is not None:

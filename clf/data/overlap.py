@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from clf.config import DataConfig
 from clf.data.exclude import place_in_data
-from clf.data.reader import first_and_count
+from clf.data.reader import Source, Span, first_and_count
 
 MOST_IMAGES = 100_000  # whose sizes are asked for: some seconds on a network disk
 MOST_READ = 20_000  # files of which the last bytes are read
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
     split: str
     label: str
-    image: str | bytes  # path, or the content of an image file
+    image: Source
     place: str  # the path, or words for an image in memory
 
 
@@ -117,6 +117,8 @@ def _size_and_key(member: Member) -> tuple[int, Hashable]:
     """Bytes, and what is the same for each name of one file."""
     if isinstance(member.image, bytes):
         return len(member.image), member.image
+    if isinstance(member.image, Span):
+        return member.image.size, member.image
     try:
         facts = os.stat(member.image)
     except OSError:
@@ -138,11 +140,13 @@ def _read(file: _File, last: int) -> bytes:
     if isinstance(image, bytes):
         return image[-last:]
     try:
+        if isinstance(image, Span):
+            return image.read(last)
         with open(image, "rb") as opened:
             opened.seek(max(0, file.size - last))
             return opened.read(last)
     except OSError:
-        return os.fsencode(image)
+        return os.fsencode(str(image))
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:

@@ -23,6 +23,9 @@ folder.
 
 Faults: a `DataError` with all of them, each beginning with the key that it is about.
 
+An image may also be a part of a file, such as a member of a tar file: `Span(path, start, size,
+name)`.
+
 A reader may write its images to disk first: see `clf.data.generated.writes_images`.
 """
 
@@ -42,10 +45,40 @@ EXPECTED = (
 )
 
 
+class Span(NamedTuple):
+    """An image file within another file, such as a tar file, of which it is read alone."""
+
+    path: str  # of the file around it
+    start: int  # of the image in it, in bytes
+    size: int  # bytes
+    name: str  # of the image in there
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}"
+
+    def read(self, last: int | None = None) -> bytes:
+        """The content, or its last bytes. The file is opened for each call: threads share nothing,
+        and thousands of shards need no handles that stay open.
+
+        Raises:
+            OSError: the file cannot be read, or ends before the image does
+        """
+        count = self.size if last is None else min(last, self.size)
+        with open(self.path, "rb") as file:
+            file.seek(self.start + self.size - count)
+            data = file.read(count)
+        if len(data) < count:
+            raise OSError(f"{self.path} ends within {self.name}: it is truncated, or has changed")
+        return data
+
+
+Source = str | bytes | Span  # path of a file, content of an image file, or part of a file
+
+
 class Row(NamedTuple):
     """One image with the name of its class."""
 
-    image: str | bytes  # path of a file, or the content of an image file in memory
+    image: Source
     label: str | int  # names are sorted as texts; if all labels are numbers, as numbers
     where: str = ""  # what to look at if the row is wrong: a file, a line of a list
     group: str = ""  # what `data.group_by=column:KEY` names: a person, a match, a camera
@@ -53,7 +86,9 @@ class Row(NamedTuple):
     @property
     def place(self) -> str:
         """`where`, or the path if it is empty."""
-        return self.where or (self.image if isinstance(self.image, str) else "an image in memory")
+        if self.where or isinstance(self.image, bytes):
+            return self.where or "an image in memory"
+        return str(self.image)
 
 
 Rows = dict[str, list[Row]]
@@ -128,7 +163,8 @@ def checked(result: Any, name: str) -> Noted:
 def _checked_row(row: Any) -> Row | None:
     try:
         image, label, where, group = Row(*row)
-        image = os.fspath(image)
+        if not isinstance(image, Span):
+            image = os.fspath(image)
     except TypeError:
         return None
     if isinstance(label, str):

@@ -4,22 +4,25 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clf.data import annotations, folders
+from clf.data import annotations, folders, samples, shards
 from clf.data.lists import is_list, list_files, not_read, split_of_list
 from clf.data.naming import SUFFIXES, split_named
 from clf.data.reader import DataError, first_and_count
 from clf.data.tar import class_names, files_in, is_compressed
 from clf.data.walk import holds_image, subfolders
 
+A_SHARD = ". It is a WebDataset shard, which is given by the folder that it lies in"
+
 
 def data_settings_of(path: Path) -> dict[str, Any]:
     """`data.name`, `data.root` and, for a tar file, `data.stage`.
 
-    A folder is read by its lists (train.jsonl or annotations.jsonl) or by its class folders. A tar
-    file is unpacked by each node (data.stage=node).
+    A folder is read by its lists (train.jsonl or annotations.jsonl), by its class folders, or by
+    its WebDataset shards (train-000000.tar). A tar file alone is unpacked by each node
+    (data.stage=node).
 
     Raises:
-        DataError: there is nothing, or neither of the two, or both
+        DataError: there is nothing, none of these, or several
     """
     path = path.expanduser()
     if path.is_file():
@@ -43,6 +46,15 @@ def _kind_of_folder(root: Path) -> str:
     alone = len([name for name in classes if not split_named(name)]) < 2
     files = [path for path in named if is_list(path) or (alone and path.stem != "labels")]
     lists = [str(path.relative_to(root)) for path in files]
+    beside = [*lists, *classes]
+    if shards.holds_shards(root, compressed=not beside):
+        if beside:
+            raise DataError(
+                f"data.root: {root} has WebDataset shards and lists or folders of images "
+                f"({first_and_count(beside, 3)}); say which of them count: data=webdataset, "
+                f"data=annotations or data=imagefolder, with data.root={root}"
+            )
+        return "webdataset"
     return _kind(root, lists, [*classes, *(["train"] if splits and not classes else [])], "")
 
 
@@ -90,5 +102,6 @@ def _kind(root: Path, lists: list[str], classes: list[str], more: str) -> str:
         return "imagefolder"
     raise DataError(
         f"data.root: {root} has neither folders of images nor lists of them"
-        f"{not_read(root) if root.is_dir() else ''}; {folders.EXPECTED}; or {annotations.EXPECTED}"
+        f"{not_read(root) if root.is_dir() else A_SHARD if samples.begins_as_shard(root) else ''}; "
+        f"{folders.EXPECTED}; or {annotations.EXPECTED}"
     )

@@ -32,8 +32,9 @@ def stratify(rows: list[Row], cfg: DataConfig, test_fraction: float) -> list[lis
 
 
 def _order(row: Row) -> tuple[bool, str | bytes, str | int, str]:
-    """Paths come before images in memory, which cannot be compared with them."""
-    return isinstance(row.image, bytes), row.image, row.label, row.where
+    """Files come before images in memory, which cannot be compared with them."""
+    image = row.image if isinstance(row.image, bytes) else str(row.image)
+    return isinstance(image, bytes), image, row.label, row.where
 
 
 def _share(count: int, fraction: float) -> int:

@@ -127,7 +127,7 @@ def test_val_is_drawn_from_train_by_groups_and_test_stays_as_given(tmp_path):
         (["x/1.jpg", "x/a/1.jpg", "y/a/1.jpg"], "folder", "1 of 3 images have no group: "),
         (["x/a/1.jpg", "y/a/1.jpg"], "folder", "in 1 group (a), and 3 splits need one each"),
         (["x/1.jpg", "y/2.jpg"], "regex:^$", "the pattern finds nothing in their paths"),
-        (["x/a/1.jpg", "x/b/1.jpg", "y/c/1.jpg"], "column:who", "lists alone have columns"),
+        (["x/a/1.jpg", "x/b/1.jpg", "y/c/1.jpg"], "column:who", "these alone have columns"),
         (
             ["x/a/1.jpg", "y/b/1.jpg", "z/c/1.jpg"],
             "folder",

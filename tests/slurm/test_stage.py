@@ -68,6 +68,28 @@ def test_a_second_start_copies_nothing_and_changed_data_is_copied_again(
     assert content(second or "") == content(images)
 
 
+def test_shards_are_copied_as_they_are_and_anew_when_one_has_changed(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    path = tmp_path / "shards" / "train-0.tar"
+    for name in ("cat", "dog"):
+        with tarfile.open(path, "a") as file:
+            for image in sorted((images / name).iterdir()):
+                label = image.with_suffix(".txt")
+                label.write_text(name)
+                file.add(image, arcname=f"{name}{image.name}")
+                file.add(label, arcname=f"{name}{label.name}")
+    cfg = config(path.parent, tmp_path / "disk", "data=webdataset")
+    staged = stage(cfg).data
+    assert load_splits(staged).classes == ["cat", "dog"]
+    assert load_splits(staged).train.paths[0].startswith(str(tmp_path / "disk"))
+    os.utime(path, ns=(1, 1))
+    assert stage(cfg).data.root != staged.root
+    with pytest.raises(ValueError, match="train-0.tar is a file; data=webdataset reads all shards"):
+        config(path, tmp_path / "disk", "data=webdataset")
+
+
 @pytest.mark.parametrize("inner", [".", "pictures"])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_tar_file_is_unpacked_and_its_classes_are_known_before(
