@@ -158,7 +158,7 @@ def _weight_notes(cfg: RunConfig) -> Iterator[str]:
 
 def class_findings(cfg: RunConfig) -> Findings:
     """What is wrong with the data, what does not fit its classes, and the notes of its reader."""
-    names, faults, notes = survey(cfg.data, overlaps=True)
+    names, faults, notes = survey(cfg.data, contents=True)
     return Findings([*faults, *_class_faults(cfg, names)], list(notes))
 
 

@@ -119,18 +119,19 @@ def load_splits(cfg: DataConfig) -> ImageSplits:
 
 
 class Survey(NamedTuple):
-    """What can be said of the data without writing or decoding an image."""
+    """What can be said of the data without writing images, or decoding more than a few."""
 
     classes: list[str] | None  # None: not known yet
     faults: list[str]  # each begins with the key that it is about
     notes: list[str] = []
 
 
-def survey(cfg: DataConfig, overlaps: bool = False) -> Survey:
+def survey(cfg: DataConfig, contents: bool = False) -> Survey:
     """Look at the data before anything runs.
 
     Args:
-        overlaps: note images that are in two splits or have two labels, which takes longer
+        contents: note images that are in two splits or have two labels, and classes of images of
+            one colour, which takes longer
     """
     if generated.is_generated(cfg):
         if cfg.stage == "node":
@@ -158,9 +159,17 @@ def survey(cfg: DataConfig, overlaps: bool = False) -> Survey:
     splits, faults = read_splits(cfg)
     if splits is None:
         return Survey(None, faults)
-    look = overlaps and not generated.is_generated(cfg)
-    notes = [*splits.notes, *(overlap_notes(splits.members(), cfg) if look else [])]
+    notes = list(splits.notes)
+    if contents and not generated.is_generated(cfg):
+        notes += _contents(splits, cfg)
     return Survey(splits.classes, faults, notes)
+
+
+def _contents(splits: ImageSplits, cfg: DataConfig) -> list[str]:
+    from clf.data.constant import constant_notes  # imports NumPy and Pillow
+
+    members = splits.members()
+    return [*overlap_notes(members, cfg), *constant_notes(members[: len(splits.train)], cfg)]
 
 
 def _preview(cfg: DataConfig) -> Survey:

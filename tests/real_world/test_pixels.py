@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from clf.config import DataConfig
 from clf.data.decode import ORIENTATION, Look, decode
+from clf.data.index import survey
 from clf.data.reader import DataError
 
 RAMP = np.arange(12).reshape(3, 4)
@@ -395,3 +397,26 @@ def test_a_background_that_is_no_colour_is_named(tmp_path: Path):
         compose(["data.background=beidge", "gpus=1"])
     cfg = compose(['data.background="#7c7468"', "gpus=1", "data.white_level=4095"])
     assert Look.of(cfg.data) == Look((124, 116, 104), 4095.0)
+
+
+# --- classes whose images show nothing ---
+
+
+def test_a_class_of_nothing_but_one_colour_is_noted_and_one_such_image_is_not(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("black", "some", "fine"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            empty = name == "black" or (name == "some" and number < 3)
+            pixels_HWC = np.zeros((8, 8, 3), np.uint8) if empty else rng.integers(0, 256, (8, 8, 3))
+            path = tmp_path / name / f"{number:02}.png"
+            Image.fromarray(pixels_HWC.astype(np.uint8)).save(path)
+    (tmp_path / "fine" / "00.png").write_bytes(b"no image")  # training names it
+
+    notes = survey(DataConfig(name="imagefolder", root=str(tmp_path)), contents=True).notes
+    (said,) = [note for note in notes if "one colour" in note]
+    # 16 of the 16 that train: a tenth of 20 validates, a tenth tests
+    assert said.startswith(
+        "1 class has nothing but images of one colour, by those that were looked at: black "
+        "(16 of 16, RGB 0 0 0); look at the files, and set data.white_level"
+    )

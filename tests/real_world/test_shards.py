@@ -353,7 +353,7 @@ def test_copies_are_found_and_left_out_by_their_names(tmp_path):
     write(tmp_path / "train-0.tar", samples(range(8)))
     write(tmp_path / "val-0.tar", samples(range(6, 10)))
     cfg = data_config(tmp_path, name="webdataset", batch_size=1)
-    notes = survey(cfg, overlaps=True).notes
+    notes = survey(cfg, contents=True).notes
     assert "2 images are in more than one split" in notes[0]
     assert "train-0.tar/0006.png (train) = val-0.tar/0006.png (val)" in notes[0]
     bad = tmp_path / "bad.txt"
