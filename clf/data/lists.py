@@ -1,7 +1,7 @@
 """Lists of images as files: which file is the list of which split, and its records.
 
 JSONL, CSV and TSV, in UTF-8 or, with its mark, UTF-16. Other encodings have to be named, since a
-letter that is guessed wrong may make two labels one.
+letter that is guessed wrong may make two labels one. `clf.data.parquet` reads Parquet.
 """
 
 import codecs
@@ -10,10 +10,12 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clf.data import parquet
 from clf.data.naming import split_named
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -35,20 +37,29 @@ def split_of_list(parts: Sequence[str]) -> str | None:
     """The split of which a file is the list, by its path from the data set's folder; "all" for a
     list of all images, None for a file that is no list."""
     stem, ending = os.path.splitext(parts[-1])
-    if ending.lower() not in JSON_LINES + SEPARATED or len(parts) > 2:
+    is_parquet = ending.lower() == parquet.ENDING
+    if len(parts) > 2 or not (is_parquet or ending.lower() in JSON_LINES + SEPARATED):
         return None
+    if is_parquet:
+        stem = parquet.base_name(stem)
     alone = stem.casefold() in ALONE
-    if len(parts) == 2:
-        return split_named(parts[0]) if alone else None
+    if len(parts) == 2 and (split := split_named(parts[0])):
+        return split if alone or is_parquet else None
+    if len(parts) == 2 and not is_parquet:
+        return None
     return "all" if alone else split_named(re.sub(rf"[\W_]*({'|'.join(ALONE)}|list)$", "", stem))
 
 
 def list_files(root: Path) -> dict[str, list[Path]]:
-    """The lists of each split in a folder, or those of "all"; empty where there is none."""
+    """The lists of each split in a folder, or those of "all"; empty where there is none. Parquet
+    files may also lie in data/, or in the only folder, as on Hugging Face's hub."""
     found: dict[str, list[Path]] = {}
-    for name in sorted(os.listdir(root)):
+    with os.scandir(root) as entries:
+        is_folder = {entry.name: entry.is_dir() for entry in entries}
+    folders = [name for name, yes in is_folder.items() if yes and not name.startswith(".")]
+    for name in sorted(is_folder):
         inside: list[tuple[str, ...]] = [(name,)]
-        if split_named(name) and (root / name).is_dir():
+        if is_folder[name] and (split_named(name) or name == "data" or [name] == folders):
             inside = [(name, other) for other in sorted(os.listdir(root / name))]
         for parts in inside:  # a folder may hold a million images: no Path for each
             if (split := split_of_list(parts)) and root.joinpath(*parts).is_file():
@@ -59,7 +70,8 @@ def list_files(root: Path) -> dict[str, list[Path]]:
 def not_read(root: Path) -> str:
     """What a folder holds in forms that are not read, and what to do; "" where there is none."""
     kinds = {
-        ".parquet": "write its rows to train.csv and its images to files",
+        ".parquet": "rename them to train.parquet or train-00000-of-00003.parquet, and likewise "
+        "for the other splits, or give the folder of one configuration as data.root",
         ".tar": "unpack these, or give one tar file of class folders with data.stage=node",
         ".tfrecord": "write its images to class folders",
         ".lmdb": "write its images to class folders",
@@ -67,7 +79,8 @@ def not_read(root: Path) -> str:
         ".h5": "write its images to class folders",
         ".npz": "write its images to class folders",
     }
-    inside = [path for place in (root, root / "data") if place.is_dir() for path in place.iterdir()]
+    places = [root, *sorted(path for path in root.iterdir() if path.is_dir())[:100]]
+    inside = [path for place in places for path in place.iterdir()]
     for ending, remedy in kinds.items():
         if names := sorted(path.name for path in inside if path.suffix.lower() == ending):
             return f". {ending} files, such as {names[0]}, are not read as they are: {remedy}"
@@ -80,12 +93,54 @@ def is_list(path: Path) -> bool:
     if path.suffix.lower() in JSON_LINES:
         return True
     try:
+        if parquet.is_parquet(path):
+            parquet_columns(path, None, None)
+            return True
         record = next(records(path, None), (0, {}))[1]
         if isinstance(record, dict):
             columns_of(list(record), path, None, None)
     except ValueError:
         return False
     return isinstance(record, dict)
+
+
+def parquet_columns(path: Path, image: str | None, label: str | None) -> tuple[str, str]:
+    """`columns_of` a Parquet file; of columns without a usual name, the only Image and the only
+    ClassLabel of Hugging Face.
+
+    Raises:
+        ValueError: the file cannot be read, or none or several columns may be meant
+    """
+    keys, kinds = parquet.keys_of(path), parquet.features(path)
+
+    def only(kind: str, usual: tuple[str, ...]) -> str | None:
+        named = [key for key, one in kinds.items() if one.get("_type") == kind and key in keys]
+        plain = {_plain(name) for name in usual}
+        return named[0] if len(named) == 1 and not plain & set(map(_plain, keys)) else None
+
+    image = image or only("Image", IMAGE_COLUMNS)
+    return columns_of(keys, path, image, label or only("ClassLabel", LABEL_COLUMNS))
+
+
+def size_fault(root: Path, tables: list[Path], image: str | None, label: str | None) -> str:
+    """Why the images in Parquet files are too many to be held in memory, by the files' footers;
+    "" if they are not."""
+    mib, columns = 0.0, None
+    for path in tables:
+        try:
+            chosen = parquet_columns(path, image, label)
+            mib += parquet.embedded_mib(path, chosen[0])
+            columns = columns or chosen
+        except ValueError:
+            continue  # said, with all else that is wrong with the file, when it is read
+    if columns is None or mib <= parquet.MOST_MIB:
+        return ""
+    command = f"python -m clf.data.unpack {shlex.join([str(root.absolute()), 'FOLDER', *columns])}"
+    return (
+        f"the Parquet files in {root} hold {mib:.0f} MiB of images, which each process would keep "
+        f"in memory; at most {parquet.MOST_MIB} MiB are read so. Unpack them, and give that folder "
+        f"as data.root; in the repository: {command}"
+    )
 
 
 def columns_of(
