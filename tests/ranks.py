@@ -8,6 +8,7 @@ A case is a function of a test module; its arguments and result are pickled. Ins
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import queue
@@ -44,13 +45,9 @@ class Ranks:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for cases in self.cases:
-            cases.put(None)
         for process in self.processes:
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()  # to let torch and the garbage go in order would take seconds
+            process.join()
 
     def run(self, case: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What `case` returns on each rank; raises the first rank's error, with its traceback."""
@@ -72,7 +69,7 @@ class Ranks:
 
 
 def _next(cases: Any) -> Any:
-    """The next case; None if there is none, or the tests' process was killed."""
+    """The next case; None if the tests' process was killed."""
     parent = multiprocessing.parent_process()
     while parent is None or parent.is_alive():
         with contextlib.suppress(queue.Empty):
@@ -101,10 +98,17 @@ def _serve(rank: int, world: int, port: int, cases: Any, results: Any) -> None:
     }
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    imported = 0
     while (received := _next(cases)) is not None:
         number, case, args, kwargs = received
         try:
             results.put((number, rank, case(*args, **kwargs), None))
         except Exception:  # the parent raises it
             results.put((number, rank, None, traceback.format_exc()))
+        if len(sys.modules) > imported:
+            # DeepSpeed collects garbage up to eleven times an engine, each time through all that
+            # was ever imported: it would take most of a small run's time.
+            imported = len(sys.modules)
+            gc.collect()
+            gc.freeze()
     torch.distributed.destroy_process_group()

@@ -16,7 +16,6 @@ from clf.metrics import measures
 from clf.metrics.columns import class_accuracy, class_f1, class_precision
 from clf.metrics.measures import line, measure, percent, reported
 from clf.plan import compose
-from clf.run import fit
 from tests import tiny
 
 OWN = """
@@ -57,7 +56,7 @@ def test_a_users_own_measure_is_logged_monitored_and_shown(own_module, tmp_path:
     cfg = compose([f"trusted_packages=[{own_module}]", "checkpoint.monitor=val/error"])
     run = tiny.config(str(tmp_path / "digits"), epochs=1, model={"warmup_epochs": 0})
     run.checkpoint = cfg.checkpoint
-    scalars = fit(run, tmp_path / "run", progress=False)
+    scalars = tiny.fit(run, str(tmp_path / "run"))["scalars"]
     assert scalars["val/error"] == pytest.approx(1 - scalars["val/acc_top1"], abs=1e-6)
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
     header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
@@ -75,7 +74,7 @@ def test_the_best_checkpoint_is_that_of_the_monitored_measure(
     fast = {"warmup_epochs": 0, "learning_rate": 1e-2}
     cfg = tiny.config(str(tmp_path / "digits"), limit_batches=40, model=fast)
     cfg.checkpoint.monitor, logged = monitor, measures.logged_as(monitor)
-    fit(cfg, tmp_path / "run", progress=False)
+    tiny.fit(cfg, str(tmp_path / "run"))
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row[logged]]
     values = [float(row[logged]) for row in rows]

@@ -2,6 +2,7 @@
 second."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -147,6 +148,7 @@ def fit(
     torch.set_num_threads(1)  # many small runs on few cores: more threads wait for each other
     with (
         patch.object(torch, "set_num_threads"),
+        patch.object(os, "fsync"),  # no test cuts the power, and a run syncs some fifty times
         patch.object(run, "build_model", recording),
         patch.object(run, "_callbacks", stopping),
         contextlib.suppress(Stopped, Preempted),

@@ -101,6 +101,7 @@ def one_rank(rank: int, folder: str, port: int) -> None:
         save(path, write)
 
     checkpoint.write_file = save_and_be_signalled
+    os.fsync = lambda descriptor: None  # no power is cut here
     clf.run.build_model = lambda cfg, classes, pretrained: Tiny(classes, learning_rate=0.01)
     where = Path(folder)
     cfg = compose([*SETTINGS, f"data.root={folder}/digits", "data.image_size=16"])
