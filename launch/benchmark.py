@@ -19,7 +19,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
 
-from launch.arguments import parse, parser
+from launch.arguments.parser import parse, parser
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
 from launch.command import run_command

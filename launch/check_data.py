@@ -9,14 +9,15 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
-    from launch.arguments import check_data_parser
+    from launch.arguments.check_data import check_data_parser
     from launch.command import answer_help
 
     answer_help(check_data_parser())
 
 from clf.atomic import write_text
 from clf.data.likeness import missing
-from launch.arguments import check_data_parser, parse
+from launch.arguments.check_data import check_data_parser
+from launch.arguments.parser import parse
 from launch.command import run_command
 from launch.runs.check import (
     data_to_check,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from launch.arguments import SLURM_FLAGS
+from launch.arguments.run import SLURM_FLAGS
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

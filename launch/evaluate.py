@@ -10,7 +10,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
-    from launch.arguments import evaluate_parser
+    from launch.arguments.evaluate import evaluate_parser
     from launch.command import answer_help
 
     answer_help(evaluate_parser())
@@ -18,7 +18,8 @@ if __name__ == "__main__":
 from clf.config import ConfigError
 from clf.config.assign import lay
 from clf.config.overrides import parse as parse_settings
-from launch.arguments import evaluate_parser, parse
+from launch.arguments.evaluate import evaluate_parser
+from launch.arguments.parser import parse
 from launch.command import run_command
 from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class

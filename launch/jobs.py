@@ -11,13 +11,13 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
-    from launch.arguments import jobs_parser
+    from launch.arguments.jobs import jobs_parser
     from launch.command import answer_help
 
     answer_help(jobs_parser())
 
 from clf.config import ConfigError
-from launch.arguments import parse_jobs
+from launch.arguments.jobs import parse_jobs
 from launch.command import run_command
 from launch.runs import lifecycle, sweep
 from launch.runs.drill import drill

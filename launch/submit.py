@@ -12,7 +12,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
-    from launch.arguments import submit_parser
+    from launch.arguments.run import submit_parser
     from launch.command import answer_help
 
     answer_help(submit_parser())
@@ -22,7 +22,8 @@ from clf.config.compose import read
 from clf.config.describe import settings_table
 from clf.config.listing import models
 from clf.config.saved import to_yaml
-from launch.arguments import overrides, parse, settings_group, submit_parser
+from launch.arguments.parser import parse
+from launch.arguments.run import overrides, settings_group, submit_parser
 from launch.command import again, debug_command, run_command
 from launch.runs import sweep
 from launch.runs.folders import Run, create, find_run, shown

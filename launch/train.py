@@ -10,7 +10,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
-    from launch.arguments import train_parser
+    from launch.arguments.run import train_parser
     from launch.command import answer_help
 
     answer_help(train_parser())
@@ -19,7 +19,8 @@ from clf.config.compose import read
 from clf.config.describe import settings_table
 from clf.config.listing import models
 from clf.config.saved import to_yaml
-from launch.arguments import overrides, parse, settings_group, train_parser
+from launch.arguments.parser import parse
+from launch.arguments.run import overrides, settings_group, train_parser
 from launch.command import again, run_command
 from launch.runs.folders import find_run
 from launch.runs.lifecycle import make_ready

@@ -97,7 +97,8 @@ def test_an_unknown_flag_gets_the_flag_or_the_setting_that_was_meant(
 )
 def test_a_path_given_to_a_flag_reaches_the_configuration_as_it_was_typed(path: str) -> None:
     from clf.config.overrides import parse as parse_settings
-    from launch.arguments import overrides, parse, submit_parser
+    from launch.arguments.parser import parse
+    from launch.arguments.run import overrides, submit_parser
 
     for flag, key in (("--data", "data"), ("--config", "recipe")):
         read = parse_settings(overrides(parse(submit_parser(), [flag, path])))
@@ -163,7 +164,8 @@ def test_models_of_ones_own_are_listed_first(tmp_path: Path) -> None:
 def test_the_suggested_debug_command_is_one_that_train_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from launch.arguments import parse, train_parser
+    from launch.arguments.parser import parse
+    from launch.arguments.run import train_parser
     from launch.command import debug_command
 
     monkeypatch.setattr("sys.argv", ["launch/submit.py"])

@@ -71,14 +71,19 @@ def test_a_variable_of_the_jobs_environment_may_be_empty() -> None:
 def test_an_empty_word_is_a_fault_of_every_command(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from launch import arguments
+    from launch.arguments.evaluate import evaluate_parser
+    from launch.arguments.jobs import parse_jobs
+    from launch.arguments.parser import parse
+    from launch.arguments.run import submit_parser, train_parser
 
     script, *typed = words
-    command = getattr(arguments, f"{script.removesuffix('.py')}_parser")()
-    commands = {"jobs.py": (arguments.parse_jobs, typed)}
-    parse, *given = commands.get(script, (arguments.parse, command, typed))
+    parsers = {
+        "submit.py": submit_parser,
+        "train.py": train_parser,
+        "evaluate.py": evaluate_parser,
+    }
     with pytest.raises(SystemExit, match="2"):
-        parse(*given)
+        parse_jobs(typed) if script == "jobs.py" else parse(parsers[script](), typed)
     assert "there is no value (is a shell variable not set?)" in capsys.readouterr().err
 
 

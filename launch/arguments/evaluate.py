@@ -1,0 +1,38 @@
+"""The words of evaluate.py."""
+
+from pathlib import Path
+
+from launch.arguments.parser import Parser, parser
+
+EXAMPLES = """\
+  python launch/evaluate.py runs/NAME                                 best checkpoint, test split
+  python launch/evaluate.py runs/NAME/checkpoints/last.ckpt --split val
+  python launch/evaluate.py runs/NAME --predictions predictions.csv   the prediction of each image
+  python launch/evaluate.py runs/NAME data.root=/other/images         same classes, other images
+"""
+
+
+def evaluate_parser() -> Parser:
+    command = parser(
+        "Score a run's best checkpoint, or a checkpoint file, on one device.", EXAMPLES
+    )
+    command.add_argument(
+        "run_or_checkpoint",
+        metavar="RUN_OR_CHECKPOINT",
+        help="run folder, its name, or a .ckpt file",
+    )
+    command.add_argument(
+        "--split",
+        choices=("val", "test", "train"),
+        help="default: test if the data has one, else val",
+    )
+    command.add_argument(
+        "--predictions", type=Path, metavar="FILE.csv", help="write the prediction of each image"
+    )
+    command.add_argument(
+        "settings",
+        nargs="*",
+        metavar="data.key=value",
+        help="settings of the data, such as data.root",
+    )
+    return command
