@@ -33,6 +33,7 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
+from clf.predictions import Predictions
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
@@ -49,7 +50,7 @@ from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
-from clf.tracking.predictions import PredictionFile
+from clf.tracking.predictions import KeepPredictions
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -61,6 +62,7 @@ class Evaluation:
     scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
     per_class: list[PerClassRow]
     notes: list[str] = field(default_factory=list)  # of the data
+    predictions: Predictions | None = None  # None: the model's test_step returns no logits
 
 
 def fit(
@@ -192,12 +194,11 @@ def evaluate(
     if not len(loader):
         raise ValueError(f"the {split} split of {cfg.data.root or cfg.data.name} has no images")
     model = build_model(cfg, datamodule.num_classes, pretrained=False)
-    files = getattr(datamodule.splits, split).paths
-    writers = [PredictionFile(predictions, files, datamodule.classes)] if predictions else []
+    keep = KeepPredictions(datamodule.classes)
     trainer = Trainer(
         logger=False,
         enable_checkpointing=False,
-        callbacks=[*writers, *([ProgressBar()] if progress else [])],
+        callbacks=[keep, *([ProgressBar()] if progress else [])],
         **_common(replace(cfg, limit_batches=None), progress),
         **trainer_arguments(cfg),
     )
@@ -206,7 +207,10 @@ def evaluate(
         name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
     }
     rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
-    return Evaluation(split, path, scalars, rows, [*datamodule.splits.notes, *notes])
+    if predictions and keep.predictions:
+        keep.predictions.write_csv(predictions)
+    notes = [*datamodule.splits.notes, *notes]
+    return Evaluation(split, path, scalars, rows, notes, keep.predictions)
 
 
 def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
@@ -294,8 +298,8 @@ def _callbacks(
     - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
     - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
       agree on into a checkpoint, and before all that look at a validation, which is of the average.
-    - Throughput and PerClassTables come before StatusFile, which writes the newest speed and, with
-      the numbers of an evaluation, promises that its table is on disk.
+    - Throughput, PerClassTables and KeepPredictions come before StatusFile, which writes the newest
+      speed and, with the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
     - The user's own come last, so that they see what ours have done.
     - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
@@ -318,6 +322,7 @@ def _callbacks(
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
+        KeepPredictions(datamodule.classes, folder),
         StatusFile(folder),
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),

@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
-              bad_images.txt
+              bad_images.txt  predictions/<split>.npz
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -96,6 +96,10 @@ class RunFolder:
     @property
     def per_class(self) -> Path:
         return self.path / "per_class"
+
+    def predictions_of(self, split: str) -> Path:
+        """The predictions of the evaluation that ended the run (`clf.predictions`)."""
+        return self.path / "predictions" / f"{split}.npz"
 
     @property
     def wandb(self) -> Path:

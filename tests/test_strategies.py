@@ -17,6 +17,8 @@ from clf import run
 from clf.config import EmaConfig, MixConfig
 from clf.parallel import micro_batch
 from clf.parallel.micro_batch import FindMicroBatch
+from clf.predictions import Predictions
+from clf.run_folder import RunFolder
 from tests import tiny
 
 STEPS = 25  # an epoch
@@ -107,6 +109,14 @@ def test_one_process_gives_the_numbers_of_the_runs_best_checkpoint(runs, case):
     for name in ("test/acc_top1", "test/acc_top5", "test/acc_macro"):
         assert result.scalars[name] == own[name], name
     assert result.scalars["test/loss"] == pytest.approx(own["test/loss"], abs=1e-6)
+    kept = Predictions.read(RunFolder(runs[case]["folder"]).predictions_of("test"))
+    assert result.predictions is not None
+    assert (kept.images, kept.classes) == (result.predictions.images, result.predictions.classes)
+    for name in ("indices_N", "labels_N", "predicted_N"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(result.predictions, name))
+    np.testing.assert_allclose(
+        kept.probabilities_NC, result.predictions.probabilities_NC, atol=1e-6
+    )
 
 
 def test_a_resnet18_trains_the_same_on_1_2_and_4_ranks(place, ranks):

@@ -1,30 +1,40 @@
-"""A CSV file with the prediction for every image, to find the wrong ones or to compute other
-numbers from them."""
+"""Keeps what the network says of every image in an evaluation outside of the training.
 
-import csv
+B rows of a batch, N images, C classes.
+"""
+
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
+from clf.predictions import Predictions
+from clf.run_folder import RunFolder
+
+Part = tuple[np.ndarray, ...]  # indices, labels, predicted, probabilities of some rows
 
 
-class PredictionFile(Callback):
-    """Writes image, label, predicted and probability (of the predicted class) during a test on one
-    rank.
+class KeepPredictions(Callback):
+    """Gathers the predictions of `trainer.test` and `trainer.validate` from all ranks on rank 0.
+
+    The validations within a fit are left alone: they would wait for the device in each batch.
 
     Args:
-        path: the CSV file
-        images: the file of each image, in the order of the split
-        classes: the name of each class, in label order
+        classes: names in label order
+        folder: the predictions go to its `predictions/<split>.npz`; None: they are only kept here
     """
 
-    def __init__(self, path: Path, images: list[str], classes: list[str]) -> None:
-        self.path, self.images, self.classes = path, images, classes
-        self.rows: list[tuple[str, str, str, str]] = []
+    def __init__(self, classes: list[str], folder: RunFolder | None = None) -> None:
+        self.classes, self.folder = classes, folder
+        self.predictions: Predictions | None = None  # of the last evaluation, on rank 0
+        self._parts: list[Part] = []
+        self._unfit = ""  # why there are none
 
     def on_test_batch_end(
         self,
@@ -35,20 +45,79 @@ class PredictionFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        logits_BC: Tensor = outputs
-        probability_B, predicted_B = torch.softmax(logits_BC.float(), dim=1).max(dim=1)
-        columns = (batch["indices"], batch["labels"], predicted_B, probability_B)
-        for index, label, predicted, probability in zip(
-            *(c.tolist() for c in columns), strict=True
-        ):
-            if label != PADDING:
-                names = self.classes[label], self.classes[predicted]
-                self.rows.append((self.images[index], *names, f"{probability:.6f}"))
+        self._take(outputs, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClassificationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "validate":
+            self._take(outputs, batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The bytes of names that are no UTF-8 stay as they are.
-        with self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "label", "predicted", "probability"])
-            writer.writerows(self.rows)
+        self._gather(trainer, trainer.test_dataloaders)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._gather(trainer, trainer.val_dataloaders)
+
+    def _take(self, logits_BC: Any, batch: ClassificationBatch) -> None:
+        if not isinstance(logits_BC, Tensor) or logits_BC.ndim != 2:
+            self._unfit = "test_step or validation_step of the model does not return logits [B, C]"
+            return
+        rows_n = (batch["labels"] != PADDING).nonzero().squeeze(1)
+        # Not the largest probability: two logits may differ where the probabilities do not.
+        predicted_B = logits_BC.argmax(dim=1)
+        probabilities_BC = torch.softmax(logits_BC.float(), dim=1)
+        columns = batch["indices"], batch["labels"], predicted_B, probabilities_BC
+        self._parts.append(tuple(one[rows_n].cpu().numpy() for one in columns))
+
+    def _gather(self, trainer: Any, loader: Any) -> None:
+        """Put the rows of all ranks into the order of the split; on all ranks together."""
+        mine, self._parts = self._parts, []
+        ranks: list[Any] = [(mine, self._unfit)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks = [None] * trainer.world_size
+            into = ranks if trainer.is_global_zero else None
+            torch.distributed.gather_object((mine, self._unfit), into)
+        if not trainer.is_global_zero:
+            return
+        parts = [part for rank, _ in ranks for part in rank]
+        unfit = next((why for _, why in ranks if why), "")
+        if unfit or not parts or not hasattr(loader, "split"):
+            rank_zero_warn(
+                "no predictions are kept: "
+                + (unfit or "the loader is not that of ClassificationDataModule")
+            )
+            return
+        self.predictions = _in_order(parts, loader, self.classes)
+        if self.folder is not None:
+            self._write(self.folder.predictions_of(self.predictions.split))
+
+    def _write(self, path: Path) -> None:
+        assert self.predictions is not None
+        try:
+            self.predictions.write(path)
+        except OSError as problem:  # a full disk must not end a run that has trained
+            rank_zero_warn(f"{path} cannot be written: {problem}")
+
+
+def _in_order(parts: list[Part], loader: Any, classes: list[str]) -> Predictions:
+    indices_N, labels_N, predicted_N, probabilities_NC = map(
+        np.concatenate, zip(*parts, strict=True)
+    )
+    order_N = np.argsort(indices_N)
+    return Predictions(
+        loader.split.name,
+        list(classes),
+        [loader.path(index) for index in indices_N[order_N].tolist()],
+        indices_N[order_N],
+        labels_N[order_N],
+        predicted_N[order_N],
+        probabilities_NC[order_N],
+    )

@@ -1,0 +1,122 @@
+"""The predictions of one evaluation, image by image: what a report, a comparison and a search for
+wrong labels are made of. Imports no torch.
+
+N images, C classes.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clf.atomic import write_file
+
+UNKNOWN = -1  # the label of an image whose class nobody has given
+BETWEEN = "\0"  # names of files hold any other character
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of each image of a split, in the order of the split.
+
+    Attributes:
+        split: "train", "val" or "test"
+        classes: C names in label order
+        images: N paths as they were given; an image that has no file has words for it
+        indices_N: int64, position of each image in the split
+        labels_N: int64, a class or `UNKNOWN`
+        predicted_N: int64, the class with the largest logit
+        probabilities_NC: float32, the softmax of the logits, computed in float32
+    """
+
+    split: str
+    classes: list[str]
+    images: list[str]
+    indices_N: np.ndarray
+    labels_N: np.ndarray
+    predicted_N: np.ndarray
+    probabilities_NC: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def confidence_N(self) -> np.ndarray:
+        """float32, the probability of the predicted class."""
+        return self.probabilities_NC[np.arange(len(self)), self.predicted_N]
+
+    def confusion(self) -> np.ndarray:
+        """int64 [C, C]: images of class i that were predicted as class j."""
+        C, known_N = len(self.classes), self.labels_N != UNKNOWN
+        pairs_N = self.labels_N[known_N] * C + self.predicted_N[known_N]
+        return np.bincount(pairs_N, minlength=C * C).reshape(C, C)
+
+    def write(self, path: Path) -> None:
+        """An .npz file, whole or not at all. Names are stored as bytes, so that those that are no
+        UTF-8 come back as they were."""
+        arrays: dict[str, Any] = {
+            "split": np.array(self.split),
+            "classes": _as_bytes(self.classes),
+            "images": _as_bytes(self.images),
+            "indices_N": self.indices_N,
+            "labels_N": self.labels_N,
+            "predicted_N": self.predicted_N,
+            "probabilities_NC": self.probabilities_NC,
+        }
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # given a name, NumPy would put ".npz" behind it
+                np.savez_compressed(file, **arrays)
+
+        write_file(path, write)
+
+    def write_csv(self, path: Path) -> None:
+        """image, label, predicted and probability (of the predicted class), a row an image."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The bytes of names that are no UTF-8 stay as they are.
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "label", "predicted", "probability"])
+            for image, label, predicted, confidence in zip(
+                self.images, self.labels_N, self.predicted_N, self.confidence_N, strict=True
+            ):
+                name = "" if label == UNKNOWN else self.classes[label]
+                writer.writerow([image, name, self.classes[predicted], f"{confidence:.6f}"])
+
+    @staticmethod
+    def read(path: Path) -> "Predictions":
+        """What `write` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file
+            ValueError: it is not such a file, or only a part of one
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return Predictions(
+                str(arrays.pop("split")),
+                _as_names(arrays.pop("classes")),
+                _as_names(arrays.pop("images")),
+                **arrays,
+            )
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # NumPy, zipfile and zlib have an error of their own for each
+            raise ValueError(
+                f"{path} is not a whole file of predictions ({type(error).__name__}: {error}); "
+                "launch/evaluate.py RUN writes it again"
+            ) from None
+
+
+def _as_bytes(names: Sequence[str]) -> np.ndarray:
+    return np.frombuffer(os.fsencode(BETWEEN.join(names)), dtype=np.uint8)
+
+
+def _as_names(stored: np.ndarray) -> list[str]:
+    """Neither images nor classes are ever none: a split without images is not evaluated."""
+    return os.fsdecode(stored.tobytes()).split(BETWEEN)
