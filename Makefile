@@ -39,10 +39,10 @@ check: $(READY) docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A link that leads nowhere is an error. The variable silences a note about MkDocs' successors.
+# A link that leads nowhere is an error (but not with --quiet). The variable silences a note on MkDocs' successors.
 docs: $(READY)
 	@echo "== the docs as a site"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet -f docs/site/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
 	@echo "site/index.html is its first page; it needs no server and no network"
 
 env: $(READY)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
@@ -55,7 +56,10 @@ def as_page(path: str) -> str:
     """A file of the repository as a page that shows its text.
 
     Raises:
-        FileNotFoundError: a page links to a file that is not there
+        PluginError: a page links to a file that is not there
     """
-    text = (ROOT / path).read_text(encoding="utf-8")
+    try:
+        text = (ROOT / path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise PluginError(f"a page links to {path}, which is no file of the repository") from error
     return f"# {path}\n\n```{Path(path).suffix[1:]}\n{text}\n```\n"
