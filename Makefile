@@ -1,9 +1,10 @@
 # Two commands do everything, from a fresh clone with Python 3.11+ and make, without root:
 #   make demo    build the environment, train on the default images, print the per-class table
 #   make test    build the environment, run the tests
-# Also: make check (lint, format, types); make test-oldest (the fast tests with the lowest versions that
-# pyproject.toml allows); make lock (resolve the pinned versions again); make clean; and as root make testbed
-# (a real SLURM of four nodes on this machine; `python -m tests.slurm.testbed down` ends it).
+# Also: make docs (README and docs/ as a searchable site in site/); make check (lint, format, types, links of the
+# docs); make test-oldest (the fast tests with the lowest versions that pyproject.toml allows); make lock (resolve
+# the pinned versions again); make clean; and as root make testbed (a real SLURM of four nodes on this machine;
+# `python -m tests.slurm.testbed down` ends it).
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -16,7 +17,7 @@ SLOW := tests/slurm tests/launch tests/test_extending.py tests/test_end_to_end.p
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test test-oldest testbed check env lock clean
+.PHONY: demo test test-oldest testbed check docs env lock clean
 
 demo: $(READY)
 	$(BIN)/python launch/submit.py --nodes 1 --model resnet18
@@ -32,11 +33,17 @@ test-oldest: $(OLDEST)/.installed
 testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install
 
-check: $(READY)
+check: $(READY) docs
 	@echo "== lint, format, types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A link that leads nowhere is an error (but not with --quiet). The variable silences a note on MkDocs' successors.
+docs: $(READY)
+	@echo "== the docs as a site"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
+	@echo "site/index.html is its first page; it needs no server and no network"
 
 env: $(READY)
 
@@ -70,4 +77,4 @@ lock:
 	    --python-version 3.11 --constraint - --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
-	rm -rf .venv $(OLDEST)
+	rm -rf .venv $(OLDEST) site

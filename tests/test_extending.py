@@ -58,7 +58,7 @@ def examples() -> list[Example]:
     for section in PAGE.split("\n## ")[1:]:
         title, _, text = section.partition("\n")
         files = dict(re.findall(r"`([\w.]+)`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
-        (command,) = re.findall(r"\n```\npython (.*?)\n```", text, re.DOTALL)
+        (command,) = re.findall(r"\n```bash\npython (.*?)\n```", text, re.DOTALL)
         found.append(Example(title.rpartition(" ")[2].lower(), files, words(command)))
     return found
 
