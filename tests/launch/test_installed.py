@@ -2,6 +2,7 @@
 packages that the tests have."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def test_help_names_every_command_and_loads_none_of_them(clf: Path, place: Path)
     assert {"submit", "train", "evaluate", "jobs", "benchmark", "check-data"} <= set(listed)
     assert max(map(len, done.stdout.splitlines())) <= 120
     python = clf.with_name("python")
+    version = run(clf, "--version").stdout
+    assert re.fullmatch(rf"clf \d\S+, {clf.parents[1]}/lib/\S+\n", version), version
     program = (
         "import sys; from launch.__main__ import main\n"
         "sys.argv = ['clf', '--help']; main()\n"
