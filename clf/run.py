@@ -45,12 +45,13 @@ from clf.resilience.checkpoint import (
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
-from clf.run_folder import RunFolder
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.run_folder import RunFolder, read_commit
+from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.predictions import KeepPredictions
+from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -66,7 +67,11 @@ class Evaluation:
 
 
 def fit(
-    cfg: RunConfig, run_dir: Path, progress: bool = True, request: StopRequest | None = None
+    cfg: RunConfig,
+    run_dir: Path,
+    progress: bool = True,
+    request: StopRequest | None = None,
+    job: str | None = None,
 ) -> dict[str, float]:
     """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
     is one.
@@ -76,6 +81,7 @@ def fit(
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: whether the run was asked to leave early; None: it never is
+        job: the number of the job that this is a start of, for W&B; None: it is in none
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
@@ -86,7 +92,7 @@ def fit(
     """
     agreement = Agreement(request or StopRequest())
     try:
-        return _fit(cfg, RunFolder.create(run_dir), progress, agreement)
+        return _fit(cfg, RunFolder.create(run_dir), progress, agreement, job)
     except Preempted:
         agreement.leave_together()
         raise
@@ -95,10 +101,10 @@ def fit(
 
 
 def _fit(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
     with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
+        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
@@ -111,7 +117,7 @@ def _fit(
 
 
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume = folder.last if folder.last.exists() else None
@@ -144,7 +150,7 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder),
+        logger=_loggers(cfg, folder, job),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
@@ -280,8 +286,10 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
-    wandb = wandb_logger(cfg.tracking, folder, asdict(cfg), cfg.name or folder.path.name)
+def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+    code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
+    config = {**asdict(cfg), **code, "job_id": job}
+    wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
@@ -321,6 +329,7 @@ def _callbacks(
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
+        GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         KeepPredictions(datamodule.classes, folder),
         StatusFile(folder),
