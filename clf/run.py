@@ -13,6 +13,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
+from clf.atomic import remove_unfinished
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
@@ -45,6 +46,7 @@ from clf.resilience.checkpoint import (
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
+from clf.resilience.whole import best_or_last, newest_whole
 from clf.run_folder import RunFolder, read_commit
 from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
@@ -111,7 +113,10 @@ def _fit(
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
     # The test split, or without one the validation images once more, with the best weights.
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
-    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    path, damaged = best_or_last(folder)
+    if damaged and trainer.is_global_zero:
+        _note(folder, [damaged])
+    final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     close(trainer.loggers)
     return scalars | _scalars(trainer)
 
@@ -120,7 +125,7 @@ def _prepare(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
-    resume = folder.last if folder.last.exists() else None
+    resume, damaged = newest_whole(folder)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -138,6 +143,7 @@ def _prepare(
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
+        *damaged,
         *datamodule.splits.notes,
         *_weights_notes(cfg, model, resume),
         *_batchnorm_notes(cfg, model),
@@ -163,9 +169,14 @@ def _prepare(
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
-        for note in folder.add_notes(notes):
-            print(f"note: {note}", flush=True)
+        remove_unfinished(folder.path)
+        _note(folder, notes)
     return model, datamodule, trainer, resume
+
+
+def _note(folder: RunFolder, notes: list[str]) -> None:
+    for note in folder.add_notes(notes):
+        print(f"note: {note}", flush=True)
 
 
 def evaluate(
@@ -280,7 +291,7 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # ours are exact
         # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
         # also requeue.
-        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+        "plugins": [AtomicCheckpointIO(cfg.checkpoint.keep_last), LightningEnvironment()],
         "detect_anomaly": cfg.debug,
         **limit,
     }

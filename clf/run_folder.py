@@ -1,8 +1,8 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
-              per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
-              bad_images.txt  predictions/<split>.npz  commit.json
+              per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
+              wandb/  code/  bad_images.txt  predictions/<split>.npz  commit.json
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -93,6 +93,16 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def replaced(self) -> list[Path]:
+        """Former contents of `last`, the newest first."""
+        numbered = {
+            int(number[1]): path
+            for path in self.checkpoints.glob("last-*.ckpt")
+            if (number := re.fullmatch(r"last-(\d+)\.ckpt", path.name))
+        }
+        return [numbered[number] for number in sorted(numbered)]
 
     @property
     def metrics_csv(self) -> Path:
