@@ -13,6 +13,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
+from clf.atomic import remove_unfinished
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
@@ -45,12 +46,14 @@ from clf.resilience.checkpoint import (
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
-from clf.run_folder import RunFolder
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.resilience.whole import best_or_last, newest_whole
+from clf.run_folder import RunFolder, read_commit
+from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.predictions import KeepPredictions
+from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -66,7 +69,11 @@ class Evaluation:
 
 
 def fit(
-    cfg: RunConfig, run_dir: Path, progress: bool = True, request: StopRequest | None = None
+    cfg: RunConfig,
+    run_dir: Path,
+    progress: bool = True,
+    request: StopRequest | None = None,
+    job: str | None = None,
 ) -> dict[str, float]:
     """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
     is one.
@@ -76,6 +83,7 @@ def fit(
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: whether the run was asked to leave early; None: it never is
+        job: the number of the job that this is a start of, for W&B; None: it is in none
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
@@ -86,7 +94,7 @@ def fit(
     """
     agreement = Agreement(request or StopRequest())
     try:
-        return _fit(cfg, RunFolder.create(run_dir), progress, agreement)
+        return _fit(cfg, RunFolder.create(run_dir), progress, agreement, job)
     except Preempted:
         agreement.leave_together()
         raise
@@ -95,26 +103,29 @@ def fit(
 
 
 def _fit(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
     with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
+        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
     # The test split, or without one the validation images once more, with the best weights.
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
-    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    path, damaged = best_or_last(folder)
+    if damaged and trainer.is_global_zero:
+        _note(folder, [damaged])
+    final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     close(trainer.loggers)
     return scalars | _scalars(trainer)
 
 
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
-    resume = folder.last if folder.last.exists() else None
+    resume, damaged = newest_whole(folder)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -132,6 +143,7 @@ def _prepare(
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
+        *damaged,
         *datamodule.splits.notes,
         *_weights_notes(cfg, model, resume),
         *_batchnorm_notes(cfg, model),
@@ -144,7 +156,7 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder),
+        logger=_loggers(cfg, folder, job),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
@@ -157,9 +169,14 @@ def _prepare(
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
-        for note in folder.add_notes(notes):
-            print(f"note: {note}", flush=True)
+        remove_unfinished(folder.path)
+        _note(folder, notes)
     return model, datamodule, trainer, resume
+
+
+def _note(folder: RunFolder, notes: list[str]) -> None:
+    for note in folder.add_notes(notes):
+        print(f"note: {note}", flush=True)
 
 
 def evaluate(
@@ -274,14 +291,16 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # ours are exact
         # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
         # also requeue.
-        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+        "plugins": [AtomicCheckpointIO(cfg.checkpoint.keep_last), LightningEnvironment()],
         "detect_anomaly": cfg.debug,
         **limit,
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
-    wandb = wandb_logger(cfg.tracking, folder, asdict(cfg), cfg.name or folder.path.name)
+def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+    code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
+    config = {**asdict(cfg), **code, "job_id": job}
+    wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
@@ -321,6 +340,7 @@ def _callbacks(
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
+        GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         KeepPredictions(datamodule.classes, folder),
         StatusFile(folder),

@@ -27,6 +27,25 @@ ELSEWHERE = {
     "torchrun launch/train.py": ("tests/real_world/test_left_over.py", "TORCHELASTIC_RUN_ID"),
     "srun -n4 python launch/train.py": ("tests/slurm/test_submitting.py", "launch/train.py"),
     "sbatch --test-only": ("slurm/preflight.py", "--test-only"),
+    "clf --help": ("tests/launch/test_installed.py", '"--help"'),
+    "clf --version": ("tests/launch/test_installed.py", '"--version"'),
+    "clf completion bash > ~/.local/share/bash-completion/completions/clf": (
+        "tests/launch/test_installed.py",
+        '"completion", "bash"',
+    ),
+    "clf completion zsh > ~/.zfunc/_clf": ("tests/launch/test_installed.py", '"zsh"'),
+    "clf completion fish > ~/.config/fish/completions/clf.fish": (
+        "tests/launch/test_installed.py",
+        '"fish"',
+    ),
+    # Where there is an engine; what they build is compared by tests/slurm/test_container.py.
+    "docker build -t clf .": (".ci/run", "docker build -t clf ."),
+    'docker run --rm --init --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD:/work" '
+    "-v /my/images:/my/images:ro clf train --data /my/images": (
+        ".ci/run",
+        "docker run --rm --init clf train",
+    ),
+    "apptainer build clf.sif apptainer.def": (".ci/run", "apptainer.def"),
     "wandb sync": ("launch/terminal/summary.py", "wandb sync"),
 }
 # Placeholders alone, which stand for commands that are run.
@@ -87,6 +106,8 @@ def pip_fault(words: Sequence[str]) -> str:
     ]
     locked = (ROOT / "requirements.lock").read_text()
     for word in words:
+        if word.startswith("-") or word.endswith(".lock"):
+            continue
         name, _, extra = word.strip("'\"").rstrip("]").partition("[")
         if name in (".", "clf"):
             missing = [one for one in extra.split(",") if one and one not in extras]
