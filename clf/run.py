@@ -20,6 +20,7 @@ from clf.config.registry import logged_by
 from clf.config.saved import from_dict
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
+from clf.data.label_errors import record_trained_on
 from clf.data.sampler import micro_batch_size
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model, check_size, look_at_one_image
@@ -171,6 +172,8 @@ def _prepare(
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
         remove_unfinished(folder.path)
         _note(folder, notes)
+        train = datamodule.splits.train
+        record_trained_on(folder.trained_on, map(train.path, range(len(train))), datamodule.cfg)
     return model, datamodule, trainer, resume
 
 

@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
-              wandb/  code/  bad_images.txt  predictions/<split>.npz  commit.json
+              wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -115,6 +115,11 @@ class RunFolder:
     def predictions_of(self, split: str) -> Path:
         """The predictions of the evaluation that ended the run (`clf.predictions`)."""
         return self.path / "predictions" / f"{split}.npz"
+
+    @property
+    def trained_on(self) -> Path:
+        """Fingerprints of the images that the run was trained on (`clf.data.label_errors`)."""
+        return self.path / "predictions" / "trained_on.npy"
 
     @property
     def wandb(self) -> Path:

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     answer_help(check_data_parser())
 
 from clf.atomic import write_text
-from clf.data.likeness import missing
+from clf.data import label_errors, likeness
 from launch.arguments.check_data import check_data_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
@@ -26,9 +26,10 @@ from launch.runs.check import (
     write_fix_list,
     write_report,
 )
+from launch.runs.label_errors import add_suspects, data_of, runs_to_ask, score_labels
 from launch.terminal.data_page import page
 from launch.terminal.data_report import print_report, progress_bar
-from launch.terminal.screen import console, exit_code, fail, print_fields
+from launch.terminal.screen import announce, console, exit_code, fail, print_fields
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +39,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    if not arguments.exact and (reason := missing()):
+    # argparse takes what stands behind the runs for runs, too.
+    settings = [*arguments.settings, *(word for word in arguments.run if "=" in word)]
+    names = [word for word in arguments.run if "=" not in word]
+    if reason := (not arguments.exact and likeness.missing()) or (names and label_errors.missing()):
         return fail(reason)
+    if arguments.suspects and not (names and arguments.fix_list):
+        return fail("--suspects: goes with --fix-list FILE and --run RUN; give both")
     if arguments.workers is not None and arguments.workers < 1:
         return fail(f"--workers {arguments.workers}: expected at least 1")
-    cfg = data_to_check(arguments.root, arguments.settings)
+    runs = runs_to_ask(names)
+    cfg = data_of(runs[0], arguments.root) if runs and not settings else None
+    cfg = cfg or data_to_check(arguments.root, settings)
     splits, faults = splits_of(cfg)
     folder = arguments.out or Path("data_check", Path(cfg.root or "").name)
     try:
@@ -52,12 +60,16 @@ def _check(arguments: argparse.Namespace) -> int:
     out = console()
     try:
         with progress_bar(out, sum(map(len, (splits.train, splits.val, splits.test)))) as progress:
-            report = look_at_images(
+            report, facts = look_at_images(
                 cfg, splits, faults, folder, not arguments.exact, arguments.workers, progress
             )
     except KeyboardInterrupt:
         out.print(f"\nStopped. {folder} keeps what is known; the same command goes on from there.")
         return 130
+    if runs:
+        score_labels(cfg, splits, facts, runs, report, folder, announce)
+    if arguments.suspects:
+        add_suspects(report)
     print_report(out, report)
     files: dict[str, str | None] = {
         "report": str(write_report(report, folder)),

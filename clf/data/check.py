@@ -16,6 +16,7 @@ from clf.data.decode import Look
 from clf.data.findings import FALSIFIES, LOOK, Finding, absent, broken, item_of, odd
 from clf.data.index import ImageSplits
 from clf.data.inspection import Facts
+from clf.data.label_errors import ClassLabels
 from clf.data.overlap import Member
 from clf.data.reader import SPLITS
 
@@ -34,6 +35,7 @@ class Report:
     mean: list[float] = field(default_factory=list)  # of the training images, by channel, 0..1
     std: list[float] = field(default_factory=list)
     fix_list: list[str] = field(default_factory=list)  # places for data.exclude
+    labels: list[ClassLabels] = field(default_factory=list)  # where runs have scored the labels
 
     @property
     def spoils(self) -> bool:

@@ -7,6 +7,7 @@ from launch.arguments.parser import Parser, parser
 EXAMPLES = """\
   python launch/check_data.py /my/images                     what would stop or falsify a run
   python launch/check_data.py /my/images --fix-list bad.txt  ... for data.exclude=bad.txt
+  python launch/check_data.py /my/images --run NAME          ... and labels that are probably wrong
   python launch/check_data.py /my/images data.exclude=bad.txt data.group_by=folder
 """
 
@@ -29,6 +30,20 @@ def check_data_parser() -> Parser:
         type=Path,
         metavar="FILE",
         help="write the images to leave out with data.exclude=FILE",
+    )
+    command.add_argument(
+        "--run",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="RUN",
+        help="find labels that are probably wrong, with runs on this data: each judges the images "
+        "that it was not trained on; without settings, those of the first run's data count",
+    )
+    command.add_argument(
+        "--suspects",
+        action="store_true",
+        help="put the images that --run finds into the --fix-list too",
     )
     command.add_argument(
         "--exact",

@@ -12,7 +12,7 @@ from clf.config.rules import check as check_rules
 from clf.data.check import Report, check
 from clf.data.decode import Look
 from clf.data.index import ImageSplits, read_splits
-from clf.data.inspection import inspect
+from clf.data.inspection import Facts, inspect
 from clf.data.reader import DataError
 from clf.data.recognise import data_settings_of
 
@@ -64,8 +64,8 @@ def look_at_images(
     near: bool,
     threads: int | None,
     progress: Callable[[int], None],
-) -> Report:
-    """The report; what is known of each image is kept in `folder`.
+) -> tuple[Report, list[Facts]]:
+    """The report, and what is known of each image, which is kept in `folder`.
 
     Args:
         near, threads, progress: as for `clf.data.inspection.inspect`
@@ -73,7 +73,7 @@ def look_at_images(
     members = splits.members()
     cache = folder / "cache.jsonl"
     facts = inspect(members, Look.of(cfg), cache, near, threads, progress)
-    return check(splits, faults, members, facts, cfg)
+    return check(splits, faults, members, facts, cfg), facts
 
 
 def write_report(report: Report, folder: Path) -> Path:

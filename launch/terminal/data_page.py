@@ -41,6 +41,7 @@ def page(report: Report) -> str:
         verdict,
         f"<ul>{faults}{notes}</ul>",
         *(_finding(one) for one in report.findings),
+        *_labels(report),
         "<h2>Images of each class</h2>",
         _table(
             ["class", *SPLITS],
@@ -60,6 +61,17 @@ def page(report: Report) -> str:
     title = f"<title>{_text(report.root)}</title><style>{STYLE}</style>"
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}</head>'
     return f"{head}<body>{''.join(parts)}</body></html>\n"
+
+
+def _labels(report: Report) -> list[str]:
+    """The classes whose labels are doubtful, the worst first, where runs have scored them."""
+    rows = [
+        [one.name, str(one.scored), str(one.suspected), f"{one.suspected / one.scored:.1%}"]
+        for one in report.labels
+        if one.suspected
+    ]
+    head = ["class", "labels scored", "probably wrong", ""]
+    return ["<h2>Doubtful labels of each class</h2>", _table(head, rows)] if rows else []
 
 
 def _finding(finding: Finding) -> str:
