@@ -226,10 +226,10 @@ def suspects(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> np.ndarray:
 
 def _words(classes: Sequence[str], label: int, probabilities_C: np.ndarray, runs: int) -> str:
     likely = int(probabilities_C.argmax())
-    seen = "" if runs == 1 else f", mean of {runs} runs"
+    seen = "" if runs == 1 else f", {runs} runs"
     return (
-        f"rather {classes[likely]}, {probabilities_C[likely]:.1%}; "
-        f"{classes[label]}, {probabilities_C[label]:.1%}{seen}"
+        f"rather {classes[likely]} ({probabilities_C[likely]:.1%}) than {classes[label]} "
+        f"({probabilities_C[label]:.1%}){seen}"
     )
 
 

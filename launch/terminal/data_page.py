@@ -10,19 +10,21 @@ from clf.data.decode import decode
 from clf.data.findings import Finding, Item
 from clf.data.reader import SPLITS, DataError
 
-MOST_GROUPS = 24  # of a finding that are shown
+MOST_GROUPS = 60  # of a finding that are shown
 MOST_COPIES = 4  # of a group
 SIDE = 120  # pixels of a thumbnail
 STYLE = """
+:root { color-scheme: light dark }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em }
 table { border-collapse: collapse } td, th { padding: .15em .8em; text-align: right }
 td:first-child, th:first-child { text-align: left } th { border-bottom: 1px solid #888 }
 details { margin: 1em 0 } summary { cursor: pointer; font-weight: 600 }
-.bad { color: #b00020 } .groups { display: flex; flex-wrap: wrap; gap: 12px; margin-top: .6em }
-.group { display: flex; gap: 4px; border: 1px solid #ccc; border-radius: 6px; padding: 6px }
+.bad { color: light-dark(#b00020, #ff8a9a) }
+.groups { display: flex; flex-wrap: wrap; gap: 12px; margin-top: .6em }
+.group { display: flex; gap: 4px; border: 1px solid #8886; border-radius: 6px; padding: 6px }
 figure { margin: 0; width: 132px; font-size: 12px; overflow-wrap: anywhere }
-img, .none { width: 120px; height: 120px; object-fit: contain; background: #eee; display: block }
-.none { line-height: 120px; text-align: center; color: #b00020 }
+img, .none { width: 120px; height: 120px; object-fit: contain; background: #8882; display: block }
+.none { line-height: 120px; text-align: center; color: light-dark(#b00020, #ff8a9a) }
 """
 
 
@@ -89,10 +91,9 @@ def _finding(finding: Finding) -> str:
 
 
 def _figure(item: Item) -> str:
-    words = " ".join(part for part in (item.place, item.words) if part)
-    caption = (
-        f"<figcaption>{_text(item.split)} / {_text(item.label)}<br>{_text(words)}</figcaption>"
-    )
+    words = f"<b>{_text(item.words)}</b>" if item.words else ""
+    lines = [f"{_text(item.split)} / {_text(item.label)}", _text(item.place), words]
+    caption = f"<figcaption>{'<br>'.join(filter(None, lines))}</figcaption>"
     return f"<figure>{_thumbnail(item) if item.image else ''}{caption}</figure>"
 
 
