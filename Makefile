@@ -69,7 +69,7 @@ $(OLDEST)/.installed: pyproject.toml | $(READY)
 	@rm -rf $(OLDEST)
 	@$(OLDEST_PYTHON) -m venv $(OLDEST)
 	@if command -v uv >/dev/null; then uv=uv; else uv=$(BIN)/uv; fi; \
-	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra test
+	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra label_errors --extra test
 	@touch $@
 
 # torch and torchvision are named because a later torch has no torchvision to go with it.

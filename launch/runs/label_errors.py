@@ -16,12 +16,12 @@ from launch.runs.folders import named
 
 
 def runs_to_ask(names: Sequence[str]) -> list[Path]:
-    """Their folders.
+    """Their folders; of a sweep, those of its runs.
 
     Raises:
         ConfigError: no such run, or one that does not tell which images it was trained on
     """
-    folders = [named(name, Path("runs")) for name in names]
+    folders = [folder for name in names for folder in _folders(name)]
     for folder in map(RunFolder, folders):
         if not folder.best.is_file() and not folder.last.is_file():
             raise ConfigError([f"--run {folder.path}: it has no checkpoint yet; wait for its end"])
@@ -33,6 +33,14 @@ def runs_to_ask(names: Sequence[str]) -> list[Path]:
                 ]
             )
     return folders
+
+
+def _folders(name: str) -> list[Path]:
+    for sweep in (Path(name).expanduser(), Path("runs", name)):
+        runs = sorted(path.parent.absolute() for path in sweep.glob("*/config.yaml"))
+        if runs and not (sweep / "config.yaml").is_file():
+            return runs
+    return [named(name, Path("runs"))]
 
 
 def data_of(run: Path, root: Path) -> DataConfig:

@@ -27,6 +27,14 @@ ELSEWHERE = {
     "torchrun launch/train.py": ("tests/real_world/test_left_over.py", "TORCHELASTIC_RUN_ID"),
     "srun -n4 python launch/train.py": ("tests/slurm/test_submitting.py", "launch/train.py"),
     "sbatch --test-only": ("slurm/preflight.py", "--test-only"),
+    "python launch/check_data.py /my/images --run NAME": (
+        "tests/real_world/test_label_errors.py",
+        '"--run", *runs',
+    ),
+    "python launch/check_data.py /my/images --run folds --fix-list bad.txt --suspects": (
+        "tests/real_world/test_label_errors.py",
+        '"--suspects"',
+    ),
     "clf --help": ("tests/launch/test_installed.py", '"--help"'),
     "clf --version": ("tests/launch/test_installed.py", '"--version"'),
     "clf completion bash > ~/.local/share/bash-completion/completions/clf": (

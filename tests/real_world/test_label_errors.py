@@ -227,7 +227,11 @@ def test_the_command_finds_what_was_put_into_another_folder(
     assert "Doubtful labels of each class" in page
     assert page.count("data:image/jpeg;base64") == len(suspected)
 
-    assert main([str(root), "--run", *runs, *fix]) == 0  # without being asked nothing is left out
+    sweep = str(Path(runs[0]).parent)
+    assert main([str(root), "--run", sweep, *fix]) == 0  # without being asked nothing is left out
+    assert json.loads(Path("data_check/images/report.json").read_text()) | {"fix_list": []} == (
+        report | {"fix_list": []}
+    )
     assert Path("bad.txt").read_text().splitlines()[1:] == []
 
 
