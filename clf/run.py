@@ -20,10 +20,11 @@ from clf.config.saved import from_dict
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
+from clf.data.transforms import EvalTransform
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model, check_size, look_at_one_image
 from clf.models.mix import mixer
-from clf.optim.ema import WeightAverage, WeightsAsTrained
+from clf.optim.ema import AS_TRAINED, WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm, check_one_image
 from clf.parallel.freezing import FreezeBackbone
 from clf.parallel.lightning_internals import (
@@ -211,6 +212,66 @@ def evaluate(
         keep.predictions.write_csv(predictions)
     notes = [*datamodule.splits.notes, *notes]
     return Evaluation(split, path, scalars, rows, notes, keep.predictions)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model with its weights (their average, with `ema.decay`), on the CPU.
+
+    Attributes:
+        cfg: of the run, changed to evaluate on one device
+        classes: names in label order
+        epoch, step: after which the checkpoint was saved, counted from 1
+        averaged: whether the weights are an average
+    """
+
+    checkpoint: Path
+    cfg: RunConfig
+    classes: list[str]
+    model: BaseClassificationModel
+    epoch: int
+    step: int
+    averaged: bool
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.checkpoint.absolute().parent.parent
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of an image's short side before the evaluation's centre crop."""
+        return EvalTransform(self.cfg.data).short_side
+
+    def data(self) -> ClassificationDataModule:
+        """The images of the run, their classes numbered like the model's outputs."""
+        datamodule = ClassificationDataModule(self.cfg.data, self.cfg.seed)
+        datamodule.prepare_data()
+        numbers = {name: label for label, name in enumerate(self.classes)}
+        datamodule.number_like(numbers, self.checkpoint, may_lack=True)
+        return datamodule
+
+
+def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trained:
+    """What a checkpoint holds, in eager mode and the usual memory format; its images are not read.
+
+    Args:
+        run_or_checkpoint, data: as for `evaluate`
+
+    Raises:
+        ValueError: no checkpoint there, or weights that are not this network's
+    """
+    path = find_checkpoint(run_or_checkpoint)
+    checkpoint = read_checkpoint(path)
+    record = checkpoint[RECORD]
+    cfg = _on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"), data)
+    plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
+    cfg = replace(cfg, strategy=plain)
+    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
+    model = build_model(cfg, len(classes), pretrained=False)
+    model.load_state_dict(checkpoint["state_dict"])
+    epoch, step = int(checkpoint["epoch"]) + 1, int(checkpoint["global_step"])
+    return Trained(path, cfg, classes, model.eval(), epoch, step, AS_TRAINED in checkpoint)
 
 
 def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
