@@ -12,8 +12,8 @@ READY  := .venv/.installed
 # The lowest versions have no wheels for newer Pythons.
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
-# Not among the fast tests: those that start a SLURM or the commands, and those that train for minutes.
-SLOW := tests/slurm tests/launch tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+# Not among the fast tests: those that start a SLURM, the commands or a browser, and those that train for minutes.
+SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
 
@@ -34,10 +34,11 @@ testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install
 
 check: $(READY) docs
-	@echo "== lint, format, types"
+	@echo "== lint, format, types, Dockerfile"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # A link that leads nowhere is an error (but not with --quiet). The variable silences a note on MkDocs' successors.
 docs: $(READY)

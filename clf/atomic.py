@@ -8,11 +8,16 @@ Each is written under another name beside its target and then renamed, so that a
 half of it. What a killed process left behind ends in `.part`.
 """
 
+import contextlib
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+UNFINISHED = r"^\..+\.[0-9a-f]{8}\.part$"  # what `_beside` names
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,6 +47,18 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)  # the rename itself
 
 
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` another name of the file `source`, or a copy where there are no hard links."""
+
+    def make(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    write_file(target, make)
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `path` from the temporary one, private and empty, that `fill` is given.
 
@@ -63,6 +80,16 @@ def remove_leftovers(path: Path) -> None:
     """Delete what killed processes left of the folder `path`, which no process may still write."""
     for left in path.parent.glob(f".{path.name}.*.part"):
         shutil.rmtree(left)
+
+
+def remove_unfinished(folder: Path, older_than_s: float = 60) -> None:
+    """Delete the files that killed processes left half written in a folder and its subfolders. A
+    younger one may be in the making."""
+    for path in folder.rglob(".*.part"):
+        if re.search(UNFINISHED, path.name) and path.is_file():
+            with contextlib.suppress(FileNotFoundError):  # another process has finished it
+                if time.time() - path.stat().st_mtime > older_than_s:
+                    path.unlink()
 
 
 def _beside(path: Path) -> Path:

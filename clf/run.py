@@ -1,11 +1,11 @@
-"""A run, from config to numbers: `fit` trains and tests, `evaluate` scores a checkpoint. Read this
-first.
+"""A run, from config to numbers: `fit` trains and tests; `evaluate`, of `clf.scoring`, scores a
+checkpoint. Read this first.
 
 YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) -> counts (metrics)
      -> one sync an epoch -> scalars and per-class tables (tracking) -> run folder and W&B
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,17 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 
+from clf.atomic import remove_unfinished
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
-from clf.config.saved import from_dict
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
-from clf.data.transforms import EvalTransform
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model, check_size, look_at_one_image
 from clf.models.mix import mixer
-from clf.optim.ema import AS_TRAINED, WeightAverage, WeightsAsTrained
+from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm, check_one_image
 from clf.parallel.freezing import FreezeBackbone
 from clf.parallel.lightning_internals import (
@@ -34,40 +33,36 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
-from clf.predictions import Predictions
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
     RunRecord,
     checkpoint_callbacks,
-    find_checkpoint,
     read_checkpoint,
 )
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
-from clf.run_folder import RunFolder
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.resilience.whole import best_or_last, newest_whole
+from clf.run_folder import RunFolder, read_commit
+from clf.scoring import evaluate
+from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.predictions import KeepPredictions
-from clf.tracking.tables import PerClassRow, rows_from_counts
+from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.wandb_run import close, wandb_logger
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    split: str
-    checkpoint: Path
-    scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
-    per_class: list[PerClassRow]
-    notes: list[str] = field(default_factory=list)  # of the data
-    predictions: Predictions | None = None  # None: the model's test_step returns no logits
+__all__ = ["evaluate", "fit"]
 
 
 def fit(
-    cfg: RunConfig, run_dir: Path, progress: bool = True, request: StopRequest | None = None
+    cfg: RunConfig,
+    run_dir: Path,
+    progress: bool = True,
+    request: StopRequest | None = None,
+    job: str | None = None,
 ) -> dict[str, float]:
     """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
     is one.
@@ -77,6 +72,7 @@ def fit(
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: whether the run was asked to leave early; None: it never is
+        job: the number of the job that this is a start of, for W&B; None: it is in none
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
@@ -87,7 +83,7 @@ def fit(
     """
     agreement = Agreement(request or StopRequest())
     try:
-        return _fit(cfg, RunFolder.create(run_dir), progress, agreement)
+        return _fit(cfg, RunFolder.create(run_dir), progress, agreement, job)
     except Preempted:
         agreement.leave_together()
         raise
@@ -96,26 +92,29 @@ def fit(
 
 
 def _fit(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
     with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
+        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
     # The test split, or without one the validation images once more, with the best weights.
     final = trainer.test if len(datamodule.splits.test) else trainer.validate
-    final(model, datamodule=datamodule, ckpt_path=folder.best, weights_only=True, verbose=False)
+    path, damaged = best_or_last(folder)
+    if damaged and trainer.is_global_zero:
+        _note(folder, [damaged])
+    final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     close(trainer.loggers)
     return scalars | _scalars(trainer)
 
 
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
-    resume = folder.last if folder.last.exists() else None
+    resume, damaged = newest_whole(folder)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -133,6 +132,7 @@ def _prepare(
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
+        *damaged,
         *datamodule.splits.notes,
         *_weights_notes(cfg, model, resume),
         *_batchnorm_notes(cfg, model),
@@ -145,7 +145,7 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder),
+        logger=_loggers(cfg, folder, job),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
@@ -158,133 +158,14 @@ def _prepare(
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
-        for note in folder.add_notes(notes):
-            print(f"note: {note}", flush=True)
+        remove_unfinished(folder.path)
+        _note(folder, notes)
     return model, datamodule, trainer, resume
 
 
-def evaluate(
-    run_or_checkpoint: Path,
-    split: str | None = None,
-    predictions: Path | None = None,
-    data: dict[str, Any] | None = None,
-    progress: bool = True,
-) -> Evaluation:
-    """Score a run's best checkpoint, or a checkpoint file, on one device.
-
-    Args:
-        run_or_checkpoint: a run folder or a file
-        split: "train", "val" or "test"; None: test if the data has one, else val
-        predictions: CSV to write, a row an image: image, label, predicted, probability
-        data: fields of the data config to replace, such as {"root": "..."}
-
-    Raises:
-        ValueError: no checkpoint there, an empty split, or data that has a class which the
-        checkpoint has not
-    """
-    quiet_lightning()
-    path = find_checkpoint(run_or_checkpoint)
-    record = read_checkpoint(path)[RECORD]
-    cfg = _on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"), data)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    notes = datamodule.number_like(record["class_to_idx"], path, may_lack=True)
-    split = split or ("test" if len(datamodule.splits.test) else "val")
-    loader = datamodule.eval_loader(split)
-    if not len(loader):
-        raise ValueError(f"the {split} split of {cfg.data.root or cfg.data.name} has no images")
-    model = build_model(cfg, datamodule.num_classes, pretrained=False)
-    keep = KeepPredictions(datamodule.classes)
-    trainer = Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[keep, *([ProgressBar()] if progress else [])],
-        **_common(replace(cfg, limit_batches=None), progress),
-        **trainer_arguments(cfg),
-    )
-    trainer.test(model, dataloaders=loader, ckpt_path=path, weights_only=True, verbose=False)
-    scalars = {
-        name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
-    }
-    rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
-    if predictions and keep.predictions:
-        keep.predictions.write_csv(predictions)
-    notes = [*datamodule.splits.notes, *notes]
-    return Evaluation(split, path, scalars, rows, notes, keep.predictions)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint's model with its weights (their average, with `ema.decay`), on the CPU.
-
-    Attributes:
-        cfg: of the run, changed to evaluate on one device
-        classes: names in label order
-        epoch, step: after which the checkpoint was saved, counted from 1
-        averaged: whether the weights are an average
-    """
-
-    checkpoint: Path
-    cfg: RunConfig
-    classes: list[str]
-    model: BaseClassificationModel
-    epoch: int
-    step: int
-    averaged: bool
-
-    @property
-    def run(self) -> Path:
-        """The run's folder."""
-        return self.checkpoint.absolute().parent.parent
-
-    @property
-    def short_side(self) -> int:
-        """Pixels of an image's short side before the evaluation's centre crop."""
-        return EvalTransform(self.cfg.data).short_side
-
-    def data(self) -> ClassificationDataModule:
-        """The images of the run, their classes numbered like the model's outputs."""
-        datamodule = ClassificationDataModule(self.cfg.data, self.cfg.seed)
-        datamodule.prepare_data()
-        numbers = {name: label for label, name in enumerate(self.classes)}
-        datamodule.number_like(numbers, self.checkpoint, may_lack=True)
-        return datamodule
-
-
-def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trained:
-    """What a checkpoint holds, in eager mode and the usual memory format; its images are not read.
-
-    Args:
-        run_or_checkpoint, data: as for `evaluate`
-
-    Raises:
-        ValueError: no checkpoint there, or weights that are not this network's
-    """
-    path = find_checkpoint(run_or_checkpoint)
-    checkpoint = read_checkpoint(path)
-    record = checkpoint[RECORD]
-    cfg = _on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"), data)
-    plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
-    cfg = replace(cfg, strategy=plain)
-    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
-    model = build_model(cfg, len(classes), pretrained=False)
-    model.load_state_dict(checkpoint["state_dict"])
-    epoch, step = int(checkpoint["epoch"]) + 1, int(checkpoint["global_step"])
-    return Trained(path, cfg, classes, model.eval(), epoch, step, AS_TRAINED in checkpoint)
-
-
-def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
-    """The config that a run was trained with, changed to evaluate on one device.
-
-    Args:
-        data: as for `evaluate`
-    """
-    # The batches of the run's own evaluation, so that floats are added in the same order.
-    batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
-    images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
-    one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
-    return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
+def _note(folder: RunFolder, notes: list[str]) -> None:
+    for note in folder.add_notes(notes):
+        print(f"note: {note}", flush=True)
 
 
 def _weights_notes(
@@ -335,14 +216,16 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # ours are exact
         # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
         # also requeue.
-        "plugins": [AtomicCheckpointIO(), LightningEnvironment()],
+        "plugins": [AtomicCheckpointIO(cfg.checkpoint.keep_last), LightningEnvironment()],
         "detect_anomaly": cfg.debug,
         **limit,
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
-    wandb = wandb_logger(cfg.tracking, folder, asdict(cfg), cfg.name or folder.path.name)
+def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+    code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
+    config = {**asdict(cfg), **code, "job_id": job}
+    wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
@@ -382,6 +265,7 @@ def _callbacks(
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
+        GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         KeepPredictions(datamodule.classes, folder),
         StatusFile(folder),

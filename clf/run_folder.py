@@ -1,8 +1,8 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
-              per_class/*.csv  checkpoints/{best,last,top-epoch<N>,epoch<N>}.ckpt  wandb/  code/
-              bad_images.txt  predictions/<split>.npz
+              per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
+              wandb/  code/  bad_images.txt  predictions/<split>.npz  commit.json
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -78,6 +78,11 @@ class RunFolder:
         return self.path / "code"
 
     @property
+    def commit(self) -> Path:
+        """Which Git commit the code is, and whether it was edited; absent where Git knows none."""
+        return self.path / "commit.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -88,6 +93,16 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def replaced(self) -> list[Path]:
+        """Former contents of `last`, the newest first."""
+        numbered = {
+            int(number[1]): path
+            for path in self.checkpoints.glob("last-*.ckpt")
+            if (number := re.fullmatch(r"last-(\d+)\.ckpt", path.name))
+        }
+        return [numbered[number] for number in sorted(numbered)]
 
     @property
     def metrics_csv(self) -> Path:
@@ -155,6 +170,15 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
         return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def read_commit(run_dir: Path) -> dict[str, Any]:
+    """The `commit` of the run's code, 40 hex digits, and whether tracked files had been `changed`
+    (None: not known); {} where Git knows nothing of the code."""
+    try:
+        return json.loads(RunFolder(run_dir).commit.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def read_scalars(run_dir: Path) -> list[dict[str, str]]:

@@ -1,10 +1,12 @@
 """What tests share: a checkout of its own whose training is a stand-in, so that a job runs for real
-in about a second; and ranks, real processes that are started once."""
+in about a second; ranks, real processes that are started once; and a browser, likewise."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ SCALARS = "epoch,step,train/loss,val/loss,val/acc_top1\\n1,9,0.625,0.5,0.75\\n"
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORD")
 
 
-def fit(cfg, run_dir, progress=True, request=None):
+def fit(cfg, run_dir, progress=True, request=None, job=None):
     rank = int(os.environ.get("RANK", 0))
     seen = {name: os.environ.get(name) for name in NAMES} | {"mark": MARK, "path": sys.path[:2]}
     (run_dir / f"seen{rank}.json").write_text(json.dumps(seen))
@@ -42,6 +44,8 @@ def fit(cfg, run_dir, progress=True, request=None):
         (run_dir / "per_class" / "test.csv").write_text(table)
     return scalars
 '''
+
+CHROMIUM = "/usr/bin/chromium"
 
 
 @pytest.fixture
@@ -66,3 +70,20 @@ def ranks() -> Iterator[Callable[[int], Ranks]]:
             return started[world]
 
         yield of
+
+
+@pytest.fixture(scope="module")  # while it is there, this thread can run no other event loop
+def browser() -> Iterator[Any]:
+    """A headless Chromium, playwright's `Browser`. Skips where there is none; in CI that is a
+    failure."""
+    if not Path(CHROMIUM).exists():
+        reason = f"no browser here: expected {CHROMIUM}; apt-get install chromium brings it"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()

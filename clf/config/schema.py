@@ -320,6 +320,12 @@ class CheckpointConfig:
         "the best so many stay: above 1, each as top-epoch<NNN>.ckpt, and best.ckpt is the first",
         1,
     )
+    keep_last: int = setting(
+        2,
+        "last.ckpt, and so many less one of those that it replaced, as last-1.ckpt, ...: the run "
+        "goes on from one of them if last.ckpt is damaged",
+        1,
+    )
     every_epochs: int | None = setting(
         None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,15 +197,19 @@ def write(
     Raises:
         ValueError: the network cannot be exported in this format; says why and what to do
     """
-    with _explained(kind), quiet():
-        if kind == "onnx":
-            write_onnx(classifier.program(size), path, metadata)
-        elif kind == "torch_export":
-            _save_program(classifier.program(size), path, metadata)
-        elif kind == "torchscript":
-            torch.jit.save(_scripted(classifier, size), str(path), _extra_files=metadata)
-        else:
-            _save_tensors(classifier.classify.network, path, metadata)
+    with quiet():
+        if kind in ("onnx", "torch_export"):
+            with _explained(kind, REMEDIES["torch_export"]):
+                program = classifier.program(size)
+        with _explained(kind, REMEDIES[kind]):
+            if kind == "onnx":
+                write_onnx(program, path, metadata)
+            elif kind == "torch_export":
+                _save_program(program, path, metadata)
+            elif kind == "torchscript":
+                torch.jit.save(_scripted(classifier, size), str(path), _extra_files=metadata)
+            else:
+                _save_tensors(classifier.classify.network, path, metadata)
 
 
 def read(kind: str, path: Path) -> Run:
@@ -266,7 +270,7 @@ def _save_tensors(network: nn.Module, path: Path, metadata: dict[str, str]) -> N
 
 
 @contextmanager
-def _explained(kind: str) -> Iterator[None]:
+def _explained(kind: str, remedy: str) -> Iterator[None]:
     """Whatever an exporter raises, as one message."""
     try:
         yield
@@ -276,7 +280,7 @@ def _explained(kind: str) -> Iterator[None]:
         reason = _reason(error)
         raise ValueError(
             f"--format {kind}: this network cannot be exported so: {reason}. What to do: "
-            f"{REMEDIES[kind]}; or take --format safetensors, which any network has"
+            f"{remedy}; or take --format safetensors, which any network has"
         ) from error
 
 
@@ -298,15 +302,13 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' remarks on their own future."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    before = [one.level for one in loggers]
+    """Without the exporters' remarks on their own future and on what they try."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for one in loggers:
-            one.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        # torch.export prints the whole graph to the screen when it fails.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for one, level in zip(loggers, before, strict=True):
-            one.setLevel(level)
+        logging.disable(before)

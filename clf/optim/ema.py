@@ -15,11 +15,12 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from clf.parallel.batchnorm import average_over_ranks, statistics
+from clf.parallel.batchnorm import average_over_ranks, gather_over_ranks, statistics, take_own
 from clf.parallel.weights import exchange_parts, load_whole, own_parts
 
 # Our entry in a checkpoint: "weights", the state dict as trained, whole tensors under every
-# strategy; and "updates", the number of steps that are in the average
+# strategy; "updates", the number of steps that are in the average; and in mid-epoch
+# "statistics_Wn", the averaged statistics of BatchNorm as each rank had them
 AS_TRAINED = "clf_ema"
 
 
@@ -64,7 +65,7 @@ class WeightAverage(Callback):
         self._evaluating = False  # whether the model holds the average
         self._differ = False  # whether the ranks' averaged statistics may differ
         self._step = 0  # optimizer steps that have been seen
-        self._loaded: tuple[dict[str, Tensor], int] | None = None  # a checkpoint's average, updates
+        self._loaded: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # average, entry
 
     # --- begin and go on ---
 
@@ -72,7 +73,7 @@ class WeightAverage(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.state.fn == "fit" and AS_TRAINED in checkpoint:
-            self._loaded = checkpoint["state_dict"], checkpoint[AS_TRAINED]["updates"]
+            self._loaded = checkpoint["state_dict"], checkpoint[AS_TRAINED]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         buffers = statistics(pl_module)
@@ -80,10 +81,13 @@ class WeightAverage(Callback):
         self._other = [tensor.detach().clone() for tensor in self._live]
         self._statistics = self._other[len(self._other) - len(buffers) :]
         if self._loaded is not None:
-            state, self.updates = self._loaded
+            state, entry = self._loaded
+            self.updates = entry["updates"]
             self._exchange(trainer)
             load_whole(trainer.strategy, pl_module, state)
             self._exchange(trainer)
+            of_ranks_Wn = entry.get("statistics_Wn")
+            self._differ = of_ranks_Wn is not None and take_own(self._statistics, of_ranks_Wn)
             self._loaded = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,6 +138,7 @@ class WeightAverage(Callback):
     ) -> None:
         if not self._live:
             return
+        of_ranks_Wn = gather_over_ranks(self._statistics) if self._differ else None
         self._agree()
         held = self._kept(checkpoint["state_dict"])
         self._exchange(trainer)
@@ -142,6 +147,9 @@ class WeightAverage(Callback):
         average, trained = (held, other) if self._evaluating else (other, held)
         checkpoint["state_dict"] = average
         checkpoint[AS_TRAINED] = {"weights": trained, "updates": self.updates}
+        if of_ranks_Wn is not None:
+            checkpoint[AS_TRAINED]["statistics_Wn"] = of_ranks_Wn.cpu()
+            self._differ = take_own(self._statistics, of_ranks_Wn)
 
     def _kept(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict that the next exchange leaves alone."""

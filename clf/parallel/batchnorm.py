@@ -1,6 +1,6 @@
 """BatchNorm's running statistics depend on the images of the steps alone, on any number of ranks.
 
-A: micro-batches that each rank accumulates in a step; W: ranks.
+A: micro-batches that each rank accumulates in a step; W: ranks; n: numbers of all statistics.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from clf.parallel.lightning_internals import is_batchnorm
 
+# Our entry in a checkpoint of the middle of an epoch: "layers", the names of BatchNorm layers, and
+# "statistics_Wn", what each rank had in them
+OF_RANKS = "clf_batchnorm"
+MOST_BYTES = 64 * 2**20
+
 
 class AgreeOnBatchNorm(Callback):
     """Averages the running statistics over all ranks before each evaluation and each checkpoint, so
@@ -20,8 +25,10 @@ class AgreeOnBatchNorm(Callback):
 
     DDP would send rank 0's statistics to all ranks in every step, and DeepSpeed would never do so.
     The mean takes all data into account and costs one all-reduce where it is needed. Running
-    statistics are linear in those of the batches, so the mean may be taken at any time: a run that
-    is saved in mid-epoch and resumed ends with the same statistics.
+    statistics are linear in those of the batches, so the mean may be taken at any time, except for
+    rounding. So a checkpoint in mid-epoch holds the mean in its `state_dict`, and beside it what
+    each rank had: the ranks keep theirs, and a run that goes on with as many ranks takes them up
+    again and ends with the same bits.
 
     Within a step each of the A micro-batches has the weight m/A, and the statistics from before the
     step have 1 - m, where m is the layer's momentum. So a step moves the statistics by m towards
@@ -33,10 +40,23 @@ class AgreeOnBatchNorm(Callback):
         self._norms: list[Any] = []
         self._differ: dict[int, Any] = {}  # BatchNorm layers, by id, that moved since then
         self._momenta: list[tuple[Any, float]] = []  # each BatchNorm layer with its own momentum
+        self._loaded: dict[str, Any] | None = None  # what each rank had, of a checkpoint
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._loaded = checkpoint.get(OF_RANKS)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._norms = [m for m in pl_module.modules() if is_batchnorm(m)]
         self._momenta = [(m, m.momentum) for m in self._norms if m.momentum is not None]
+        if self._loaded is not None:  # not earlier: DDP sends rank 0's buffers to all when it wraps
+            layers, of_ranks = self._loaded["layers"], self._loaded["statistics_Wn"]
+            norms = [pl_module.get_submodule(name) for name in layers]
+            if take_own([b for norm in norms for b in statistics(norm)], of_ranks):
+                self._differ.update((id(norm), norm) for norm in norms)
+            self._loaded = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -64,14 +84,25 @@ class AgreeOnBatchNorm(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._agree()
-        for name, buffer in pl_module.named_buffers():
-            if name in checkpoint["state_dict"]:  # Lightning filled it before this hook
-                checkpoint["state_dict"][name] = buffer.detach()
+        names = {id(module): name for name, module in pl_module.named_modules()}
+        layers = [names[number] for number in self._differ]
+        buffers = self._differing()
+        of_ranks_Wn = gather_over_ranks(buffers)
+        if of_ranks_Wn is None:
+            self._agree()
+            means = [b.detach() for b in buffers]
+        else:
+            checkpoint[OF_RANKS] = {"layers": layers, "statistics_Wn": of_ranks_Wn.cpu()}
+            means = _split(of_ranks_Wn.mean(dim=0), buffers)
+        held = {id(buffer): name for name, buffer in pl_module.named_buffers()}
+        for buffer, mean in zip(buffers, means, strict=True):
+            checkpoint["state_dict"][held[id(buffer)]] = mean
+
+    def _differing(self) -> list[Tensor]:
+        return [b for norm in self._differ.values() for b in statistics(norm)]
 
     def _agree(self) -> None:
-        if self._differ:
-            average_over_ranks([b for norm in self._differ.values() for b in statistics(norm)])
+        average_over_ranks(self._differing())
         self._differ = {}
 
 
@@ -84,13 +115,47 @@ def statistics(module: nn.Module) -> list[Tensor]:
 def average_over_ranks(buffers: list[Tensor]) -> None:
     """Replace each buffer by its mean over all ranks, in one all-reduce. Without a process group
     this does nothing."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and buffers):
+    if not (_many_ranks() and buffers):
         return
-    flat = torch.cat([b.flatten() for b in buffers])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    flat_n = torch.cat([b.flatten() for b in buffers])
+    torch.distributed.all_reduce(flat_n)
+    flat_n /= torch.distributed.get_world_size()
+    for buffer, mean in zip(buffers, _split(flat_n, buffers), strict=True):
+        buffer.copy_(mean)
+
+
+def gather_over_ranks(buffers: list[Tensor]) -> Tensor | None:
+    """[W, n], what each rank has in these buffers, in one all-gather. None without several ranks or
+    buffers; and where it would take more than `MOST_BYTES`, which a ResNet-50 does on 300 ranks."""
+    if not (_many_ranks() and buffers):
+        return None
+    flat_n = torch.cat([b.flatten() for b in buffers])
+    W = torch.distributed.get_world_size()
+    if W * flat_n.nbytes > MOST_BYTES:
+        return None
+    of_ranks_Wn = flat_n.new_empty(W, len(flat_n))
+    torch.distributed.all_gather(list(of_ranks_Wn.unbind()), flat_n)
+    return of_ranks_Wn
+
+
+def take_own(buffers: list[Tensor], of_ranks_Wn: Tensor) -> bool:
+    """Give the buffers what `gather_over_ranks` found on this rank; False if there were another
+    number of ranks."""
+    if not _many_ranks() or len(of_ranks_Wn) != torch.distributed.get_world_size():
+        return False
+    own_n = of_ranks_Wn[torch.distributed.get_rank()]
+    for buffer, own in zip(buffers, _split(own_n, buffers), strict=True):
+        buffer.copy_(own)
+    return True
+
+
+def _split(flat_n: Tensor, buffers: list[Tensor]) -> list[Tensor]:
+    parts = flat_n.split([b.numel() for b in buffers])
+    return [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+
+
+def _many_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def check_one_image(network: nn.Module, forward: Callable[[], None], size: int) -> list[str]:

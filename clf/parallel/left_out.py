@@ -20,7 +20,8 @@ class LeftOut:
     In the first step the ranks tell each other. If all of them used every parameter, DeepSpeed goes
     on as it is, and a rank that leaves one out later raises an error. Otherwise, or with `always`,
     they do so in each step; every rank then sends a gradient of each parameter, zero where it has
-    none, in the same order.
+    none, in the same order. That order decides in which one DeepSpeed adds up, so a run that goes
+    on knows from its checkpoint what was decided, and does not begin with such a step again.
 
     Args:
         zero_optimizer: DeepSpeed's, of which methods are replaced
@@ -55,6 +56,16 @@ class LeftOut:
         zero_optimizer.reduce_ready_partitions_and_remove_grads = self.on_gradient
         zero_optimizer.overlapping_partition_gradients_reduce_epilogue = self.on_backward_end
         zero_optimizer.step = self.on_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the ranks decided: "told", and for which parameters, by their names."""
+        return {"told": self.told, "parameters": [self.names[key] for key in self.decided_for]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        keys = {name: key for key, name in self.names.items()}
+        if all(name in keys for name in state["parameters"]):  # else the first step decides
+            self.told = self.always or state["told"]
+            self.decided_for = [keys[name] for name in state["parameters"]]
 
     def trained(self) -> dict[int, tuple[nn.Parameter, int]]:
         """The parameters that require a gradient now, by id, each with the number of its group."""

@@ -21,6 +21,7 @@ from lightning.fabric.utilities import seed
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 SUPPORTED = ">=2.6.4,<2.7"  # versions of Lightning; pyproject.toml states the same range
 
@@ -71,6 +72,9 @@ def _missing(trainer: Trainer) -> Iterator[str]:
         yield "RichProgressBar._get_train_description"
     if not _has(seed, "reset_seed"):
         yield "lightning.fabric.utilities.seed.reset_seed"
+    for name in ("_rebuild_buckets", "prepare_for_backward"):
+        if dist.is_available() and not _has(dist, f"Reducer.{name}"):
+            yield f"torch.distributed.Reducer.{name}"
     if not _has(torch, "_foreach_copy_"):
         yield "torch._foreach_copy_"
     if dist.is_available() and not _has(dist, "distributed_c10d._get_default_store"):
@@ -197,6 +201,26 @@ def let_validation_start_over(checkpoint: dict[str, Any]) -> None:
 
 
 # --- ranks and strategies ---
+
+
+def settle_buckets(ddp: DistributedDataParallel) -> None:
+    """Lay DDP's gradient buckets as they stay, before the first step.
+
+    DDP adds gradients up in buckets, and lays them anew after the first backward pass, in the order
+    in which the gradients came. A gradient's place in its bucket decides in which order the ranks'
+    parts are added, and so its last bit: a run that goes on would not add as it did before. Here
+    gradients of zero come in the reverse order of the parameters, which is about that of a real
+    backward pass; on all ranks together.
+    """
+    if ddp.find_unused_parameters:  # DDP keeps its first buckets
+        return
+    parameters = [p for p in ddp.module.parameters() if p.requires_grad]
+    zeros = [torch.zeros((), dtype=p.dtype, device=p.device).expand_as(p) for p in parameters]
+    ddp.reducer.prepare_for_backward([])
+    torch.autograd.backward([p.view_as(p) for p in parameters], zeros)
+    for p in parameters:
+        p.grad = None
+    ddp.reducer._rebuild_buckets()
 
 
 def process_group_store() -> Any:

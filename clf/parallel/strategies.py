@@ -11,6 +11,7 @@ from clf.config import RunConfig, StrategyConfig
 from clf.config.device_rules import NO_SYNC_BATCHNORM, gpu_fault
 from clf.cores import cores_per_rank
 from clf.parallel.left_out import first_few
+from clf.parallel.lightning_internals import settle_buckets
 
 DDP_SETTINGS: dict[str, Any] = {
     "gradient_as_bucket_view": True,
@@ -32,6 +33,11 @@ class Ddp(DDPStrategy):
     Torch notices them in the next step: a run's last one would pass with gradients that the ranks
     have not added up.
     """
+
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        if isinstance(self.model, DistributedDataParallel):
+            settle_buckets(self.model)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         result = super().optimizer_step(*args, **kwargs)
@@ -133,6 +139,7 @@ def wrap_again(strategy: Strategy) -> None:
             find_unused_parameters=unused,
             **DDP_SETTINGS,
         )
+        settle_buckets(strategy.model)
 
 
 def _precision(cfg: StrategyConfig, accelerator: str) -> Any:

@@ -31,6 +31,7 @@ from clf.parallel.left_out import LeftOut
 from clf.parallel.lightning_internals import init_deepspeed_ranks, with_synchronised_batchnorm
 from clf.parallel.sharded_optimizer import ShardedOptimizer
 
+LEFT_OUT = "clf_left_out"  # our entry in a checkpoint: `LeftOut.state_dict`
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -56,6 +57,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             internals.talk_through_gloo()
         self._find_unused = cfg.find_unused_parameters
         self._sharded: ShardedOptimizer | None = None
+        self._left_out: LeftOut | None = None
 
     # --- set-up: the same as Lightning's, without its demand for a GPU ---
 
@@ -102,7 +104,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         stage_3 = self.zero_stage_3
         internals.check_optimizer(zero_optimizer, stage_3)
         self._sharded.divide(internals.fragments(zero_optimizer, stage_3))
-        LeftOut(zero_optimizer, self._sharded, stage_3, names, self.root_device, self._find_unused)
+        self._left_out = LeftOut(
+            zero_optimizer, self._sharded, stage_3, names, self.root_device, self._find_unused
+        )
         return engine, zero_optimizer
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
@@ -113,7 +117,14 @@ class ZeroStrategy(DeepSpeedStrategy):
     def teardown(self) -> None:
         super().teardown()
         self.optimizers = []  # they would keep the sharded weights and states in memory
-        self._sharded = None
+        self._sharded = self._left_out = None
+
+    @property
+    def gradient_norm(self) -> Any:
+        """L2 norm of the whole gradient in the last step, before it was clipped, a tensor or a
+        number. DeepSpeed computes it in each step, over all ranks."""
+        engine: Any = self.model
+        return engine.get_global_grad_norm()
 
     # --- checkpoints: one whole file ---
 
@@ -153,10 +164,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert self._sharded is not None
         (saved,) = checkpoint["optimizer_states"]
         self._sharded.load_whole_state(saved)
+        if self._left_out is not None and LEFT_OUT in checkpoint:
+            self._left_out.load_state_dict(checkpoint[LEFT_OUT])
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
+        if self._left_out is not None:
+            checkpoint[LEFT_OUT] = self._left_out.state_dict()
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:

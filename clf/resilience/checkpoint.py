@@ -29,23 +29,41 @@ from clf.resilience.continuation import (
     recorded_length,
 )
 from clf.resilience.kept import BestCheckpoint, EveryEpochs
+from clf.resilience.whole import check_whole, keep_replaced
 
 # Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
 # `Length` (epochs, steps_per_epoch, accumulation)
 RECORD = "clf"
+FORMAT = 1  # of the entry; a newer version of clf may write a higher one
+LAST = "last.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it.
+    """Writes a checkpoint beside its target and renames it. What a `last.ckpt` replaces stays under
+    another name.
 
     Lightning's own class goes through TMPDIR. Where that is another file system, a full disk
     destroys the old file, and a permission error passes in silence (Lightning issue 21800).
+
+    Args:
+        keep_last: how many of `last.ckpt` stay, the newest included
     """
+
+    def __init__(self, keep_last: int = 1) -> None:
+        super().__init__()
+        self.keep_last = keep_last
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
     ) -> None:
-        write_file(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        target = Path(path)
+
+        def write(temporary: Path) -> None:
+            torch.save(checkpoint, temporary)
+            if target.name == LAST:
+                keep_replaced(target, self.keep_last)
+
+        write_file(target, write)
 
 
 def checkpoint_callbacks(
@@ -85,6 +103,7 @@ class RunRecord(Callback):
         if config["data"]["origin"]:  # the node's copy of the data will be gone after the job
             config["data"] |= {"root": config["data"]["origin"], "origin": None}
         checkpoint[RECORD] = {
+            "format": FORMAT,
             "config": config,
             "class_to_idx": self.class_to_idx,
             **length_of(trainer)._asdict(),
@@ -114,14 +133,13 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
     best one yet.
 
     Raises:
-        ValueError: there is no such file
+        ValueError: there is no such file, or it is damaged
     """
-    if run_or_checkpoint.is_file():
-        return run_or_checkpoint
     folder = run_or_checkpoint / "checkpoints"
-    for name in ("best.ckpt", "last.ckpt"):
-        if (folder / name).is_file():
-            return folder / name
+    for path in (run_or_checkpoint, folder / "best.ckpt", folder / LAST):
+        if path.is_file():
+            check_whole(path)
+            return path
     raise ValueError(
         f"{run_or_checkpoint}: expected a checkpoint file, "
         "or a run folder that holds checkpoints/best.ckpt"
@@ -130,15 +148,30 @@ def find_checkpoint(run_or_checkpoint: Path) -> Path:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint to the CPU; a tensor's numbers are read from the file when they are used.
+    Whether they are those that were written, `check_whole` says.
 
     Raises:
-        ValueError: another tool has written it, or it is damaged
+        ValueError: another tool or a newer version has written it, it is damaged, or it holds
+            objects that would run code when they are loaded
     """
+    mmap = zipfile.is_zipfile(path)
     try:
-        mmap = zipfile.is_zipfile(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
+    except UnpicklingError:
+        if not mmap:
+            what = "it is no file that torch.save writes"
+            raise ValueError(f"{path} cannot be read as a checkpoint: {what}") from None
+        raise ValueError(
+            f"{path} was not read: it holds other things than tensors and plain values, and "
+            "loading those could run code that somebody put there. A run of clf writes no such file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or RECORD not in checkpoint:
         raise ValueError(f"{path} was not saved by a run of clf: it has no '{RECORD}' entry")
+    if (found := checkpoint[RECORD].get("format", FORMAT)) > FORMAT:
+        raise ValueError(
+            f"{path} was written by a newer version of clf (format {found}, and this one reads up "
+            f"to {FORMAT}): use that version"
+        )
     return checkpoint

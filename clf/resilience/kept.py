@@ -8,14 +8,13 @@ needed.
 
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from clf.atomic import write_file
+from clf.atomic import link_file
 from clf.metrics.declared import check_logged
 
 
@@ -67,7 +66,7 @@ class BestCheckpoint(ModelCheckpoint):
         if not trainer.is_global_zero:
             return
         if self.best_epoch is not None and (kept := self._path(self.best_epoch)).is_file():
-            _link(kept, self.folder / "best.ckpt")  # a killed epoch may have replaced it
+            link_file(kept, self.folder / "best.ckpt")  # a killed epoch may have replaced it
         self._delete_others(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +106,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.scores = {one: scores[one] for one in kept}
         if is_best:
             if trainer.is_global_zero:
-                _link(self.folder / "best.ckpt", self._path(epoch))
+                link_file(self.folder / "best.ckpt", self._path(epoch))
         elif epoch in self.scores:
             trainer.save_checkpoint(self._path(epoch))
 
@@ -132,15 +131,3 @@ class EveryEpochs(Checkpoint):
         number = trainer.current_epoch + 1
         if number % self.every == 0:
             trainer.save_checkpoint(self.folder / f"epoch{number:03d}.ckpt")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of the file `source`, or a copy where there are no hard links."""
-
-    def make(temporary: Path) -> None:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-    write_file(target, make)

@@ -27,7 +27,7 @@ from clf.models.onnx_files import is_convolutional, quantise
 from launch.runs.model_card import config_of, model_card
 
 if TYPE_CHECKING:
-    from clf.run import Trained
+    from clf.scoring import Trained
 
 ENDINGS = {
     "onnx": "onnx",
@@ -118,7 +118,7 @@ def export(run_or_checkpoint: Path, request: Request, data: dict[str, Any], say:
     """
     if faults := request.faults():
         raise ConfigError(faults)
-    from clf.run import trained
+    from clf.scoring import trained
 
     return _Exporter(trained(run_or_checkpoint, data), request, say).export()
 

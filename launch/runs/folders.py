@@ -7,15 +7,15 @@ from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, nearest
+from clf.config.files import ROOT
 from clf.config.saved import load, save
 from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import changes
 from slurm.records import private_files
-from slurm.snapshot import snapshot_code, user_modules
+from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def create(cfg: RunConfig, run: Run, notes: Sequence[str] = ()) -> None:
         shutil.rmtree(folder.code, ignore_errors=True)
         snapshot_code(ROOT, folder.code, user_modules(cfg))
         save(cfg, folder.config)
+        write_commit(ROOT, folder.commit)
         folder.notes_file.unlink(missing_ok=True)
         folder.add_notes(notes)
 

@@ -8,7 +8,7 @@ from clf.metrics.measures import reported, shown
 from clf.run_folder import read_status
 
 if TYPE_CHECKING:
-    from clf.run import Trained
+    from clf.scoring import Trained
 
 CLASSES = 40  # named in the card; config.json has all of them
 # Runs an ONNX file without this project; docs/shipping.md has the same lines.

@@ -37,6 +37,7 @@ PARTS = [
     (DeepSpeedStrategy, "_initialize_deepspeed_inference"),
     (seed, "reset_seed"),
     (dist.distributed_c10d, "_get_default_store"),
+    (dist.Reducer, "_rebuild_buckets"),
 ]
 
 

@@ -35,7 +35,7 @@ def test_a_run_folder_gives_its_best_checkpoint_before_its_last(tmp_path):
         find_checkpoint(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     for name in ("last.ckpt", "best.ckpt"):
-        (tmp_path / "checkpoints" / name).touch()
+        torch.save({}, tmp_path / "checkpoints" / name)
         assert find_checkpoint(tmp_path).name == name
 
 
@@ -52,6 +52,24 @@ def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
     torch.save([1], tmp_path / "list.ckpt")
     with pytest.raises(ValueError, match="list.ckpt was not saved by a run of clf"):
         read_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_a_checkpoint_of_a_newer_version_says_which_version_is_needed(tmp_path):
+    torch.save({"clf": {"format": 2}}, tmp_path / "new.ckpt")
+    with pytest.raises(ValueError, match=r"new.ckpt was written by a newer version .*format 2"):
+        read_checkpoint(tmp_path / "new.ckpt")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_in_a_sentence(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (tmp_path / "was_run").touch, ()
+
+    torch.save({"clf": {}, "more": Code()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="evil.ckpt was not read: .* could run code") as error:
+        read_checkpoint(tmp_path / "evil.ckpt")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node() -> None:

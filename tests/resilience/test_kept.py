@@ -56,7 +56,7 @@ def test_the_best_and_those_of_every_third_epoch_stay(whole: Path) -> None:
     epochs = {name: one["epoch"] + 1 for name, one in content(whole).items()}
     expected = {f"top-epoch{epoch:03d}.ckpt": epoch for epoch in TOP}
     expected |= {f"epoch{epoch:03d}.ckpt": epoch for epoch in EVERY}
-    assert epochs == {**expected, "best.ckpt": 5, "last.ckpt": 7}
+    assert epochs == {**expected, "best.ckpt": 5, "last.ckpt": 7, "last-1.ckpt": 6}
     assert (whole / "best.ckpt").samefile(whole / "top-epoch005.ckpt"), "one file, not two"
     second = evaluate(whole / "top-epoch002.ckpt", progress=False)
     assert second.scalars["test/loss"] > 0
@@ -103,7 +103,7 @@ def test_a_best_checkpoint_that_a_killed_epoch_replaced_comes_back(
     (tmp_path / "other.ckpt").replace(folder / "best.ckpt")
     (folder / "top-epoch009.ckpt").touch()  # of an epoch that is not done yet
     tiny.fit(config(root, epochs=4), str(tmp_path))
-    names = {"best.ckpt", "last.ckpt", "epoch003.ckpt"}
+    names = {"best.ckpt", "last.ckpt", "last-1.ckpt", "epoch003.ckpt"}
     names |= {f"top-epoch{epoch:03d}.ckpt" for epoch in (2, 3, 4)}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "best.ckpt").samefile(folder / "top-epoch002.ckpt")
@@ -132,7 +132,12 @@ def test_another_number_of_the_best_takes_the_place_of_no_better_one(
     folder = tmp_path / "checkpoints"
     for epochs, keep, tops in ((2, 3, (1, 2)), (5, 1, ()), (6, 3, (6,))):
         tiny.fit(config(root, epochs=epochs, keep_top=keep, every_epochs=None), str(tmp_path))
-        names = {"best.ckpt", "last.ckpt", *(f"top-epoch{epoch:03d}.ckpt" for epoch in tops)}
+        names = {
+            "best.ckpt",
+            "last.ckpt",
+            "last-1.ckpt",
+            *(f"top-epoch{epoch:03d}.ckpt" for epoch in tops),
+        }
         assert {path.name for path in folder.iterdir()} == names
     assert content(folder)["best.ckpt"]["epoch"] + 1 == 5
 
@@ -162,7 +167,7 @@ def test_ranks_that_disagree_save_together_what_rank_0_decides(
     cfg.model._target_ = "tests.resilience.test_kept.ScoredByRank"
     ranks(2).run(tiny.fit, cfg, str(tmp_path))
     # Lightning takes an epoch for the best where all ranks do, which is the first alone.
-    expected = {"best.ckpt", "last.ckpt", "top-epoch001.ckpt", "top-epoch002.ckpt"}
+    expected = {"best.ckpt", "last.ckpt", "last-1.ckpt", "top-epoch001.ckpt", "top-epoch002.ckpt"}
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == expected
 
 

@@ -1,0 +1,118 @@
+"""Where each command of README.md and docs/ is run. A command that has no place fails
+test_commands.py, which says what to do."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+
+from tests.docs.pages import ROOT, Command
+
+HERE = "here"  # tests/docs/test_commands.py types it
+SLURM = "on SLURM"  # tests/slurm/test_docs.py types it on the testbed
+EXAMPLE = "tests/test_extending.py"  # runs every block of its page
+SETUP = "setup"  # what builds the environment: CI does it, see `setup_fault`
+
+# Commands that other tests run: the test, and a text of it that shows it.
+ELSEWHERE = {
+    "python launch/benchmark.py all": ("tests/launch/test_benchmark.py", '"all"'),
+    "python launch/benchmark.py all --json numbers.json": (
+        "tests/launch/test_benchmark.py",
+        '"--json"',
+    ),
+    "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
+    "python -m tests.slurm.testbed status": ("tests/slurm/test_testbed.py", '"status"'),
+    "python -m tests.slurm.testbed down": ("tests/slurm/test_testbed.py", '"down"'),
+    # Refused, as the row of the table says.
+    "torchrun launch/train.py": ("tests/real_world/test_left_over.py", "TORCHELASTIC_RUN_ID"),
+    "srun -n4 python launch/train.py": ("tests/slurm/test_submitting.py", "launch/train.py"),
+    "sbatch --test-only": ("slurm/preflight.py", "--test-only"),
+    "clf --help": ("tests/launch/test_installed.py", '"--help"'),
+    "clf --version": ("tests/launch/test_installed.py", '"--version"'),
+    "clf completion bash > ~/.local/share/bash-completion/completions/clf": (
+        "tests/launch/test_installed.py",
+        '"completion", "bash"',
+    ),
+    "clf completion zsh > ~/.zfunc/_clf": ("tests/launch/test_installed.py", '"zsh"'),
+    "clf completion fish > ~/.config/fish/completions/clf.fish": (
+        "tests/launch/test_installed.py",
+        '"fish"',
+    ),
+    # Where there is an engine; what they build is compared by tests/slurm/test_container.py.
+    "docker build -t clf .": (".ci/run", "docker build -t clf ."),
+    'docker run --rm --init --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD:/work" '
+    "-v /my/images:/my/images:ro clf train --data /my/images": (
+        ".ci/run",
+        "docker run --rm --init clf train",
+    ),
+    "apptainer build clf.sif apptainer.def": (".ci/run", "apptainer.def"),
+    "wandb sync": ("launch/terminal/summary.py", "wandb sync"),
+}
+# Placeholders alone, which stand for commands that are run.
+PATTERNS = ("python NAME.py", "python /path/to/clf/launch/submit.py")
+CLUSTER_FLAGS = (
+    "--slurm",
+    "--partition",
+    "--time",
+    "--gpus 2",
+    "--gpus 4",
+    "--follow",
+    "--parallel",
+)
+
+
+def bare(command: Command) -> str:
+    return command.text.removesuffix(" ...")
+
+
+def place(command: Command) -> str | None:
+    """Where it is run; a file of the repository, or one of the words above."""
+    text = bare(command)
+    if text in ELSEWHERE:
+        return ELSEWHERE[text][0]
+    if command.page == "docs/extending.md" and text not in PATTERNS:
+        return EXAMPLE
+    if text in PATTERNS or re.match(r"(make|pip install|\. )", text):
+        return SETUP
+    if re.match(r"(sbatch|salloc|cat slurm-|python launch/jobs\.py) ?", text):
+        return SLURM
+    if re.match(r"python launch/submit\.py", text) and needs_slurm(text):
+        return SLURM
+    return HERE if re.match(r"python launch/\w+\.py", text) else None
+
+
+def needs_slurm(text: str) -> bool:
+    nodes = re.search(r"--nodes[ =](\d+)", text)
+    return any(flag in text for flag in CLUSTER_FLAGS) or (nodes is not None and nodes[1] != "1")
+
+
+def setup_fault(text: str) -> str:
+    """What is wrong with a command that builds the environment; "" if nothing is."""
+    if text in PATTERNS or text == ". .venv/bin/activate":
+        return ""
+    makefile = (ROOT / "Makefile").read_text()
+    if text.startswith("make "):
+        targets = [word for word in text.split()[1:] if "=" not in word]
+        unknown = [one for one in targets if not re.search(rf"^{one}:", makefile, re.M)]
+        return f"the Makefile has no target {unknown[0]}" if unknown else ""
+    return pip_fault(text.split()[2:])
+
+
+def pip_fault(words: Sequence[str]) -> str:
+    """An extra that pyproject.toml lacks, or a package that requirements.lock, from which CI
+    installs, lacks."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    locked = (ROOT / "requirements.lock").read_text()
+    for word in words:
+        if word.startswith("-") or word.endswith(".lock"):
+            continue
+        name, _, extra = word.strip("'\"").rstrip("]").partition("[")
+        if name in (".", "clf"):
+            missing = [one for one in extra.split(",") if one and one not in extras]
+            if missing:
+                return f"pyproject.toml has no extra {missing[0]}"
+        elif not re.search(rf"^{re.escape(name)}==", locked, re.M):
+            return f"requirements.lock has no {name}"
+    return ""
