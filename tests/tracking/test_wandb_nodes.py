@@ -1,4 +1,4 @@
-"""tracking.mode=shared: each node's system metrics in the one run, and nothing else of the nodes."""
+"""tracking.mode=shared: each node sends its system metrics to the one run, and nothing else."""
 
 import json
 import os
