@@ -52,7 +52,8 @@ from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
-from clf.tracking.wandb_run import close, wandb_logger
+from clf.tracking.wandb_nodes import NodeMetrics
+from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 
 __all__ = ["evaluate", "fit"]
 
@@ -106,6 +107,7 @@ def _fit(
     if damaged and trainer.is_global_zero:
         _note(folder, [damaged])
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+    _log_end(cfg, folder, trainer)
     close(trainer.loggers)
     return scalars | _scalars(trainer)
 
@@ -229,6 +231,19 @@ def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
+def _log_end(cfg: RunConfig, folder: RunFolder, trainer: Any) -> None:
+    """What W&B gets of a run that is done: charts of its last evaluation, and the checkpoints that
+    were asked for."""
+    kept = next(one for one in trainer.callbacks if isinstance(one, KeepPredictions)).predictions
+    files = {"none": [], "best": [folder.best], "all": sorted(folder.checkpoints.glob("*.ckpt"))}
+    for logger in trainer.loggers:
+        if isinstance(logger, GuardedWandbLogger):
+            if kept is not None:
+                logger.log_evaluation(kept, folder.pictures_of(kept.split), trainer.global_step)
+            if asked := files[cfg.tracking.checkpoints]:
+                logger.log_checkpoints(asked)
+
+
 def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
@@ -253,6 +268,7 @@ def _callbacks(
     stops = []
     if stop.patience is not None:
         stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
+    nodes = [NodeMetrics(folder)] if cfg.nodes > 1 else []
     freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
@@ -269,6 +285,7 @@ def _callbacks(
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         KeepPredictions(datamodule.classes, folder),
         StatusFile(folder),
+        *nodes,
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
         ProgressBar() if progress else EpochLines(),

@@ -116,6 +116,10 @@ class RunFolder:
         """The predictions of the evaluation that ended the run (`clf.predictions`)."""
         return self.path / "predictions" / f"{split}.npz"
 
+    def pictures_of(self, split: str) -> Path:
+        """<index>.jpg of images of the split that are worth seeing (`clf.report.choose`)."""
+        return self.path / "pictures" / split
+
     @property
     def wandb(self) -> Path:
         return self.path / "wandb"
