@@ -20,6 +20,11 @@ ELSEWHERE = {
         '"--json"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    # On images of the run's own classes.
+    "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
+        "tests/test_other_data.py",
+        '"data.root=other"',
+    ),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
     "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
         "tests/launch/test_export.py",
