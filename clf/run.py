@@ -12,6 +12,7 @@ from typing import Any
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.atomic import remove_unfinished
 from clf.config import RunConfig
@@ -47,12 +48,14 @@ from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.resilience.whole import best_or_last, newest_whole
-from clf.run_folder import RunFolder
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.run_folder import RunFolder, read_commit
+from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
+from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
+from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
@@ -68,7 +71,11 @@ class Evaluation:
 
 
 def fit(
-    cfg: RunConfig, run_dir: Path, progress: bool = True, request: StopRequest | None = None
+    cfg: RunConfig,
+    run_dir: Path,
+    progress: bool = True,
+    request: StopRequest | None = None,
+    job: str | None = None,
 ) -> dict[str, float]:
     """Train, then test the best checkpoint. Goes on from `run_dir/checkpoints/last.ckpt` if there
     is one.
@@ -78,6 +85,7 @@ def fit(
         run_dir: everything the run leaves is in here
         progress: show a progress bar; False: a line an epoch
         request: whether the run was asked to leave early; None: it never is
+        job: the number of the job that this is a start of, for W&B; None: it is in none
 
     Returns:
         the last epoch's and the final evaluation's scalars, by name (`val/acc_top1`, `test/loss`,
@@ -88,7 +96,7 @@ def fit(
     """
     agreement = Agreement(request or StopRequest())
     try:
-        return _fit(cfg, RunFolder.create(run_dir), progress, agreement)
+        return _fit(cfg, RunFolder.create(run_dir), progress, agreement, job)
     except Preempted:
         agreement.leave_together()
         raise
@@ -97,10 +105,10 @@ def fit(
 
 
 def _fit(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
     with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement)
+        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
@@ -112,11 +120,24 @@ def _fit(
         _note(folder, [damaged])
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     close(trainer.loggers)
+    if cfg.report and trainer.is_global_zero:
+        _report(folder)
     return scalars | _scalars(trainer)
 
 
+def _report(folder: RunFolder) -> None:
+    """Write the run's report. What goes wrong with it must not spoil a run that has trained."""
+    from clf.report import write_report  # plotly and matplotlib
+
+    try:
+        print(f"report: {write_report(folder.path)}", flush=True)
+    except (ImportError, OSError, ValueError) as problem:
+        again = f"python launch/report.py {folder.path} writes it again"
+        rank_zero_warn(f"no report was written ({type(problem).__name__}: {problem}); {again}")
+
+
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume, damaged = newest_whole(folder)
@@ -150,7 +171,7 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder),
+        logger=_loggers(cfg, folder, job),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
@@ -165,6 +186,8 @@ def _prepare(
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
         remove_unfinished(folder.path)
         _note(folder, notes)
+        write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
+        write_environment(folder)
     return model, datamodule, trainer, resume
 
 
@@ -291,8 +314,10 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder) -> list[Any]:
-    wandb = wandb_logger(cfg.tracking, folder, asdict(cfg), cfg.name or folder.path.name)
+def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+    code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
+    config = {**asdict(cfg), **code, "job_id": job}
+    wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
@@ -332,8 +357,10 @@ def _callbacks(
         RunRecord(cfg, datamodule.class_to_idx),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
+        GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
-        KeepPredictions(datamodule.classes, folder),
+        TrainingImages(folder, datamodule.classes),
+        KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),
         StatusFile(folder),
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),

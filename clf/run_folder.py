@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
-              wandb/  code/  bad_images.txt  predictions/<split>.npz
+              wandb/  code/  bad_images.txt  predictions/<split>.npz  commit.json
               data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               report.html  curves.png  confusion.png
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / "code"
 
     @property
+    def commit(self) -> Path:
+        """Which Git commit the code is, and whether it was edited; absent where Git knows none."""
+        return self.path / "commit.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -115,7 +120,7 @@ class RunFolder:
         return self.path / "predictions" / f"{split}.npz"
 
     def pictures_of(self, split: str) -> Path:
-        """<index>.jpg of images of the split that are worth seeing (`clf.report.choose`)."""
+        """<index>.jpg of images of the split that are worth seeing (`clf.predictions`)."""
         return self.path / "pictures" / split
 
     @property
@@ -191,6 +196,15 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
         return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def read_commit(run_dir: Path) -> dict[str, Any]:
+    """The `commit` of the run's code, 40 hex digits, and whether tracked files had been `changed`
+    (None: not known); {} where Git knows nothing of the code."""
+    try:
+        return json.loads(RunFolder(run_dir).commit.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def read_scalars(run_dir: Path) -> list[dict[str, str]]:

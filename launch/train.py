@@ -35,7 +35,7 @@ from launch.terminal.summary import (
 )
 from launch.terminal.tables import print_models, print_settings
 from slurm.devices import uses_gpus
-from slurm.environment import forget_ranks, many_of_this
+from slurm.environment import forget_ranks, job_id, many_of_this
 from slurm.stage import stage
 
 SMOKE = {
@@ -89,7 +89,7 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     bar = is_live(out) and not arguments.debug
     try:
-        scalars = fit(stage(cfg), run.path, progress=bar)
+        scalars = fit(stage(cfg), run.path, progress=bar, job=job_id())
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         out.print("\nStopped. What the last checkpoint holds is kept.")
         print_commands(out, [(again(run.path.name, argv), "continue where it stopped")])

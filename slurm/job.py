@@ -14,7 +14,7 @@ from clf.cores import CORES_PER_RANK
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.run_folder import RunFolder
 from slurm import submitit_adapter
-from slurm.environment import cores_of_task, restarts
+from slurm.environment import cores_of_task, job_id, restarts
 from slurm.failures import START_MARK
 from slurm.records import record_error, record_event
 from slurm.stage import stage
@@ -49,7 +49,7 @@ class Job:
                 cfg = stage(load(RunFolder(run_dir).config))
             from clf.run import fit  # it imports torch
 
-            scalars = fit(cfg, run_dir, progress=False, request=request)
+            scalars = fit(cfg, run_dir, progress=False, request=request, job=job_id())
         except Preempted as stop:
             if rank == 0:
                 place = {"epoch": stop.epoch, "step": stop.step}

@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from pathlib import Path
 from clf.atomic import write_folder
 from clf.config import RunConfig
 from clf.config.faults import show
+from clf.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("launch", "clf", "configs", "slurm", "pyproject.toml")  # what every job needs
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 INSTALLED = ("site-packages", "dist-packages")
+GIT_TIMEOUT_S = 10  # a repository on a slow disk must not hold up a submission
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,34 @@ def snapshot_code(source: Path, target: Path, modules: Sequence[str] = ()) -> No
     """
     if not target.exists():
         write_folder(target, lambda folder: _copy(source, folder, modules))
+
+
+def write_commit(source: Path, path: Path) -> None:
+    """Write which Git commit the code in `source` is: {"commit": 40 hex digits, "changed": whether
+    tracked files there differ from it}. No file, if Git does not know the code.
+
+    Neither the repository's address, which can hold a password, nor names of files are written.
+    """
+    head = _git(source, "rev-parse", "HEAD", "HEAD:./clf")  # the second fails where clf is no part
+    path.unlink(missing_ok=True)
+    if head is not None:
+        edits = _git(source, "status", "--porcelain", "--untracked-files=no", "--", ".")
+        changed = None if edits is None else bool(edits.strip())
+        RunFolder.write_json(path, {"commit": head.split()[0], "changed": changed})
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """What Git prints; None if it fails, takes too long or is not installed."""
+    command = ["git", "--no-optional-locks", "-C", str(source), *arguments]
+    # Within a hook of Git these name another repository.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=GIT_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def user_modules(cfg: RunConfig) -> list[str]:

@@ -20,7 +20,7 @@ SCALARS = "epoch,step,train/loss,val/loss,val/acc_top1\\n1,9,0.625,0.5,0.75\\n"
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORD")
 
 
-def fit(cfg, run_dir, progress=True, request=None):
+def fit(cfg, run_dir, progress=True, request=None, job=None):
     rank = int(os.environ.get("RANK", 0))
     seen = {name: os.environ.get(name) for name in NAMES} | {"mark": MARK, "path": sys.path[:2]}
     (run_dir / f"seen{rank}.json").write_text(json.dumps(seen))

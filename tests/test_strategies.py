@@ -18,7 +18,7 @@ from clf.config import EmaConfig, MixConfig
 from clf.parallel import micro_batch
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.predictions import Predictions
-from clf.run_folder import RunFolder
+from clf.run_folder import RunFolder, read_scalars
 from tests import tiny
 
 STEPS = 25  # an epoch
@@ -100,6 +100,25 @@ def test_losses_weights_statistics_and_evaluation_are_the_same(runs, case):
     assert_same_state(other["last"], one["last"])
     for name in ("val/loss", "test/loss"):
         assert other["scalars"][name] == pytest.approx(one["scalars"][name], rel=1e-4)
+
+
+def norms(folder: Path) -> list[float]:
+    return [float(row["train/grad_norm"]) for row in read_scalars(folder) if row["train/loss_step"]]
+
+
+@each_other
+def test_the_gradient_norm_of_each_step_is_the_same(runs, case):
+    one, other = norms(runs["single", 1]["folder"]), norms(runs[case]["folder"])
+    assert len(one) == 2 * STEPS
+    np.testing.assert_allclose(other, one, rtol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", *ZERO])
+def test_the_gradient_norm_is_from_before_clipping(place, ranks, runs, strategy):
+    clipped = {"strategy_settings": {"gradient_clip": 1e-3}, "epochs": 1, "limit_batches": 4}
+    start(place, ranks, f"{strategy}-clipped", strategy, 2, **clipped, model={"warmup_epochs": 0})
+    first = norms(place / f"{strategy}-clipped")[0]
+    assert first == pytest.approx(norms(runs["single", 1]["folder"])[0], rel=1e-3)
 
 
 @each_other

@@ -4,6 +4,7 @@ processes they start at once, copy nothing, and no signal can reach them.
 B images of a batch, 3 channels, S pixels a side.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,6 +64,7 @@ class ThreadedLoader:
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
         self.pin = torch.cuda.is_available()
         self._epoch, self._handed_out, self._resumes = 0, 0, False
+        self.waited_s = 0.0  # seconds that the caller has waited for batches, over all iterations
 
     def __len__(self) -> int:
         """Batches of a whole epoch, even where an iteration resumes in its middle."""
@@ -97,9 +99,12 @@ class ThreadedLoader:
         batches = iter(self.sampler)
         for _ in range(start):
             next(batches)
+        asked_at = time.perf_counter()
         for batch in self._in_thread(batches) if self.threads == 0 else self._ahead(batches):
             self._handed_out += 1
+            self.waited_s += time.perf_counter() - asked_at
             yield batch
+            asked_at = time.perf_counter()
 
     def _in_thread(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         here = torch.get_num_threads()

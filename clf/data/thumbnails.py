@@ -1,4 +1,4 @@
-"""Small pictures of images of a split, so that a report can show them on a machine that has no data."""
+"""Small pictures of images of a split, for a report on a machine that has no data."""
 
 from collections.abc import Iterable
 from pathlib import Path

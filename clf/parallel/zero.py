@@ -119,6 +119,13 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.optimizers = []  # they would keep the sharded weights and states in memory
         self._sharded = self._left_out = None
 
+    @property
+    def gradient_norm(self) -> Any:
+        """L2 norm of the whole gradient in the last step, before it was clipped, a tensor or a
+        number. DeepSpeed computes it in each step, over all ranks."""
+        engine: Any = self.model
+        return engine.get_global_grad_norm()
+
     # --- checkpoints: one whole file ---
 
     # Lightning loads the weights into the plain module, and the engine then shards them.

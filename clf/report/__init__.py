@@ -1,10 +1,10 @@
-"""The report of a run: report.html, one file which loads nothing from elsewhere, with curves.png and
-confusion.png beside it.
+"""The report of a run: report.html, one file which loads nothing from elsewhere, with curves.png
+and confusion.png beside it.
 
     write_report(Path("runs/NAME"))
 
-Read `sections.py` first: what the page shows. `read.py` reads the run folder, `choose.py` chooses images,
-`charts.py` makes the charts and `images.py` the PNGs, `page.py`, style.css and script.js are the page.
+Read `sections.py` first: what the page shows. `read.py` reads the run folder, `charts.py` makes the
+charts and `images.py` the PNGs; `page.py`, style.css and script.js are the page.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""The charts of a report in plotly's own form, {"data": [...], "layout": {...}}; the page draws them with
-the plotly.js that is in it.
+"""The charts of a report in plotly's own form, {"data": [...], "layout": {...}}; the page draws
+them with the plotly.js that is in it.
 
 N images, C classes, M bins of confidence.
 """
@@ -63,6 +63,7 @@ def _series(run: RunReport, column: str, label: str, unit: str) -> Chart:
     points = [row for row in run.scalars if row.get(column) and row.get("step")]
     y = [float(row[column]) for row in points]
     value = "%{y:.1%}" if unit == "%" else "%{y:.4g}"
+    place = "step %{x}, epoch %{customdata}"
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(points) < 40 else "lines",
@@ -70,7 +71,7 @@ def _series(run: RunReport, column: str, label: str, unit: str) -> Chart:
         "x": [int(float(row["step"])) for row in points],
         "y": y,
         "customdata": [row.get("epoch", "") for row in points],
-        "hovertemplate": f"step %{{x}}, epoch %{{customdata}}<br>{value}<extra>%{{fullData.name}}</extra>",
+        "hovertemplate": f"{place}<br>{value}<extra>%{{fullData.name}}</extra>",
     }
 
 
@@ -122,11 +123,11 @@ def confusion(predictions: Predictions) -> tuple[Chart, list[list[int]]]:
                 "zmin": 0,
                 "zmax": 1,
                 "hoverongaps": False,
-                "colorbar": {"tickformat": ".0%", "thickness": 12, "title": {"text": "of the class"}},
+                "colorbar": {"tickformat": ".0%", "thickness": 12},
                 "x": names,
                 "y": names,
-                "hovertemplate": "%{y} taken for %{x}<br>%{customdata} images, %{z:.1%} of the class"
-                "<extra></extra>",
+                "hovertemplate": "%{y} taken for %{x}<br>%{customdata} images, "
+                "%{z:.1%} of the class<extra></extra>",
             }
         ],
         "layout": {

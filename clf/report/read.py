@@ -1,5 +1,5 @@
-"""Everything that a report shows of a run, read from its folder alone: no images, no network, and no
-machine that the run was on."""
+"""Everything that a report shows of a run, read from its folder alone: no images, no network, and
+no machine that the run was on."""
 
 import csv
 import json

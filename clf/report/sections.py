@@ -1,5 +1,5 @@
-"""The sections of a run's report, each from what the run has left; one that lacks its records says how to
-get them."""
+"""The sections of a run's report, each from what the run has left; one that lacks its records says
+how to get them."""
 
 import base64
 import json
@@ -9,9 +9,14 @@ from typing import Any
 from clf.config.faults import printable
 from clf.metrics.columns import CLASS_COLUMNS
 from clf.metrics.measures import find, percent, shown
-from clf.predictions import UNKNOWN, Predictions
+from clf.predictions import (
+    UNKNOWN,
+    Predictions,
+    confidently_wrong,
+    largest_confusions,
+    least_certain,
+)
 from clf.report import charts
-from clf.report.choose import confidently_wrong, largest_confusions, least_certain
 from clf.report.page import Section, fields, plot, text
 from clf.report.read import RunReport
 from clf.run_folder import TILES
@@ -19,8 +24,9 @@ from clf.run_folder import TILES
 HEADLINE = ("acc_top1", "acc_top5", "acc_macro", "f1_macro", "loss", "ece")
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 NO_PREDICTIONS = (
-    '<p class="dim">The predictions of each image are not in the run folder: the run has not ended, or an '
-    "older version wrote it. <code>python launch/evaluate.py {run} --report</code> adds them.</p>"
+    '<p class="dim">The predictions of each image are not in the run folder: the run has not '
+    "ended, or an older version wrote it. <code>python launch/evaluate.py {run} --report</code> "
+    "writes a report with them.</p>"
 )
 
 
@@ -55,18 +61,26 @@ def _summary(run: RunReport) -> Iterator[tuple[str, str]]:
             training.append(words.format(model[key]))
     if epochs := run.status.get("epochs", run.config.get("epochs")):
         done = run.status.get("epoch")
-        training.append(f"{done} of {epochs} epochs" if done not in (None, epochs) else f"{epochs} epochs")
+        training.append(
+            f"{done} of {epochs} epochs" if done not in (None, epochs) else f"{epochs} epochs"
+        )
     if data.get("batch_size"):
         training.append(f"{data['batch_size']} images a step")
     yield "model", text(", ".join(part for part in training if part))
     yield "data", _data(run)
     device = run.status.get("device")
     nodes = run.config.get("nodes", 1)
-    where = [f"{nodes} nodes" if nodes and nodes > 1 else "", device or "", run.status.get("host") or ""]
+    where = [
+        f"{nodes} nodes" if nodes and nodes > 1 else "",
+        device or "",
+        run.status.get("host") or "",
+    ]
     yield "on", text(", ".join(part for part in where if part))
     if run.status.get("started") and run.status.get("updated"):
         yield "latest start", text(_duration(run.status["updated"] - run.status["started"]))
-    restarts = [one for one in run.events if one.get("event") in ("requeued", "preempted", "failed")]
+    restarts = [
+        one for one in run.events if one.get("event") in ("requeued", "preempted", "failed")
+    ]
     reasons = dict.fromkeys(str(one.get("reason") or one["event"]) for one in restarts)
     yield "restarts", text(f"{len(restarts)}: {'; '.join(reasons)}" if restarts else "none")
     yield "W&B", text(run.status.get("wandb") or "")
@@ -100,9 +114,8 @@ def sections(run: RunReport) -> list[Section]:
     """All sections, in the order of the page."""
     found = [curves(run), classes(run)]
     if run.predictions is not None:
-        wanted = Pictures(run, run.predictions)
-        found += [confusions(run, wanted), worst(wanted), calibration(run.predictions)]
-        found[-3] = Section(**{**vars(found[-3]), "data": {**found[-3].data, "images": wanted.items}})
+        pictures = Pictures(run, run.predictions)
+        found += [confusions(pictures), worst(pictures), calibration(run.predictions)]
     else:
         lacking = NO_PREDICTIONS.format(run=text(run.folder.path))
         found.append(Section("confusion-matrix", "Confusion", lacking))
@@ -117,9 +130,13 @@ def curves(run: RunReport) -> Section:
         for number, (title, _) in enumerate(drawn)
     )
     data = {"charts": {f"curve-{number}": chart for number, (_, chart) in enumerate(drawn)}}
-    restarts = sum("shapes" in chart["layout"] and bool(chart["layout"]["shapes"]) for _, chart in drawn)
+    restarts = sum(
+        "shapes" in chart["layout"] and bool(chart["layout"]["shapes"]) for _, chart in drawn
+    )
     note = '<p class="dim">Dotted lines mark where a further start went on.</p>' if restarts else ""
-    return Section("curves", "Curves", f'{note}<div class="charts">{html}</div>' if drawn else "", data)
+    return Section(
+        "curves", "Curves", f'{note}<div class="charts">{html}</div>' if drawn else "", data
+    )
 
 
 def classes(run: RunReport) -> Section:
@@ -136,7 +153,9 @@ def classes(run: RunReport) -> Section:
     rows = [[_cell(name, cell) for name, cell in row.items()] for row in run.per_class]
     sort = names.index("accuracy") if "accuracy" in names else 0
     html = f'<div data-table="classes" data-sort="{sort}" aria-label="classes"></div>'
-    return Section("classes", "Classes", html, {"tables": {"classes": {"columns": columns, "rows": rows}}})
+    return Section(
+        "classes", "Classes", html, {"tables": {"classes": {"columns": columns, "rows": rows}}}
+    )
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -178,7 +197,7 @@ class Pictures:
         return self._numbers[row]
 
 
-def confusions(run: RunReport, pictures: Pictures) -> Section:
+def confusions(pictures: Pictures) -> Section:
     """The matrix, and the largest confusions with their images."""
     predictions = pictures.predictions
     chart, spans = charts.confusion(predictions)
@@ -187,7 +206,7 @@ def confusions(run: RunReport, pictures: Pictures) -> Section:
         {
             "label": pair.label,
             "predicted": pair.predicted,
-            "count": pair.count,
+            "count": pair.images,
             "support": int(support_C[pair.label]),
             "images": pictures.of(pair.rows),
         }
@@ -195,9 +214,9 @@ def confusions(run: RunReport, pictures: Pictures) -> Section:
     ]
     C = len(predictions.classes)
     together = (
-        f'<p class="dim">{C:,} classes are drawn as {len(spans)}, neighbours added up; the list beside it '
-        "is of single classes.</p>"
-        if C > len(spans)
+        f'<p class="dim">{C:,} classes are drawn as {len(spans)}, neighbours added up; the list '
+        "beside it is of single classes.</p>"
+        if len(spans) < C
         else ""
     )
     listed = (
@@ -226,18 +245,21 @@ def worst(pictures: Pictures) -> Section:
         "unsure": pictures.of(least_certain(pictures.predictions)),
     }
     titles = {"wrong": "Confidently wrong", "unsure": "Least certain"}
+    # The last section that asks for images: those of all sections are in the list now.
     html = "".join(
         f'<h3>{titles[name]}</h3><div class="pictures" data-pictures="{name}"></div>'
         for name, rows in lists.items()
         if rows
     )
-    return Section("pictures", "Worst pictures", html, {"lists": lists})
+    data = {"lists": lists, "images": pictures.items}
+    return Section("pictures", "Worst pictures", html, data)
 
 
 def calibration(predictions: Predictions) -> Section:
     html = (
-        '<p class="dim">How many of the predictions of a confidence are right. A bar below the line: the '
-        f'network is too sure of itself.</p><div class="chart">{plot("reliability", "wide")}</div>'
+        '<p class="dim">How many of the predictions of a confidence are right. A bar below the '
+        "line: the network is too sure of itself.</p>"
+        f'<div class="chart">{plot("reliability", "wide")}</div>'
     )
     data = {"charts": {"reliability": charts.reliability(predictions)}}
     return Section("calibration", "Calibration", html, data)
@@ -248,7 +270,8 @@ def distribution(run: RunReport) -> Section:
     if chart is None:
         return Section("distribution", "Data", "")
     counts = [count for count in run.images["train"].values() if count]
-    words = f"The largest class has {max(counts) / min(counts):.3g} times the training images of the smallest."
+    times = f"{max(counts) / min(counts):.3g} times"
+    words = f"The largest class has {times} the training images of the smallest."
     html = f'<p class="dim">{words}</p><div class="chart">{plot("distribution", "wide")}</div>'
     return Section("distribution", "Data", html, {"charts": {"distribution": chart}})
 
@@ -263,8 +286,9 @@ def training_images(run: RunReport) -> Section:
         return f"{100 * place / max(of - 1, 1):.3f}%"
 
     tiles = "".join(
-        f'<div><i style="background-position: {share(place % TILES, TILES)} {share(place // TILES, rows)}" '
-        f'role="img" aria-label="{text(name)}"></i>{text(name)}</div>'
+        f'<div><i style="background-position: {share(place % TILES, TILES)} '
+        f'{share(place // TILES, rows)}" role="img" aria-label="{text(name)}"></i>'
+        f"{text(name)}</div>"
         for place, name in enumerate(run.tiles)
     )
     style = (
@@ -272,7 +296,9 @@ def training_images(run: RunReport) -> Section:
         f"background-size: {100 * TILES}% {100 * rows}% }}</style>"
     )
     words = '<p class="dim">The first training batch as the network sees it, augmented.</p>'
-    return Section("training-images", "Training images", f'{style}{words}<div class="tiles">{tiles}</div>')
+    return Section(
+        "training-images", "Training images", f'{style}{words}<div class="tiles">{tiles}</div>'
+    )
 
 
 def configuration(run: RunReport) -> Section:
@@ -281,7 +307,8 @@ def configuration(run: RunReport) -> Section:
     commit = json.dumps(run.commit) if run.commit else ""
     html = (
         f"<details><summary>Settings</summary>{settings}</details>"
-        f"<details><summary>Environment</summary>{versions}{fields([('commit', text(commit))])}</details>"
+        f"<details><summary>Environment</summary>{versions}"
+        f"{fields([('commit', text(commit))])}</details>"
     )
     return Section("configuration", "Configuration", html)
 

@@ -1,4 +1,4 @@
-"""What a run reports while it runs: per-class tables, images per second, status.json.
+"""What a run reports of its evaluations and of itself: per-class tables and status.json.
 
 Only rank 0 writes. Nothing here waits for the device within a training step.
 
@@ -22,6 +22,7 @@ from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
 from clf.tracking.epochs import epoch_number
 from clf.tracking.nodes import departing_nodes
+from clf.tracking.steps import Throughput, step_of_scalars
 from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
 
@@ -66,55 +67,12 @@ class PerClassTables(Callback):
         if trainer.state.fn == "fit":
             name = f"{split}_epoch{epoch_number(trainer):03d}.csv"
             write_csv(rows, self.folder.per_class / name)
-        epoch, step = trainer.current_epoch, _step_of_scalars(trainer)
+        epoch, step = trainer.current_epoch, step_of_scalars(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, GuardedWandbLogger):
                 logger.log_per_class(f"{split}/per_class", rows, epoch, step)
             if self.class_scalars:
                 logger.log_metrics(_class_scalars(rows, split) | {"epoch": epoch}, step)
-
-
-class Throughput(Callback):
-    """Logs train/images_per_second: all ranks' images over the wall time between two log lines.
-
-    It counts optimizer steps by the host's clock. The device may be a few steps behind, which
-    evens out over a window; waiting for it would slow the training down.
-
-    Args:
-        batch_size: images of an optimizer step over all ranks
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.images_per_second: float | None = None
-        self._window = (0.0, 0)  # (seconds, optimizer steps) at its start
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_window(trainer)  # a run resumed in mid-epoch has no on_train_epoch_start
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_window(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_window(trainer)  # evaluation is not training time
-
-    def _begin_window(self, trainer: Trainer) -> None:
-        self._window = (time.perf_counter(), trainer.global_step)
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        step = trainer.global_step
-        start, first = self._window
-        # The same steps as Lightning's own scalars, so that they share a row.
-        due = step % trainer.log_every_n_steps == 0 or trainer.is_last_batch
-        if not due or step == first:
-            return
-        self.images_per_second = (step - first) * self.batch_size / (time.perf_counter() - start)
-        self._begin_window(trainer)
-        scalars = {"train/images_per_second": self.images_per_second}
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                scalars | {"epoch": trainer.current_epoch}, _step_of_scalars(trainer)
-            )
 
 
 class StatusFile(Callback):
@@ -238,12 +196,6 @@ class StatusFile(Callback):
             "updated": now,
             "error": error,
         }
-
-
-def _step_of_scalars(trainer: Trainer) -> int:
-    """The step that Lightning gives its own scalars at this moment: within the fit the last
-    optimizer step, counted from 0; after the fit the number of steps."""
-    return max(0, trainer.global_step - int(trainer.state.fn == "fit"))
 
 
 def _class_scalars(rows: list[PerClassRow], split: str) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""What of a run's data is kept for its report: how many images there are, and how the first ones look
-to the network."""
+"""What of a run's data and machine is kept for its report: how many images there are, how the first
+ones look to the network, and the versions of the packages."""
 
 import os
 import platform
@@ -17,9 +17,8 @@ from clf.batch import PADDING, ClassificationBatch
 from clf.run_folder import TILES, RunFolder
 
 MOST = 48  # images in the grid
-PACKAGES = (
-    "torch torchvision lightning torchmetrics deepspeed timm numpy pillow simplejpeg wandb plotly"
-).split()
+TORCH = ("torch", "torchvision", "lightning", "torchmetrics", "deepspeed", "timm")
+PACKAGES = (*TORCH, "numpy", "pillow", "simplejpeg", "wandb", "plotly")
 
 
 class TrainingImages(Callback):
@@ -73,7 +72,7 @@ def write_data(folder: RunFolder, root: str, counts: Mapping[str, Mapping[str, i
 
 
 def write_environment(folder: RunFolder) -> None:
-    """environment.json: versions and machine; no variable of the environment, which may be secret."""
+    """environment.json: versions and machine. Variables of the environment may be secret."""
     found: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
     for name in PACKAGES:
         try:

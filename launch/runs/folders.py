@@ -11,7 +11,7 @@ from clf.config.saved import load, save
 from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import changes
 from slurm.records import private_files
-from slurm.snapshot import snapshot_code, user_modules
+from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
@@ -69,6 +69,7 @@ def create(cfg: RunConfig, run: Run, notes: Sequence[str] = ()) -> None:
         shutil.rmtree(folder.code, ignore_errors=True)
         snapshot_code(ROOT, folder.code, user_modules(cfg))
         save(cfg, folder.config)
+        write_commit(ROOT, folder.commit)
         folder.notes_file.unlink(missing_ok=True)
         folder.add_notes(notes)
 

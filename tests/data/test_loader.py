@@ -1,6 +1,7 @@
 """Batches do not depend on the number of threads, can be resumed, and leave no thread behind."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,6 +274,23 @@ def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
     list(loader(threads=0))
     assert seen == {threading.current_thread()}
     assert torch.get_num_threads() == here
+
+
+def test_the_loader_counts_the_seconds_that_its_caller_waits_and_no_others(loader, monkeypatch):
+    now = [100.0]
+
+    def slow(*arguments) -> np.ndarray:
+        now[0] += 0.5
+        return decode(*arguments)
+
+    monkeypatch.setattr("clf.data.loader.decode", slow)
+    monkeypatch.setattr("clf.data.loader.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    slow_loader, images = loader(threads=0), 0
+    for _ in range(2):
+        for batch in slow_loader:
+            images += int((batch["indices"] != PADDING).sum())
+            now[0] += 100.0  # a training step
+    assert slow_loader.waited_s == pytest.approx(0.5 * images)
 
 
 # --- bad files ---

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from clf.config import RunConfig
-from slurm.snapshot import missing_modules, snapshot_code
+from clf.run_folder import RunFolder, read_commit
+from slurm.snapshot import missing_modules, snapshot_code, write_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -238,3 +239,51 @@ def test_a_module_within_a_package_can_be_trusted_by_its_own_name(place: Path) -
     )
     assert "u_trusted.models.DeepNet\n" in done.stdout, done.stderr
     assert "u_trusted.other.DeepNet: not a trusted package" in done.stdout
+
+
+# --- the commit ---
+
+
+def git(repository: Path, *arguments: str) -> str:
+    person = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    command = ["git", "-C", str(repository), *person, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "repository"
+    (path / "clf").mkdir(parents=True)
+    (path / "clf" / "run.py").write_text("first\n")
+    git(path, "init", "--quiet")
+    git(path, "remote", "add", "origin", "https://user:hunter2@example.org/private.git")
+    git(path, "add", "clf")
+    git(path, "commit", "--quiet", "--message", "first")
+    return path
+
+
+def test_a_run_knows_the_commit_of_its_code_and_whether_it_was_edited(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of a hook"))
+    head = (repository / ".git" / "refs" / "heads").rglob("*")
+    commit = next(path.read_text().strip() for path in head if path.is_file())
+    (repository / "notes.txt").write_text("not the project's\n")
+    write_commit(repository, folder.commit)
+    assert read_commit(folder.path) == {"commit": commit, "changed": False}
+    (repository / "clf" / "run.py").write_text("edited\n")
+    write_commit(repository, folder.commit)
+    assert read_commit(folder.path) == {"commit": commit, "changed": True}
+    assert "hunter2" not in folder.commit.read_text()
+
+
+def test_code_that_git_does_not_know_has_no_commit(repository: Path, tmp_path: Path) -> None:
+    """As where clf is installed into a virtual environment within somebody's repository."""
+    folder = RunFolder.create(tmp_path / "run")
+    folder.commit.write_text('{"commit": "of an earlier start"}')
+    installed = repository / "venv" / "site-packages"
+    (installed / "clf").mkdir(parents=True)
+    for source in (installed, tmp_path):
+        write_commit(source, folder.commit)
+        assert read_commit(folder.path) == {}

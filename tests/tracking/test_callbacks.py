@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder, read_status
-from clf.tracking import callbacks
-from clf.tracking.callbacks import PerClassTables, StatusFile, Throughput
+from clf.tracking import callbacks, steps
+from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.epochs import EpochLines
+from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.wandb_run import close, wandb_logger
 
 BATCH, TRAIN_BATCHES, EVERY = 4, 10, 4
@@ -108,6 +109,7 @@ def trainer(folder: RunFolder, loggers=None, epochs=2, class_scalars=False, **op
         callbacks=[
             LearningRateMonitor(logging_interval="step"),
             Throughput(BATCH),
+            GradientNorm(),
             PerClassTables(folder, class_scalars),
             StatusFile(folder),
             last,
@@ -225,10 +227,10 @@ def test_a_resumed_run_says_everything_once_and_in_order(folder, run):
         made, model = trainer(folder), Tiny()
         made.fit(model, Data(), ckpt_path=folder.checkpoints / "last.ckpt", weights_only=False)
         made.test(model, Data(), verbose=False)
-        steps, whole = rows(folder.metrics_csv), rows(run.metrics_csv)
-        assert [(r["epoch"], r["step"]) for r in steps] == [(r["epoch"], r["step"]) for r in whole]
+        again, whole = rows(folder.metrics_csv), rows(run.metrics_csv)
+        assert [(r["epoch"], r["step"]) for r in again] == [(r["epoch"], r["step"]) for r in whole]
         for name in ("train/loss_step", "train/loss", "val/acc_top1", "test/acc_top1"):
-            assert [r.get(name) for r in steps] == [r.get(name) for r in whole], name
+            assert [r.get(name) for r in again] == [r.get(name) for r in whole], name
         assert read_status(folder.path)["state"] == "finished"
 
 
@@ -283,6 +285,7 @@ class Clock:
 def test_images_per_second_is_of_the_global_batch_and_of_training_alone(folder, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(steps, "time", clock)
     made = trainer(folder, accumulate_grad_batches=2, val_check_interval=10)
     made.fit(Tiny(clock.passes), Data(micro_batch=BATCH // 2))
     name = "train/images_per_second"
@@ -290,6 +293,65 @@ def test_images_per_second_is_of_the_global_batch_and_of_training_alone(folder, 
     assert sorted(found) == [3, 7, 9, 11, 15, 19]
     assert [*found.values()] == pytest.approx([BATCH / 0.5] * len(found))
     assert read_status(folder.path)["images_per_second"] == pytest.approx(BATCH / 0.5)
+
+
+class LateData(Data):
+    """Its training loader keeps the loop waiting for 0.75 s a batch, and says so."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def train_dataloader(self) -> DataLoader:
+        late, clock = super().train_dataloader(), self.clock
+
+        class Late(DataLoader):
+            waited_s = 0.0
+
+            def __iter__(self):
+                for batch in super().__iter__():
+                    clock.now += 0.75
+                    self.waited_s += 0.75
+                    yield batch
+
+        return Late(late.dataset, batch_size=late.batch_size)
+
+
+def test_the_waiting_share_is_the_loaders_part_of_the_time_of_training(folder, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(steps, "time", clock)
+    trainer(folder, epochs=2).fit(Tiny(clock.passes), LateData(clock))
+    name = "train/waiting_share"
+    found = {int(r["step"]): float(r[name]) for r in rows(folder.metrics_csv) if name in r}
+    assert sorted(found) == [3, 7, 9, 11, 15, 19]
+    assert [*found.values()] == pytest.approx([0.75] * 6)
+
+
+def test_a_loader_that_does_not_count_its_seconds_has_no_waiting_share(run):
+    assert not any("train/waiting_share" in row for row in rows(run.metrics_csv))
+
+
+class Sloped(Tiny):
+    """The gradient of micro-batch n is n times (3, 4) on two weights, and nothing on a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = torch.nn.Parameter(torch.zeros(2))
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.batches = 0
+
+    def training_step(self, batch, batch_idx):
+        self.batches += 1
+        return self.batches * (self.slopes * torch.tensor([3.0, 4.0])).sum()
+
+
+def test_the_gradient_norm_is_that_of_the_whole_step_before_clipping(folder):
+    made = trainer(folder, epochs=1, accumulate_grad_batches=2, gradient_clip_val=0.5)
+    made.fit(Sloped(), Data(micro_batch=BATCH // 2))
+    name = "train/grad_norm"
+    found = {int(r["step"]): float(r[name]) for r in rows(folder.metrics_csv) if name in r}
+    # Step s, from 0, has micro-batches 2s + 1 and 2s + 2.
+    assert found == pytest.approx({s: 5 * (2 * s + 1.5) for s in (3, 7, 9)})
 
 
 def test_the_status_is_written_at_most_once_a_second_of_training(folder, monkeypatch):

@@ -24,6 +24,7 @@ from clf.run_folder import RunFolder
 from clf.tracking import wandb_run
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import close, wandb_logger
+from tests.tracking.recording import offline_runs, records
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 7, "data": {"name": "digits", "augment": {"crop_scale": [0.35, 1.0]}}}
@@ -124,18 +125,6 @@ def server_that_hangs(monkeypatch) -> Iterator[threading.Event]:
 
 def start(folder: RunFolder, mode: str = "auto"):
     return wandb_logger(TrackingConfig(mode=mode), folder, CONFIG, "one")
-
-
-def offline_runs(folder: RunFolder) -> list[Path]:
-    return sorted(folder.wandb.glob("offline-run-*"))
-
-
-def records(run: Path) -> list[dict]:
-    """What the .wandb file of a run holds, as W&B's own tool shows it."""
-    (path,) = run.glob("*.wandb")
-    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def test_without_a_key_the_run_is_recorded_offline_and_nobody_is_asked(folder, recwarn):

@@ -1,0 +1,26 @@
+"""The words of report.py."""
+
+from pathlib import Path
+
+from launch.arguments.parser import Parser, parser
+
+EXAMPLES = """\
+  python launch/report.py runs/NAME                  runs/NAME/report.html, curves.png, confusion.png
+  python launch/report.py runs/NAME --out page.html  ... somewhere else
+"""
+
+
+def report_parser() -> Parser:
+    command = parser(
+        "Write what a run has done as a page that any browser shows offline, from the run folder "
+        "alone.",
+        EXAMPLES,
+    )
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or the name of a run")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="default: report.html in the run folder",
+    )
+    return command
