@@ -40,7 +40,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def page_and_images(page: Path) -> list[Path]:
-    return [path for name in ("curves.png", "confusion.png") if (path := page.parent / name).exists()]
+    return [
+        path for name in ("curves.png", "confusion.png") if (path := page.parent / name).exists()
+    ]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def curves(run: RunReport) -> list[tuple[str, Chart]]:
             continue
         layout: Chart = {
             "xaxis": {"title": {"text": "step"}},
-            "yaxis": {"tickformat": ".0%" if unit == "%" else "", "rangemode": "normal"},
+            "yaxis": {"tickformat": ".1~%" if unit == "%" else "", "rangemode": "normal"},
             "shapes": [_line(step) for step, _ in marks],
             "annotations": [_word(step, word) for step, word in marks],
             "showlegend": len(series) > 1,

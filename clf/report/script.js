@@ -132,7 +132,7 @@ function table(place, { columns, rows }) {
 function picture(number) {
   const one = report.images[number];
   const image = one.picture
-    ? make("img", { src: `data:image/jpeg;base64,${one.picture}`, alt: `${one.label}, taken for ${one.predicted}`, loading: "lazy" })
+    ? make("img", { src: `data:image/jpeg;base64,${one.picture}`, alt: `${one.label}, taken for ${one.predicted}` })
     : make("div", { className: "none", textContent: "no picture kept" });
   const right = one.label === one.predicted;
   return make("figure", {}, image, make("figcaption", {},
