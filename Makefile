@@ -34,10 +34,11 @@ testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install
 
 check: $(READY) docs
-	@echo "== lint, format, types"
+	@echo "== lint, format, types, Dockerfile"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # A link that leads nowhere is an error (but not with --quiet). The variable silences a note on MkDocs' successors.
 docs: $(READY)

@@ -1,11 +1,11 @@
-"""A run, from config to numbers: `fit` trains and tests, `evaluate` scores a checkpoint. Read this
-first.
+"""A run, from config to numbers: `fit` trains and tests; `evaluate`, of `clf.scoring`, scores a
+checkpoint. Read this first.
 
 YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) -> counts (metrics)
      -> one sync an epoch -> scalars and per-class tables (tracking) -> run folder and W&B
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from clf.atomic import remove_unfinished
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
-from clf.config.saved import from_dict
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
@@ -35,13 +34,11 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
-from clf.predictions import Predictions
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
     RunRecord,
     checkpoint_callbacks,
-    find_checkpoint,
     read_checkpoint,
 )
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
@@ -49,6 +46,7 @@ from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.resilience.whole import best_or_last, newest_whole
 from clf.run_folder import RunFolder, read_commit
+from clf.scoring import evaluate
 from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
@@ -56,18 +54,9 @@ from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
-from clf.tracking.tables import PerClassRow, rows_from_counts
 from clf.tracking.wandb_run import close, wandb_logger
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    split: str
-    checkpoint: Path
-    scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
-    per_class: list[PerClassRow]
-    notes: list[str] = field(default_factory=list)  # of the data
-    predictions: Predictions | None = None  # None: the model's test_step returns no logits
+__all__ = ["evaluate", "fit"]
 
 
 def fit(
@@ -194,70 +183,6 @@ def _prepare(
 def _note(folder: RunFolder, notes: list[str]) -> None:
     for note in folder.add_notes(notes):
         print(f"note: {note}", flush=True)
-
-
-def evaluate(
-    run_or_checkpoint: Path,
-    split: str | None = None,
-    predictions: Path | None = None,
-    data: dict[str, Any] | None = None,
-    progress: bool = True,
-) -> Evaluation:
-    """Score a run's best checkpoint, or a checkpoint file, on one device.
-
-    Args:
-        run_or_checkpoint: a run folder or a file
-        split: "train", "val" or "test"; None: test if the data has one, else val
-        predictions: CSV to write, a row an image: image, label, predicted, probability
-        data: fields of the data config to replace, such as {"root": "..."}
-
-    Raises:
-        ValueError: no checkpoint there, an empty split, or data that has a class which the
-        checkpoint has not
-    """
-    quiet_lightning()
-    path = find_checkpoint(run_or_checkpoint)
-    record = read_checkpoint(path)[RECORD]
-    cfg = _on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"), data)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    notes = datamodule.number_like(record["class_to_idx"], path, may_lack=True)
-    split = split or ("test" if len(datamodule.splits.test) else "val")
-    loader = datamodule.eval_loader(split)
-    if not len(loader):
-        raise ValueError(f"the {split} split of {cfg.data.root or cfg.data.name} has no images")
-    model = build_model(cfg, datamodule.num_classes, pretrained=False)
-    keep = KeepPredictions(datamodule.classes)
-    trainer = Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[keep, *([ProgressBar()] if progress else [])],
-        **_common(replace(cfg, limit_batches=None), progress),
-        **trainer_arguments(cfg),
-    )
-    trainer.test(model, dataloaders=loader, ckpt_path=path, weights_only=True, verbose=False)
-    scalars = {
-        name.replace("test/", f"{split}/", 1): value for name, value in _scalars(trainer).items()
-    }
-    rows = rows_from_counts(datamodule.classes, *model.per_class_counts("test"))
-    if predictions and keep.predictions:
-        keep.predictions.write_csv(predictions)
-    notes = [*datamodule.splits.notes, *notes]
-    return Evaluation(split, path, scalars, rows, notes, keep.predictions)
-
-
-def _on_one_device(cfg: RunConfig, data: dict[str, Any] | None) -> RunConfig:
-    """The config that a run was trained with, changed to evaluate on one device.
-
-    Args:
-        data: as for `evaluate`
-    """
-    # The batches of the run's own evaluation, so that floats are added in the same order.
-    batch = cfg.data.eval_batch_size or micro_batch_size(cfg.data, world_size(cfg))
-    images = replace(cfg.data, **{"eval_batch_size": batch} | (data or {}))
-    one_device = replace(cfg.strategy, name="single", sync_batchnorm=False)
-    return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
 
 
 def _weights_notes(

@@ -18,28 +18,22 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
+    from launch.arguments.benchmark import benchmark_parser
+    from launch.command import answer_help
 
-from launch.arguments.parser import parse, parser
+    answer_help(benchmark_parser())
+
+from launch.arguments.benchmark import benchmark_parser
+from launch.arguments.parser import parse
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
 from launch.command import run_command
 
-EXAMPLES = """\
-  python launch/benchmark.py loader                  JPEGs to batches, beside torchvision's
-  python launch/benchmark.py all --json numbers.json
-  python launch/benchmark.py step metrics --rounds 9
-  python launch/benchmark.py all --smoke             does it run? the numbers mean nothing
-"""
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simplejpeg", "numpy")
 
 
 def main(argv: list[str] | None = None) -> int:
-    command = parser(__doc__.split("\n")[0], EXAMPLES)
-    choices = [*SECTIONS, "all"]
-    command.add_argument("sections", nargs="+", choices=choices, help="what to measure")
-    command.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (7)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    command.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+    command = benchmark_parser()
     arguments = parse(command, argv)
     if arguments.rounds is not None and arguments.rounds < 1:
         command.error(f"--rounds {arguments.rounds}: expected at least 1")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from launch.arguments.run import SLURM_FLAGS
+from launch.typed import sibling, this_command
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
@@ -38,7 +39,7 @@ def answer_help(parser: argparse.ArgumentParser) -> None:
 def again(name: str, argv: Sequence[str]) -> str:
     """This command once more, for the run of that name."""
     named = any(word == "--name" or word.startswith(("--name=", "name=")) for word in argv)
-    return f"python {shlex.join([sys.argv[0], *argv, *([] if named else ['--name', name])])}"
+    return f"{this_command()} {shlex.join([*argv, *([] if named else ['--name', name])])}"
 
 
 def debug_command(argv: Sequence[str]) -> str:
@@ -51,5 +52,4 @@ def debug_command(argv: Sequence[str]) -> str:
         if word not in flags and before not in flags
         if not word.startswith(with_value) and word != "--follow"
     ]
-    program = sys.argv[0].replace("submit.py", "train.py")
-    return f"python {shlex.join([program, *kept, '--debug'])}"
+    return f"{sibling('train.py')} {shlex.join([*kept, '--debug'])}"

@@ -40,7 +40,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     path = _find(arguments.run_or_checkpoint)
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
-    from clf.run import evaluate  # imports torch
+    from clf.scoring import evaluate  # imports torch
 
     result = evaluate(path, arguments.split, arguments.predictions, data, progress=is_live(out))
     print_fields(out, {"checkpoint": str(result.checkpoint)})

@@ -1,5 +1,4 @@
-"""The run of submit.py in this process, on one device: breakpoints stop, errors show their
-traceback.
+"""Train in this process, on one device: breakpoints stop, errors show their traceback.
 
 python launch/train.py --model resnet18 --debug
 """

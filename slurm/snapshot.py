@@ -26,10 +26,11 @@ from pathlib import Path
 from clf.atomic import write_folder
 from clf.config import RunConfig
 from clf.config.faults import show
+from clf.config.files import IS_INSTALLED, ROOT
 from clf.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 CODE = ("launch", "clf", "configs", "slurm", "pyproject.toml")  # what every job needs
+INSTALLED_CODE = ("launch", "clf", "slurm")  # the rest of what lies beside them is anybody's
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 INSTALLED = ("site-packages", "dist-packages")
 GIT_TIMEOUT_S = 10  # a repository on a slow disk must not hold up a submission
@@ -48,7 +49,7 @@ def snapshot_code(source: Path, target: Path, modules: Sequence[str] = ()) -> No
     that it began with.
 
     Args:
-        source: the repository
+        source: the repository, or the folder that the package is installed in
         modules: names of the user's modules, such as `trusted_packages` holds
     """
     if not target.exists():
@@ -104,7 +105,7 @@ def missing_modules(cfg: RunConfig) -> list[str]:
 
 
 def _copy(source: Path, target: Path, modules: Sequence[str]) -> None:
-    for name in CODE:
+    for name in INSTALLED_CODE if IS_INSTALLED else CODE:
         if (source / name).exists():
             _copy_path(source / name, target / name)
     for top, spec in _local_specs(modules).items():

@@ -1,10 +1,12 @@
 """What tests share: a checkout of its own whose training is a stand-in, so that a job runs for real
-in about a second; and ranks, real processes that are started once."""
+in about a second; ranks, real processes that are started once; and a browser, likewise."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,8 @@ def fit(cfg, run_dir, progress=True, request=None, job=None):
     return scalars
 '''
 
+CHROMIUM = "/usr/bin/chromium"
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -66,3 +70,20 @@ def ranks() -> Iterator[Callable[[int], Ranks]]:
             return started[world]
 
         yield of
+
+
+@pytest.fixture(scope="module")  # while it is there, this thread can run no other event loop
+def browser() -> Iterator[Any]:
+    """A headless Chromium, playwright's `Browser`. Skips where there is none; in CI that is a
+    failure."""
+    if not Path(CHROMIUM).exists():
+        reason = f"no browser here: expected {CHROMIUM}; apt-get install chromium brings it"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()

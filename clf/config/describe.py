@@ -4,6 +4,7 @@ python -m clf.config.describe > docs/settings.md
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass
@@ -134,8 +135,14 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _lines(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
-        cells = (f"`{row.key}`", row.takes, f"`{row.default}`", row.meaning)
+        cells = (f"`{row.key}`", _plain(row.takes), f"`{row.default}`", _plain(row.meaning))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """With what Markdown would take for HTML or for emphasis, such as <NNN> and _target_, as it
+    stands."""
+    return re.sub(r"\b_\w+_\b", lambda word: word[0].replace("_", "\\_"), text.replace("<", "&lt;"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ from clf.config.networks import all_choices, fault, find
 from clf.config.registry import AUTO, entries
 from clf.config.words import load_yaml
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]  # holds clf, slurm and launch
+# An installed package has the files inside of clf, where pyproject.toml puts them: a folder
+# `configs` among everybody's packages would be anybody's.
+IS_INSTALLED = (ROOT / "clf" / "configs").is_dir()
+CONFIG_DIR = ROOT / "clf" / "configs" if IS_INSTALLED else ROOT / "configs"
 # Groups in which a registered name can be chosen without a file -> the key that the choice sets
 CHOOSES = {"model": "_target_", "data": "name"}
 PROVIDER = "clf"  # marks what we put into Hydra's store

@@ -7,13 +7,15 @@ or not at all, however many processes ask for them at the same time.
 
 Such a function takes the place of a reader. It fills the empty `folder` with train/, val/ and
 test/, each with a folder of images per class; they are then read as by data=imagefolder. The folder
-is `data.root`, or `data/<name>-<hash of all settings that it takes>` in the repository.
+is `data.root`, or `<name>-<hash of all settings that it takes>` in the repository's folder `data`,
+or in the user's cache where the package is installed.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +23,10 @@ from typing import NamedTuple, TypeVar
 
 from clf.atomic import write_folder
 from clf.config import DataConfig
+from clf.config.files import IS_INSTALLED, ROOT
 from clf.config.registry import entries, load
 from clf.data.reader import DataError, Reader, arguments
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RECORD = "made_by_clf.json"  # holds the settings that the images were written with
 WriteFunction = TypeVar("WriteFunction", bound=Callable[..., None])
 
@@ -67,7 +69,14 @@ def folder(cfg: DataConfig) -> Path:
     """Where the images are, or will be."""
     if cfg.root is not None:
         return Path(cfg.root).expanduser()
-    return REPOSITORY / "data" / f"{cfg.name}-{_hash(cfg)}"
+    return _home() / f"{cfg.name}-{_hash(cfg)}"
+
+
+def _home() -> Path:
+    if not IS_INSTALLED:
+        return ROOT / "data"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "clf")
 
 
 def preview(cfg: DataConfig) -> tuple[list[str] | None, int]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from launch.typed import as_typed
+
 FLAG_LIKENESS = 0.75  # of a mistyped flag to the one that is suggested, 0 to 1
 
 
@@ -27,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         for word in (word for word in unknown if word.startswith("--")):
             message += f"\n{self._advice(word)}"
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help\n")
+        self.exit(2, as_typed(f"{self.prog}: {message}\nSee {self.prog} --help\n"))
 
     def _advice(self, word: str) -> str:
         flag, _, value = word.partition("=")
@@ -54,7 +56,7 @@ def parser(description: str, examples: str) -> Parser:
     """A parser whose help ends with examples."""
     return Parser(
         description=description,
-        epilog=f"examples:\n{examples}",
+        epilog=as_typed(f"examples:\n{examples}"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, nearest
+from clf.config.files import ROOT
 from clf.config.saved import load, save
 from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import changes
@@ -15,7 +16,6 @@ from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 
 MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ Names, paths and commands are printed whole at any width: the terminal may break
 text holds no ellipsis and no line break, so that it can be copied.
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from clf.config.faults import ConfigError, is_for_the_user
+from launch.typed import as_typed
+from launch.typed import sibling as sibling  # for those that print commands
 from slurm.queue import QueueError
 
 
@@ -73,27 +73,20 @@ def print_commands(out: Any, commands: Sequence[tuple[str, str]]) -> None:
         out.print(f"  {command}", markup=False, style="cyan")
 
 
-def sibling(script: str) -> str:
-    """The beginning of another of our commands, such as `python launch/jobs.py`: beside the one
-    that was typed, from wherever that was."""
-    beside = Path(sys.argv[0]).with_name(script)
-    return f"python {shlex.quote(str(beside if beside.is_file() else Path('launch', script)))}"
-
-
 def print_notes(notes: Sequence[str], file: Any = None) -> None:
     for note in notes:
-        print(f"note: {note}", file=file or sys.stdout)
+        print(as_typed(f"note: {note}"), file=file or sys.stdout)
 
 
 def announce(text: str) -> None:
     """A line before something that takes long; not part of what the command answers."""
-    print(text, file=sys.stderr, flush=True)
+    print(as_typed(text), file=sys.stderr, flush=True)
 
 
 def fail(message: object, code: int = 2) -> int:
     """Print a message for the user, alone, and give the exit code: 2 for what the user can correct,
     1 for a failed job."""
-    print(message, file=sys.stderr)
+    print(as_typed(str(message)), file=sys.stderr)
     return code
 
 

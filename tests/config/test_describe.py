@@ -40,6 +40,11 @@ def test_the_page_of_settings_is_what_the_code_says() -> None:
     assert text == page(), "print it again: python -m clf.config.describe > docs/settings.md"
 
 
+def test_the_page_of_settings_shows_brackets_and_underscores() -> None:
+    assert "null: &lt;data>-&lt;model>-&lt;date>" in page()  # else a browser shows nothing of it
+    assert r"your own packages, which \_target\_ may name" in page()
+
+
 def test_every_setting_has_a_meaning() -> None:
     assert [row.key for row in settings_table(read()) if not row.meaning] == []
 

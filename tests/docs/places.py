@@ -27,7 +27,32 @@ ELSEWHERE = {
     "torchrun launch/train.py": ("tests/real_world/test_left_over.py", "TORCHELASTIC_RUN_ID"),
     "srun -n4 python launch/train.py": ("tests/slurm/test_submitting.py", "launch/train.py"),
     "sbatch --test-only": ("slurm/preflight.py", "--test-only"),
+    "clf --help": ("tests/launch/test_installed.py", '"--help"'),
+    "clf --version": ("tests/launch/test_installed.py", '"--version"'),
+    "clf completion bash > ~/.local/share/bash-completion/completions/clf": (
+        "tests/launch/test_installed.py",
+        '"completion", "bash"',
+    ),
+    "clf completion zsh > ~/.zfunc/_clf": ("tests/launch/test_installed.py", '"zsh"'),
+    "clf completion fish > ~/.config/fish/completions/clf.fish": (
+        "tests/launch/test_installed.py",
+        '"fish"',
+    ),
+    # Where there is an engine; what they build is compared by tests/slurm/test_container.py.
+    "docker build -t clf .": (".ci/run", "docker build -t clf ."),
+    'docker run --rm --init --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD:/work" '
+    "-v /my/images:/my/images:ro clf train --data /my/images": (
+        ".ci/run",
+        "docker run --rm --init clf train",
+    ),
+    "apptainer build clf.sif apptainer.def": (".ci/run", "apptainer.def"),
     "wandb sync": ("launch/terminal/summary.py", "wandb sync"),
+}
+# What targets of the Makefile run that CI does not make: a command of docs/first-run.md, and what
+# tests/slurm/test_testbed.py does.
+RECIPES = {
+    "demo": "python launch/submit.py --nodes 1 --model resnet18",
+    "testbed": "python -m tests.slurm.testbed up",
 }
 # Placeholders alone, which stand for commands that are run.
 PATTERNS = ("python NAME.py", "python /path/to/clf/launch/submit.py")
@@ -71,12 +96,26 @@ def setup_fault(text: str) -> str:
     """What is wrong with a command that builds the environment; "" if nothing is."""
     if text in PATTERNS or text == ". .venv/bin/activate":
         return ""
-    makefile = (ROOT / "Makefile").read_text()
     if text.startswith("make "):
-        targets = [word for word in text.split()[1:] if "=" not in word]
-        unknown = [one for one in targets if not re.search(rf"^{one}:", makefile, re.M)]
-        return f"the Makefile has no target {unknown[0]}" if unknown else ""
+        faults = (make_fault(word) for word in text.split()[1:] if "=" not in word)
+        return next((fault for fault in faults if fault), "")
     return pip_fault(text.split()[2:])
+
+
+def make_fault(target: str) -> str:
+    """A target that the Makefile lacks, or one that neither CI makes nor a test runs."""
+    makefile = (ROOT / "Makefile").read_text()
+    rule = re.search(rf"^{target}:.*\n((?:\t.*\n)*)", makefile, re.M)
+    if rule is None:
+        return f"the Makefile has no target {target}"
+    if target in RECIPES:
+        return "" if RECIPES[target] in rule[1] else f"{target} does not run {RECIPES[target]}"
+    made = re.findall(r"^make ([\w-]+)", (ROOT / ".ci" / "run").read_text(), re.M)
+    made += [
+        one for name in made for one in re.findall(rf"^{name}: (.*)", makefile, re.M)[0].split()
+    ]
+    is_made = target in made or (target == "env" and "$(READY)" in made)
+    return "" if is_made else f"neither .ci/run makes {target}, nor does RECIPES name its command"
 
 
 def pip_fault(words: Sequence[str]) -> str:
@@ -87,6 +126,8 @@ def pip_fault(words: Sequence[str]) -> str:
     ]
     locked = (ROOT / "requirements.lock").read_text()
     for word in words:
+        if word.startswith("-") or word.endswith(".lock"):
+            continue
         name, _, extra = word.strip("'\"").rstrip("]").partition("[")
         if name in (".", "clf"):
             missing = [one for one in extra.split(",") if one and one not in extras]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.docs.home import filled, furnish
 from tests.docs.pages import ROOT, Command, commands
-from tests.docs.places import ELSEWHERE, EXAMPLE, HERE, SETUP, bare, place, setup_fault
+from tests.docs.places import ELSEWHERE, EXAMPLE, HERE, RECIPES, SETUP, bare, place, setup_fault
 from tests.docs.printed import differences
 
 # Runs that pages call RUN and NAME.
@@ -131,3 +131,4 @@ def test_the_command_has_a_place_where_it_is_run(command: Command) -> None:
 def test_no_entry_of_the_table_is_left_over() -> None:
     assert not ELSEWHERE.keys() - {bare(command) for command in ALL}
     assert (ROOT / EXAMPLE).is_file()
+    assert RECIPES["demo"] in here()

@@ -11,10 +11,7 @@ import pytest
 from clf.config.assign import lay
 from clf.config.compose import read
 from clf.config.overrides import parse
-from launch.arguments.check_data import check_data_parser
-from launch.arguments.evaluate import evaluate_parser
-from launch.arguments.jobs import jobs_parser
-from launch.arguments.run import submit_parser, train_parser
+from launch.commands import commands, words_of
 from tests.docs.pages import GENERATED, ROOT, blocks, spans
 
 SETTING = re.compile(r"[a-z][a-z_]*(\.[a-z_0-9]+)*=[^\s\"]*")
@@ -23,7 +20,8 @@ PLACEHOLDER = re.compile(r"=(|\.\.\.|.*\b[A-Z]{3,}\b.*|\[\{.*|\{.*)$")
 # Not one setting; refused, as its row says; of the network that docs/extending.md writes.
 NO_SETTINGS = {"key=value", "seed=1,2", "model.width=48"}
 LANGUAGES = {"bash", "console", "text", "python", "yaml", "dockerfile"}
-OTHER_FLAGS = {"--ntasks-per-node", "--test-only"}  # of sbatch
+# Of sbatch, docker, pip and clf itself.
+OTHER_FLAGS = {"--ntasks-per-node", "--test-only", "--init", "--user", "--no-deps", "--version"}
 # Who runs the programs of a page.
 PROGRAMS = {"docs/extending.md": "tests/test_extending.py"}
 FILE = re.compile(r"(?<![\w/.])((?:clf|launch|slurm|configs|tests|docs)/[\w./*-]*[\w*/])")
@@ -104,8 +102,8 @@ def test_a_block_has_a_language_and_so_a_test_that_reads_it() -> None:
 
 def test_a_flag_that_a_page_names_is_one_of_the_commands() -> None:
     known = {"--help"}
-    for command in (submit_parser, train_parser, evaluate_parser, check_data_parser, jobs_parser):
-        known |= flags_of(command())
+    for name in commands():
+        known |= flags_of(words_of(name)())
     missing = [
         f"{page}:{line}: {span}"
         for page, line, span in spans()

@@ -1,0 +1,26 @@
+"""The words of benchmark.py."""
+
+from pathlib import Path
+
+from launch.arguments.parser import Parser, parser
+from launch.benchmarks import SECTIONS
+
+EXAMPLES = """\
+  python launch/benchmark.py loader                  JPEGs to batches, beside torchvision's
+  python launch/benchmark.py all --json numbers.json
+  python launch/benchmark.py step metrics --rounds 9
+  python launch/benchmark.py all --smoke             does it run? the numbers mean nothing
+"""
+
+
+def benchmark_parser() -> Parser:
+    command = parser(
+        "Measure what clf promises about speed on this machine, beside the peers, in one run.",
+        EXAMPLES,
+    )
+    choices = [*SECTIONS, "all"]
+    command.add_argument("sections", nargs="+", choices=choices, help="what to measure")
+    command.add_argument("--rounds", type=int, metavar="N", help="times that each is measured (7)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    command.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
+    return command
