@@ -4,6 +4,7 @@ them with the plotly.js that is in it.
 N images, C classes, M bins of confidence.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from clf.predictions import UNKNOWN, Predictions
 from clf.report.read import RunReport
 
 Chart = dict[str, Any]
+MOST_POINTS = 2000  # of a curve
 MOST_CLASSES = 100  # a side of a confusion matrix that is drawn; more are added up into so many
 # (title, [(column or its beginning, label)], unit of the axis)
 CURVES = [
@@ -60,7 +62,7 @@ def _columns(run: RunReport, start: str) -> list[str]:
 
 
 def _series(run: RunReport, column: str, label: str, unit: str) -> Chart:
-    points = [row for row in run.scalars if row.get(column) and row.get("step")]
+    points = _thinned([row for row in run.scalars if row.get(column) and row.get("step")], column)
     y = [float(row[column]) for row in points]
     value = "%{y:.1%}" if unit == "%" else "%{y:.4g}"
     place = "step %{x}, epoch %{customdata}"
@@ -73,6 +75,18 @@ def _series(run: RunReport, column: str, label: str, unit: str) -> Chart:
         "customdata": [row.get("epoch", "") for row in points],
         "hovertemplate": f"{place}<br>{value}<extra>%{{fullData.name}}</extra>",
     }
+
+
+def _thinned(rows: list[dict[str, str]], column: str) -> list[dict[str, str]]:
+    """At most `MOST_POINTS` rows: of equal parts the lowest and the highest, so that no peak is
+    lost."""
+    if len(rows) <= MOST_POINTS:
+        return rows
+    places: set[int] = set()
+    for part in np.array_split(np.arange(len(rows)), MOST_POINTS // 2):
+        values = np.nan_to_num(np.array([float(rows[place][column]) for place in part]))
+        places |= {int(part[values.argmin()]), int(part[values.argmax()])}
+    return [rows[place] for place in sorted(places)]
 
 
 def _starts(run: RunReport) -> list[tuple[int, str]]:
@@ -96,7 +110,7 @@ def _word(step: int, words: str) -> Chart:
         "x": step,
         "y": 1,
         "yref": "paper",
-        "text": printable(words),
+        "text": plain(printable(words)),
         "showarrow": False,
         "xanchor": "left",
         "yanchor": "top",
@@ -114,6 +128,7 @@ def confusion(predictions: Predictions) -> tuple[Chart, list[list[int]]]:
     support_D = drawn_DD.sum(axis=1, keepdims=True)
     share_DD = drawn_DD / np.maximum(support_D, 1)
     names = _distinct([_span_name(predictions.classes, a, b) for a, b in spans])
+    words = [_short(_span_name(predictions.classes, a, b)) for a, b in spans]
     chart = {
         "data": [
             {
@@ -131,8 +146,8 @@ def confusion(predictions: Predictions) -> tuple[Chart, list[list[int]]]:
             }
         ],
         "layout": {
-            "xaxis": _class_axis(names, "predicted"),
-            "yaxis": {**_class_axis(names, "true"), "autorange": "reversed"},
+            "xaxis": _class_axis(names, words, "predicted"),
+            "yaxis": {**_class_axis(names, words, "true"), "autorange": "reversed"},
         },
     }
     return _without_nan(chart), spans
@@ -150,18 +165,24 @@ def _span_name(classes: Sequence[str], first: int, end: int) -> str:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Two names that are printed alike would be one place of an axis."""
-    return [f"{one} ({i})" if names.count(one) > 1 else one for i, one in enumerate(names)]
+    """Names as plotly shows them; two that are printed alike would be one place of an axis."""
+    seen = Counter(names)
+    return [plain(f"{one} ({i})" if seen[one] > 1 else one) for i, one in enumerate(names)]
 
 
-def _class_axis(names: list[str], title: str) -> Chart:
-    step = -(-len(names) // 50)  # more words than that cannot be read
-    places = list(range(0, len(names), step))
+def plain(name: str) -> str:
+    """A name in which plotly finds no markup: it reads some of HTML, links among it, in texts."""
+    return name.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _class_axis(names: list[str], words: list[str], title: str) -> Chart:
+    """Every name at its place. Places are given by name, since plotly takes the number 7 for the
+    class "7", if there is one; the page leaves out words where they have no room."""
     return {
         "type": "category",
         "title": {"text": title},
-        "tickvals": places,
-        "ticktext": [_short(names[place]) for place in places],
+        "tickvals": names,
+        "ticktext": [plain(word) for word in words],
         "showgrid": False,
         "zeroline": False,
     }
@@ -224,7 +245,7 @@ def distribution(run: RunReport) -> Chart | None:
             {
                 "type": "scatter" if many else "bar",
                 "name": split,
-                "x": [printable(name) for name in order],
+                "x": [plain(printable(name)) for name in order],
                 "y": [counts.get(name, 0) for name in order],
                 "hovertemplate": "%{x}: %{y}<extra>%{fullData.name}</extra>",
                 **({"mode": "lines"} if many else {}),

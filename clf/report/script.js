@@ -22,7 +22,7 @@ const merged = (one, other) => {
   return result;
 };
 
-function layoutOf(chart) {
+function layoutOf(chart, place) {
   const axis = { gridcolor: colour("--grid"), zerolinecolor: colour("--line"), automargin: true };
   const layout = merged(
     {
@@ -37,15 +37,24 @@ function layoutOf(chart) {
     chart.layout,
   );
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
-    layout[name] = merged(axis, layout[name]);
+    layout[name] = readable(merged(axis, layout[name]), place);
   }
   return layout;
 }
 
-function tracesOf(chart) {
+// Words at an axis need 12 pixels each; where there are more, only some are shown.
+function readable(axis, place) {
+  if (!axis.tickvals) return axis;
+  const room = Math.max(1, Math.floor((Math.min(place.clientWidth, place.clientHeight) - 110) / 12));
+  const step = Math.ceil(axis.tickvals.length / room);
+  const some = (values) => values.filter((_, number) => number % step === 0);
+  return { ...axis, tickvals: some(axis.tickvals), ticktext: some(axis.ticktext) };
+}
+
+function tracesOf(chart, place) {
   const scale = [[0, colour("--card")], [1, colour("--accent")]];
   return chart.data.map((trace) =>
-    trace.type === "heatmap" ? { ...trace, colorscale: scale }
+    trace.type === "heatmap" ? { ...trace, colorscale: scale, showscale: place.clientWidth > 480 }
     : trace.type === "parcoords" ? merged(trace, { line: { colorscale: [[0, "#e08a1e"], [1, colour("--accent")]] } })
     : trace);
 }
@@ -53,7 +62,7 @@ function tracesOf(chart) {
 function draw() {
   for (const [id, chart] of Object.entries(report.charts)) {
     const place = document.getElementById(id);
-    if (place) Plotly.react(place, tracesOf(chart), layoutOf(chart), { responsive: true, displaylogo: false, displayModeBar: false });
+    if (place) Plotly.react(place, tracesOf(chart, place), layoutOf(chart, place), { responsive: true, displaylogo: false, displayModeBar: false });
   }
 }
 
@@ -194,5 +203,6 @@ for (const place of document.querySelectorAll("[data-pictures]")) {
 draw();
 confusions();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+matchMedia("(max-width: 760px)").addEventListener("change", draw);
 addEventListener("beforeprint", draw);
 document.documentElement.dataset.ready = "yes";

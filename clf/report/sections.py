@@ -140,22 +140,32 @@ def curves(run: RunReport) -> Section:
 
 
 def classes(run: RunReport) -> Section:
-    """The per-class table, the worst class first; on several nodes with columns by node."""
+    """The per-class table, the worst class first; on several nodes with the accuracy on each."""
     if not run.per_class:
         return Section("classes", "Classes", "")
     own = {column.name: column for column in CLASS_COLUMNS}
-    names = list(run.per_class[0])
-    columns: list[dict[str, Any]] = []
-    for name in names:
-        column = own.get(name)
-        share = column is not None and column.share
-        columns.append({"name": name, "share": share, "bar": name == "accuracy"})
-    rows = [[_cell(name, cell) for name, cell in row.items()] for row in run.per_class]
+    names = [name for name in run.per_class[0] if "/" not in name]
+    nodes = [name.removeprefix("support/") for name in run.per_class[0] if name[:8] == "support/"]
+    columns: list[dict[str, Any]] = [
+        {"name": name, "share": name in own and own[name].share, "bar": name == "accuracy"}
+        for name in names
+    ]
+    columns += [{"name": f"accuracy on {node}", "share": True} for node in nodes]
+    rows = [
+        [_cell(name, row[name]) for name in names] + [_on_node(row, node) for node in nodes]
+        for row in run.per_class
+    ]
     sort = names.index("accuracy") if "accuracy" in names else 0
     html = f'<div data-table="classes" data-sort="{sort}" aria-label="classes"></div>'
     return Section(
         "classes", "Classes", html, {"tables": {"classes": {"columns": columns, "rows": rows}}}
     )
+
+
+def _on_node(row: dict[str, str], node: str) -> float | None:
+    """The accuracy of a class on a node's share of the images; None if it had none."""
+    support, correct = int(row[f"support/{node}"]), int(row[f"correct/{node}"])
+    return correct / support if support else None
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -272,8 +282,8 @@ def distribution(run: RunReport) -> Section:
     counts = [count for count in run.images["train"].values() if count]
     times = f"{max(counts) / min(counts):.3g} times"
     words = f"The largest class has {times} the training images of the smallest."
-    html = f'<p class="dim">{words}</p><div class="chart">{plot("distribution", "wide")}</div>'
-    return Section("distribution", "Data", html, {"charts": {"distribution": chart}})
+    html = f'<p class="dim">{words}</p><div class="chart">{plot("distribution-chart", "wide")}</div>'
+    return Section("distribution", "Data", html, {"charts": {"distribution-chart": chart}})
 
 
 def training_images(run: RunReport) -> Section:
