@@ -110,11 +110,11 @@ def _fit(
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     close(trainer.loggers)
     if cfg.report and trainer.is_global_zero:
-        _report(folder)
+        leave_report(folder)
     return scalars | _scalars(trainer)
 
 
-def _report(folder: RunFolder) -> None:
+def leave_report(folder: RunFolder) -> None:
     """Write the run's report. What goes wrong with it must not spoil a run that has trained."""
     from clf.report import write_report  # plotly and matplotlib
 

@@ -4,8 +4,10 @@ how to get them."""
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import clf.report.charts as charts
 from clf.config.faults import printable
 from clf.metrics.columns import CLASS_COLUMNS
 from clf.metrics.measures import find, percent, shown
@@ -16,7 +18,6 @@ from clf.predictions import (
     largest_confusions,
     least_certain,
 )
-from clf.report import charts
 from clf.report.page import Section, fields, plot, text
 from clf.report.read import RunReport
 from clf.run_folder import TILES
@@ -83,9 +84,17 @@ def _summary(run: RunReport) -> Iterator[tuple[str, str]]:
     ]
     reasons = dict.fromkeys(str(one.get("reason") or one["event"]) for one in restarts)
     yield "restarts", text(f"{len(restarts)}: {'; '.join(reasons)}" if restarts else "none")
-    yield "W&B", text(run.status.get("wandb") or "")
-    again = f"python launch/submit.py --config {run.folder.config} --name NEW"
+    yield "W&B", text(_brief(run, run.status.get("wandb") or ""))
+    again = f"python launch/submit.py --config {_brief(run, str(run.folder.config))} --name NEW"
     yield "the same again", f"<code>{text(again)}</code>" if run.config_text else ""
+
+
+def _brief(run: RunReport, path: str) -> str:
+    """A path in the run folder, from `runs/` on: the folder may be anywhere by now."""
+    own = run.folder.path.resolve()
+    if not path or "://" in path or not Path(path).resolve().is_relative_to(own):
+        return path
+    return str(Path(path).resolve().relative_to(own.parent.parent))
 
 
 def _data(run: RunReport) -> str:

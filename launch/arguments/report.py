@@ -5,7 +5,7 @@ from pathlib import Path
 from launch.arguments.parser import Parser, parser
 
 EXAMPLES = """\
-  python launch/report.py runs/NAME                  runs/NAME/report.html, curves.png, confusion.png
+  python launch/report.py runs/NAME                  runs/NAME/report.html, and its pictures as PNG
   python launch/report.py runs/NAME --out page.html  ... somewhere else
 """
 
