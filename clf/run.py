@@ -115,12 +115,12 @@ def _fit(
 
 
 def leave_report(folder: RunFolder) -> None:
-    """Write the run's report. What goes wrong with it must not spoil a run that has trained."""
-    from clf.report import write_report  # plotly and matplotlib
-
+    """Write the run's report. Whatever goes wrong with it must not spoil a run that has trained."""
     try:
+        from clf.report import write_report  # plotly and matplotlib
+
         print(f"report: {write_report(folder.path)}", flush=True)
-    except (ImportError, OSError, ValueError) as problem:
+    except Exception as problem:
         again = f"python launch/report.py {folder.path} writes it again"
         rank_zero_warn(f"no report was written ({type(problem).__name__}: {problem}); {again}")
 

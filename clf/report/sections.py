@@ -291,7 +291,9 @@ def distribution(run: RunReport) -> Section:
     counts = [count for count in run.images["train"].values() if count]
     times = f"{max(counts) / min(counts):.3g} times"
     words = f"The largest class has {times} the training images of the smallest."
-    html = f'<p class="dim">{words}</p><div class="chart">{plot("distribution-chart", "wide")}</div>'
+    html = (
+        f'<p class="dim">{words}</p><div class="chart">{plot("distribution-chart", "wide")}</div>'
+    )
     return Section("distribution", "Data", html, {"charts": {"distribution-chart": chart}})
 
 

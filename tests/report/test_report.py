@@ -159,6 +159,48 @@ def test_names_are_shown_as_they_are_and_never_run(tmp_path: Path, open_page: An
     for words in ("<script>alert(1)</script>", "caf\\xe9", "שלום", "</script><b>x"):
         assert words in shown
     assert page.locator("b", has_text=re.compile("^x$")).count() == 0
+    assert "</script><b>x" in page.locator("#confusion .ytick text").all_text_contents()
+
+
+def test_classes_that_are_numbers_stand_at_their_own_rows(tmp_path: Path, open_page: Any) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    names = ["3", "00", "0", "10", "2", "1"]  # each but two is the place of another, too
+    write_predictions(folder.path, names)
+    folder.write_json(folder.status, {"state": "finished", "run": "run"})
+    folder.write_json(folder.data, {"root": "", "images": {"train": dict.fromkeys(names, 5)}})
+    page = open_page(write_report(folder.path))
+    ticks = page.locator("#confusion .ytick text")
+    places = [(ticks.nth(i).bounding_box()["y"], ticks.nth(i).text_content()) for i in range(6)]
+    assert [name for _, name in sorted(places)] == names
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    doubled = {one for one in ids if ids.count(one) > 1 and not one.startswith("clip")}
+    assert not doubled, "a chart would be drawn over another part of the page"
+
+
+def test_the_table_has_the_accuracy_on_each_node(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(folder.status, {"state": "finished", "run": "run"})
+    (folder.per_class / "val.csv").write_text(
+        "class,support,correct,accuracy,support/n1,correct/n1,support/n/2,correct/n/2\n"
+        "cat,4,3,0.75,4,3,0,0\ndog,4,1,0.25,2,0,2,1\n"
+    )
+    table = data_of(write_report(folder.path))["tables"]["classes"]
+    names = [column["name"] for column in table["columns"]]
+    assert names == ["class", "support", "correct", "accuracy", "accuracy on n1", "accuracy on n/2"]
+    assert table["rows"] == [["cat", 4, 3, 0.75, 0.75, None], ["dog", 4, 1, 0.25, 0, 0.5]]
+
+
+def test_a_long_run_has_short_curves_that_keep_their_peaks(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(folder.status, {"state": "running", "run": "run"})
+    rows = [f"0,{step},{9.0 if step == 33_333 else 1.0}" for step in range(50_000)]
+    folder.metrics_csv.write_text("epoch,step,train/grad_norm\n" + "\n".join(rows) + "\n")
+    ((title, chart),) = charts.curves(read_run(folder.path))
+    assert title == "Gradient norm"
+    steps, values = chart["data"][0]["x"], chart["data"][0]["y"]
+    assert len(values) <= charts.MOST_POINTS
+    assert steps == sorted(steps)
+    assert values[steps.index(33_333)] == 9.0
 
 
 def test_a_thousand_classes_stay_quick_and_whole(tmp_path: Path, open_page: Any) -> None:
@@ -235,7 +277,7 @@ def test_the_worst_pictures_are_the_most_confident_errors_and_the_closest_calls(
 
 
 def test_a_report_that_cannot_be_written_spoils_no_run(
-    finished: RunFolder, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.report.mkdir()  # in the way
@@ -245,6 +287,9 @@ def test_a_report_that_cannot_be_written_spoils_no_run(
         str(one.message) for one in recwarn if "no report was written" in str(one.message)
     )
     assert f"launch/report.py {folder.path}" in warning
+    monkeypatch.setattr("clf.report.write_report", {}.__getitem__)  # a fault of our own
+    with pytest.warns(UserWarning, match="no report was written .KeyError"):
+        run.leave_report(folder)
 
 
 def test_report_false_writes_none(finished: RunFolder, tmp_path: Path) -> None:
@@ -267,10 +312,15 @@ def test_the_command_says_where_the_page_is_and_what_is_no_run(
     assert "ends in .html" in capsys.readouterr().err
 
 
-@pytest.mark.skipif("REPORT" not in os.environ, reason="REPORT=run folder draws the docs' pictures")
-def test_draw_the_pictures_of_the_docs(open_page: Any) -> None:
-    report = write_report(Path(os.environ["REPORT"]))
+def test_the_pictures_of_the_docs_are_small(
+    finished: RunFolder, tmp_path: Path, open_page: Any
+) -> None:
+    """With REPORT=RUN in the environment they are of that run and go into docs/images."""
+    chosen = os.environ.get("REPORT")
+    report, folder = (write_report(Path(chosen)), IMAGES) if chosen else (finished.report, tmp_path)
     for name, options in {"laptop": {}, "phone": PHONE, "dark": {"color_scheme": "dark"}}.items():
+        picture = folder / f"report-{name}.png"
         page = open_page(report, **options)
-        page.wait_for_timeout(500)
-        page.screenshot(path=IMAGES / f"report-{name}.png")
+        page.wait_for_timeout(500)  # the charts' last frame
+        page.screenshot(path=picture)
+        assert 10_000 < picture.stat().st_size < 300_000
