@@ -267,10 +267,13 @@ def test_the_command_says_where_the_page_is_and_what_is_no_run(
     assert "ends in .html" in capsys.readouterr().err
 
 
-@pytest.mark.skipif("REPORT" not in os.environ, reason="REPORT=run folder draws the docs' pictures")
-def test_draw_the_pictures_of_the_docs(open_page: Any) -> None:
-    report = write_report(Path(os.environ["REPORT"]))
+def test_the_pictures_of_the_docs(finished: RunFolder, tmp_path: Path, open_page: Any) -> None:
+    """REPORT=<run folder> draws those in docs/images anew."""
+    report = write_report(Path(os.environ.get("REPORT", finished.path)), tmp_path / "page.html")
+    place = IMAGES if "REPORT" in os.environ else tmp_path
     for name, options in {"laptop": {}, "phone": PHONE, "dark": {"color_scheme": "dark"}}.items():
         page = open_page(report, **options)
-        page.wait_for_timeout(500)
-        page.screenshot(path=IMAGES / f"report-{name}.png")
+        page.wait_for_selector("#curve-0 .xtick")
+        page.screenshot(path=place / f"report-{name}.png")
+        with Image.open(place / f"report-{name}.png") as drawn:
+            assert len(drawn.convert("RGB").getcolors(maxcolors=1 << 20)) > 50, "an empty page"
