@@ -54,7 +54,8 @@ from clf.tracking.epochs import EpochLines, ProgressBar
 from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
-from clf.tracking.wandb_run import close, wandb_logger
+from clf.tracking.wandb_nodes import NodeMetrics
+from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 
 __all__ = ["evaluate", "fit"]
 
@@ -108,6 +109,7 @@ def _fit(
     if damaged and trainer.is_global_zero:
         _note(folder, [damaged])
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+    _log_end(cfg, folder, trainer)
     close(trainer.loggers)
     if cfg.report and trainer.is_global_zero:
         leave_report(folder)
@@ -246,6 +248,19 @@ def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
+def _log_end(cfg: RunConfig, folder: RunFolder, trainer: Any) -> None:
+    """What W&B gets of a run that is done: charts of its last evaluation, and the checkpoints that
+    were asked for."""
+    kept = next(one for one in trainer.callbacks if isinstance(one, KeepPredictions)).predictions
+    files = {"none": [], "best": [folder.best], "all": sorted(folder.checkpoints.glob("*.ckpt"))}
+    for logger in trainer.loggers:
+        if isinstance(logger, GuardedWandbLogger):
+            if kept is not None:
+                logger.log_evaluation(kept, folder.pictures_of(kept.split), trainer.global_step)
+            if asked := files[cfg.tracking.checkpoints]:
+                logger.log_checkpoints(asked)
+
+
 def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
@@ -270,6 +285,7 @@ def _callbacks(
     stops = []
     if stop.patience is not None:
         stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
+    nodes = [NodeMetrics(folder)] if cfg.nodes > 1 else []
     freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
@@ -287,6 +303,7 @@ def _callbacks(
         TrainingImages(folder, datamodule.classes),
         KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),
         StatusFile(folder),
+        *nodes,
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
         ProgressBar() if progress else EpochLines(),

@@ -15,7 +15,10 @@ from clf.config import RunConfig
 from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.sampler import micro_batch_size
+from clf.data.transforms import EvalTransform
+from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
+from clf.optim.ema import AS_TRAINED
 from clf.parallel.lightning_internals import quiet_lightning
 from clf.parallel.strategies import trainer_arguments, world_size
 from clf.predictions import Predictions
@@ -106,3 +109,65 @@ def _trainer(cfg: RunConfig, keep: Callback, progress: bool) -> Trainer:
         plugins=[LightningEnvironment()],  # it is one process, also within a job of SLURM
         **trainer_arguments(cfg),
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model with its weights (their average, with `ema.decay`), on the CPU.
+
+    Attributes:
+        cfg: of the run, changed to evaluate on one device
+        classes: names in label order
+        epoch, step: after which the checkpoint was saved, counted from 1
+        averaged: whether the weights are an average
+    """
+
+    checkpoint: Path
+    cfg: RunConfig
+    classes: list[str]
+    model: BaseClassificationModel
+    epoch: int
+    step: int
+    averaged: bool
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.checkpoint.absolute().parent.parent
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of an image's short side before the evaluation's centre crop."""
+        return EvalTransform(self.cfg.data).short_side
+
+    def data(self) -> ClassificationDataModule:
+        """The images of the run, their classes numbered like the model's outputs."""
+        datamodule = ClassificationDataModule(self.cfg.data, self.cfg.seed)
+        datamodule.prepare_data()
+        numbers = {name: label for label, name in enumerate(self.classes)}
+        datamodule.number_like(numbers, self.checkpoint, may_lack=True)
+        return datamodule
+
+
+def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trained:
+    """What a checkpoint holds, in eager mode and the usual memory format; its images are not read.
+
+    Args:
+        run_or_checkpoint: a run folder or a file
+        data: fields of the data config to replace, such as {"root": "..."}
+
+    Raises:
+        ValueError: no checkpoint there, or weights that are not this network's
+    """
+    path = find_checkpoint(run_or_checkpoint)
+    checkpoint = read_checkpoint(path)
+    record = checkpoint[RECORD]
+    cfg = from_dict(record["config"], path.absolute().parent.parent / "code")
+    cfg = on_one_device(replace(cfg, data=replace(cfg.data, **(data or {}))))
+    plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
+    cfg = replace(cfg, strategy=plain)
+    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
+    model = build_model(cfg, len(classes), pretrained=False)
+    model.load_state_dict(checkpoint["state_dict"])
+    epoch, step = int(checkpoint["epoch"]) + 1, int(checkpoint["global_step"])
+    return Trained(path, cfg, classes, model.eval(), epoch, step, AS_TRAINED in checkpoint)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    data = _data_settings(arguments.settings)
+    data = data_settings(arguments.settings)
     path = _find(arguments.run_or_checkpoint)
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
@@ -58,7 +58,7 @@ def _find(text: str) -> Path:
     return Path("runs", text) if not path.exists() and Path("runs", text).exists() else path
 
 
-def _data_settings(texts: list[str]) -> dict[str, Any]:
+def data_settings(texts: list[str]) -> dict[str, Any]:
     """`data.key=value` as fields of the data's config, checked like any setting."""
     typed = parse_settings(texts)
     settings, faults = typed.settings, typed.faults

@@ -184,7 +184,7 @@ def test_what_acts_on_runs_returns_its_results_and_prints_nothing() -> None:
 
 
 # They import torch, or are needed for one message that most commands never print.
-LATE = {"clf.run", "clf.scoring", "clf.config.assign"}
+LATE = {"clf.run", "clf.scoring", "clf.models.export", "clf.config.assign"}
 
 
 def test_the_commands_import_our_own_packages_at_the_top_of_each_file() -> None:

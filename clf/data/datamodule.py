@@ -11,7 +11,7 @@ from clf.config.faults import show
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
 from clf.data.bad_images import BadImages
-from clf.data.decode import Look
+from clf.data.decode import Look, decode
 from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
 from clf.data.reader import SPLITS, DataError
@@ -185,6 +185,19 @@ class ClassificationDataModule(LightningDataModule):
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
         return self._loader(images, order, EvalTransform(self.cfg))
+
+    def as_evaluated(self, images: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, 3, S, S] uint8 and labels [N] as an evaluation sees them, all in memory."""
+        order = EvalSampler(len(images), min(len(images), 64))
+        batches = list(self._loader(images, order, EvalTransform(self.cfg)))
+        columns = ("images", "labels")
+        pixels, labels = (np.concatenate([one[key].numpy() for one in batches]) for key in columns)  # type: ignore[literal-required]
+        return pixels, labels
+
+    def decoded(self, images: Split, index: int) -> np.ndarray:
+        """An image [3, H, W] uint8 as it is in its file, upright and in sRGB."""
+        name, look = images.path(index), Look.of(self.cfg)
+        return decode(images.images[index], 0, name, look).transpose(2, 0, 1)
 
     def _loader(
         self,

@@ -21,6 +21,18 @@ ELSEWHERE = {
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
+    "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
+        "tests/launch/test_export.py",
+        '",".join(FORMATS)',
+    ),
+    "python launch/export.py RUN --with-resize": ("tests/launch/test_export.py", '"--with-resize"'),
+    "python launch/export.py RUN --int8": ("tests/launch/test_export.py", '"--int8"'),
+    "python launch/export.py RUN --int8 --format onnx,safetensors": (
+        "tests/launch/test_export.py",
+        '"--int8"',
+    ),
+    "python launch/export.py RUN --push OWNER/NAME": ("tests/launch/test_export.py", '"--push"'),
+    "hf auth login": ("launch/export.py", "hf auth login"),
     "python -m tests.slurm.testbed status": ("tests/slurm/test_testbed.py", '"status"'),
     "python -m tests.slurm.testbed down": ("tests/slurm/test_testbed.py", '"down"'),
     # Refused, as the row of the table says.

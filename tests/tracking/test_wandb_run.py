@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder
-from clf.tracking import wandb_run
+from clf.tracking import wandb_key, wandb_run
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import close, wandb_logger
 from tests.tracking.recording import offline_runs, records
@@ -162,7 +162,7 @@ def test_a_server_that_never_answers_does_not_hold_up_the_training(
     folder, silent_server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert wandb_run.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
+    assert wandb_key.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
     monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 3)
     begun = time.monotonic()
     with pytest.warns(UserWarning, match=r"W&B cannot be used online.*wandb sync"):
