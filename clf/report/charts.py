@@ -36,7 +36,7 @@ def curves(run: RunReport) -> list[tuple[str, Chart]]:
     found = []
     for title, columns, unit in CURVES:
         series = [
-            _series(run, column, label, unit)
+            series_of(run, column, label, unit)
             for start, label in columns
             for column in _columns(run, start)
         ]
@@ -61,7 +61,7 @@ def _columns(run: RunReport, start: str) -> list[str]:
     return [name for name in names if name == start or (start == "lr-" and name.startswith(start))]
 
 
-def _series(run: RunReport, column: str, label: str, unit: str) -> Chart:
+def series_of(run: RunReport, column: str, label: str, unit: str) -> Chart:
     points = _thinned([row for row in run.scalars if row.get(column) and row.get("step")], column)
     y = [float(row[column]) for row in points]
     value = "%{y:.1%}" if unit == "%" else "%{y:.4g}"

@@ -24,10 +24,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(f"{file.name}: {error}"))
-        page.on(
-            "console",
-            lambda said: said.type in ("error", "warning") and troubles.append(said.text),
-        )
+
+        def said(message: Any) -> None:
+            # A driver without a GPU says how slow it is.
+            driver = message.text.startswith("[.WebGL")
+            if message.type in ("error", "warning") and not driver:
+                troubles.append(message.text)
+
+        page.on("console", said)
         own = file.as_uri()
 
         def asked(request: Any) -> None:
