@@ -78,17 +78,20 @@ class Predictions:
         write_file(path, write)
 
     def write_csv(self, path: Path) -> None:
-        """image, label, predicted and probability (of the predicted class), a row an image."""
+        """A row an image: image, label, predicted, probability (of the predicted class), and
+        probability/<class> of each class. As many digits as float32 needs to be read back."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # The bytes of names that are no UTF-8 stay as they are.
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "label", "predicted", "probability"])
-            for image, label, predicted, confidence in zip(
-                self.images, self.labels_N, self.predicted_N, self.confidence_N, strict=True
+            of_each = [f"probability/{name}" for name in self.classes]
+            writer.writerow(["image", "label", "predicted", "probability", *of_each])
+            for image, label, predicted, probabilities_C in zip(
+                self.images, self.labels_N, self.predicted_N, self.probabilities_NC, strict=True
             ):
                 name = "" if label == UNKNOWN else self.classes[label]
-                writer.writerow([image, name, self.classes[predicted], f"{confidence:.6f}"])
+                texts = [f"{value:.9g}" for value in probabilities_C.tolist()]
+                writer.writerow([image, name, self.classes[predicted], texts[predicted], *texts])
 
     @staticmethod
     def read(path: Path) -> "Predictions":

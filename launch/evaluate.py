@@ -4,6 +4,7 @@ python launch/evaluate.py runs/digits-resnet18-20260102-030405 --predictions pre
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from clf.config.overrides import parse as parse_settings
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
+from launch.runs.evaluations import folder_of, keep, run_of
+from launch.runs.folders import shown
 from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
 from slurm.environment import forget_ranks, many_of_this
+from slurm.stage import stage
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,13 +46,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.scoring import evaluate  # imports torch
 
-    result = evaluate(path, arguments.split, arguments.predictions, data, progress=is_live(out))
+    result = evaluate(
+        path, arguments.split, arguments.predictions, data, progress=is_live(out), stage=stage
+    )
     print_fields(out, {"checkpoint": str(result.checkpoint)})
+    print_notes(result.notes)
     print_per_class(out, result.per_class, result.split, result.scalars)
     for name, value in sorted(result.scalars.items()):
         out.print(f"  {name:<16} {value:.6f}", style="dim")
-    if arguments.predictions:
-        print_fields(out, {"predictions": str(arguments.predictions)})
+    files = {"predictions": str(arguments.predictions) if arguments.predictions else None}
+    run = run_of(result.checkpoint)
+    if result.other and run and result.predictions:
+        folder = folder_of(run, result.cfg.data)
+        try:
+            keep(folder, result.predictions, result.per_class)
+            files["kept in"] = shown(folder.path)
+        except OSError as error:
+            print_notes([f"not kept in {folder.path}: {error.strerror}"], sys.stderr)
+    print_fields(out, files)
     return 0
 
 
@@ -71,7 +86,7 @@ def data_settings(texts: list[str]) -> dict[str, Any]:
     if faults or cfg is None:
         raise ConfigError(faults)
     if cfg.data.root is not None:
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+        cfg.data.root = os.path.expanduser(cfg.data.root)  # else as given, like the images' paths
     names = [setting.key.removeprefix("data.") for setting in settings]
     return {name: getattr(cfg.data, name) for name in names}
 

@@ -12,6 +12,7 @@ from clf.cores import cores_per_rank
 from clf.data import index, sampler
 from clf.data.bad_images import BadImages
 from clf.data.decode import Look, decode
+from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
 from clf.data.reader import SPLITS, DataError
@@ -72,22 +73,11 @@ class ClassificationDataModule(LightningDataModule):
         Raises:
             ValueError: the data has other classes
         """
-        here = set(self.classes)
-        lacking = sorted(set(trained) - here)
-        if here - set(trained) or (lacking and not may_lack):
-            raise ValueError(
-                f"{checkpoint} was trained on other classes than {self.cfg.root or self.cfg.name} "
-                f"has; they differ in {sorted(here ^ set(trained))[:10]}. Give data.root=FOLDER "
-                "with the same class folders"
-            )
+        place = self.cfg.root or self.cfg.name
+        notes = compare_classes(self.classes, trained, checkpoint, place, may_lack)
         self._order = sorted(trained, key=trained.__getitem__)
         self._splits = self.splits.numbered(self._order)
-        if not lacking:
-            return []
-        return [
-            f"{len(lacking)} of the checkpoint's {len(trained)} classes have no image here: "
-            f"{', '.join(lacking[:5])}"
-        ]
+        return notes
 
     def check_weighted(self, weights: Sequence[float]) -> None:
         """ValueError if no image of a split has a weight in the loss, which would be 0 / 0."""
@@ -181,7 +171,10 @@ class ClassificationDataModule(LightningDataModule):
 
     def eval_loader(self, split: str, rank: int = 0, world_size: int = 1) -> ThreadedLoader:
         """Every image of "train", "val" or "test" once over all ranks, without augmentation."""
-        images = getattr(self.splits, split)
+        return self.loader_of(getattr(self.splits, split), rank, world_size)
+
+    def loader_of(self, images: Split, rank: int = 0, world_size: int = 1) -> ThreadedLoader:
+        """Each of some images once over all ranks, as in an evaluation."""
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
         return self._loader(images, order, EvalTransform(self.cfg))
