@@ -185,7 +185,7 @@ def different_settings(
     """(key, first, second) of each setting in which two runs differ, apart from their names."""
     one, two = dict(_flat(first)), dict(_flat(second))
     for key in dict.fromkeys([*one, *two]):
-        if one.get(key) != two.get(key) and key not in ("name", "tracking.group"):
+        if one.get(key) != two.get(key) and key not in ("name", "runs_dir", "tracking.group"):
             yield key, one.get(key), two.get(key)
 
 
