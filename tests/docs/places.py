@@ -36,6 +36,12 @@ ELSEWHERE = {
         '"--int8"',
     ),
     "python launch/export.py RUN --push OWNER/NAME": ("tests/launch/test_export.py", '"--push"'),
+    "python launch/dashboard.py NAME": ("tests/tracking/test_dashboard.py", 'main(["one"])'),
+    "python launch/dashboard.py birds": ("tests/tracking/test_dashboard.py", '"team/birds"'),
+    "python launch/dashboard.py --upload runs/NAME/wandb/dashboard.json": (
+        "tests/tracking/test_dashboard.py",
+        '"--upload", str(file)',
+    ),
     "hf auth login": ("launch/export.py", "hf auth login"),
     "python -m tests.slurm.testbed status": ("tests/slurm/test_testbed.py", '"status"'),
     "python -m tests.slurm.testbed down": ("tests/slurm/test_testbed.py", '"down"'),
@@ -62,6 +68,7 @@ ELSEWHERE = {
         "docker run --rm --init clf train",
     ),
     "apptainer build clf.sif apptainer.def": (".ci/run", "apptainer.def"),
+    "wandb login": ("clf/tracking/wandb_key.py", "wandb login"),
     "wandb sync": ("launch/terminal/summary.py", "wandb sync"),
 }
 # What targets of the Makefile run that CI does not make: a command of docs/first-run.md, and what

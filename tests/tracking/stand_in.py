@@ -1,6 +1,7 @@
 """A server on the loopback that stands in for Weights & Biases: it answers what a client must hear,
 and keeps all that arrives."""
 
+import base64
 import gzip
 import http.server
 import json
@@ -16,6 +17,7 @@ PROJECT = {
     "entityName": "me",
     "entity": {"name": "me"},
 }
+LAST_PAGE = {"hasNextPage": False, "endCursor": None}
 
 
 class StandIn:
@@ -35,12 +37,34 @@ class StandIn:
         self.queries: list[dict[str, Any]] = []
         self.streams: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
+        self._views: dict[str, dict[str, Any]] = {}  # workspaces and reports
         self.answers: dict[str, Any] = {
             "UpsertBucket": self._upsert_run,
             "CreateRunFiles": self._create_files,
             "RunResumeStatus": {"model": None},
+            "UpsertView2": self._upsert_view,
+            "upsertView": self._upsert_view,
+            "query View(": self._workspace,
+            "SpecificReport": lambda said: {"view": self._views[said["reportId"]]},
+            "ProjectInternalId": {"project": PROJECT},
+            "GetProjects": lambda said: {"models": {"edges": [], "pageInfo": LAST_PAGE}},
+            "UpsertModel": {
+                "upsertModel": {"project": PROJECT, "model": PROJECT, "inserted": True}
+            },
+            "GetDefaultEntity": {"viewer": {"id": "u", "entity": "me"}},
             "Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}"}},
         }
+
+    def _upsert_view(self, said: dict[str, Any]) -> dict[str, Any]:
+        id = said.get("id") or base64.b64encode(b"view%02d" % len(self._views)).decode()
+        kept = {name: said[name] for name in ("name", "displayName", "description", "spec", "type")}
+        self._views[id] = {"id": id, "project": PROJECT, "updatedAt": "2026-01-02T03:04:05", **kept}
+        return {"upsertView": {"view": self._views[id], "inserted": not said.get("id")}}
+
+    def _workspace(self, said: dict[str, Any]) -> dict[str, Any]:
+        views = self._views.values()
+        found = [{"node": view} for view in views if view["name"] == said["viewName"]]
+        return {"project": {"allViews": {"edges": found}}}
 
     @staticmethod
     def _upsert_run(said: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +88,10 @@ class StandIn:
         fitting = (answer for word, answer in self.answers.items() if word in body["query"])
         found = next(fitting, {})
         return {"data": found(body.get("variables") or {}) if callable(found) else found}
+
+    def views(self) -> list[dict[str, Any]]:
+        """Variables of the requests that created or changed a workspace or a report."""
+        return [said["variables"] for said in self.queries if "upsertView" in said["query"]]
 
     def lines(self, file: str) -> list[dict[str, Any]]:
         """The lines of a file of the streams, such as "wandb-history.jsonl"."""
