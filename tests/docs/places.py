@@ -25,6 +25,10 @@ ELSEWHERE = {
         "tests/test_other_data.py",
         '"data.root=other"',
     ),
+    "python launch/report.py --sweep SWEEP": (
+        "tests/report/test_comparison_page.py",
+        '"--sweep", "rates"',
+    ),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
     "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
         "tests/launch/test_export.py",
