@@ -12,6 +12,7 @@ from typing import Any
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.atomic import remove_unfinished
 from clf.config import RunConfig
@@ -50,6 +51,7 @@ from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
+from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
 from clf.tracking.wandb_nodes import NodeMetrics
@@ -109,7 +111,20 @@ def _fit(
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
     _log_end(cfg, folder, trainer)
     close(trainer.loggers)
+    if cfg.report and trainer.is_global_zero:
+        leave_report(folder)
     return scalars | _scalars(trainer)
+
+
+def leave_report(folder: RunFolder) -> None:
+    """Write the run's report. Whatever goes wrong with it must not spoil a run that has trained."""
+    try:
+        from clf.report import write_report  # plotly and matplotlib
+
+        print(f"report: {write_report(folder.path)}", flush=True)
+    except Exception as problem:
+        again = f"python launch/report.py {folder.path} writes it again"
+        rank_zero_warn(f"no report was written ({type(problem).__name__}: {problem}); {again}")
 
 
 def _prepare(
@@ -162,6 +177,8 @@ def _prepare(
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
         remove_unfinished(folder.path)
         _note(folder, notes)
+        write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
+        write_environment(folder)
     return model, datamodule, trainer, resume
 
 
@@ -283,7 +300,8 @@ def _callbacks(
         Throughput(cfg.data.batch_size),
         GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
-        KeepPredictions(datamodule.classes, folder),
+        TrainingImages(folder, datamodule.classes),
+        KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),
         StatusFile(folder),
         *nodes,
         *stops,

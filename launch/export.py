@@ -24,7 +24,14 @@ from launch.evaluate import data_settings
 from launch.runs.export import Export, ExportedFile, Request, export
 from launch.runs.folders import named, shown
 from launch.runs.hub import Pushed, check_repository, push
-from launch.terminal.screen import console, exit_code, fail, print_columns, print_fields
+from launch.terminal.screen import (
+    console,
+    exit_code,
+    fail,
+    print_columns,
+    print_fields,
+    print_notes,
+)
 from slurm.environment import many_of_this
 
 
@@ -103,6 +110,12 @@ def _print_export(out: Any, result: Export) -> None:
         )
     names = ", ".join([*(file.path.name for file in result.files), "README.md", "config.json"])
     print_fields(out, {"written": f"{shown(result.folder)}: {names}"})
+    print_notes(
+        [
+            f"{name} was written from other weights than these; export it again, or delete it"
+            for name in result.stale
+        ]
+    )
 
 
 def _row(file: ExportedFile) -> tuple[str, ...]:

@@ -465,6 +465,7 @@ class RunConfig:
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
     )
+    report: bool = setting(True, "write report.html, with curves and pictures, when the run ends")
     debug: bool = setting(
         False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"
     )

@@ -1,6 +1,6 @@
 """The data of a run in the form that Lightning asks for: loaders of this rank, class weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
 from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
+from clf.data.thumbnails import write_thumbnails
 from clf.data.transforms import EvalTransform, TrainTransform
 
 
@@ -136,6 +137,20 @@ class ClassificationDataModule(LightningDataModule):
                 f"({', '.join(lacking[:10])}); add some, or take the classes out"
             )
         return counts_C
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of images by split and class."""
+        return {
+            name: dict(zip(self.classes, counts_C.tolist(), strict=True))
+            for name in SPLITS
+            for counts_C in [
+                np.bincount(getattr(self.splits, name).labels, minlength=self.num_classes)
+            ]
+        }
+
+    def write_thumbnails(self, split: str, indices: Iterable[int], folder: Path) -> None:
+        """Small pictures <index>.jpg of images of a split."""
+        write_thumbnails(getattr(self.splits, split), indices, folder, Look.of(self.cfg))
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a rank per optimizer step; ValueError if the batch cannot be cut so."""

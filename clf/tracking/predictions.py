@@ -3,6 +3,7 @@
 B rows of a batch, N images, C classes.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.predictions import Predictions
+from clf.predictions import Predictions, worth_seeing
 from clf.run_folder import RunFolder
 
+Thumbnails = Callable[[str, list[int], Path], None]
 Part = tuple[np.ndarray, ...]  # indices, labels, predicted, probabilities of some rows
 
 
@@ -28,10 +30,17 @@ class KeepPredictions(Callback):
     Args:
         classes: names in label order
         folder: the predictions go to its `predictions/<split>.npz`; None: they are only kept here
+        thumbnails: (split, indices, folder) writes small pictures of the images that are worth
+            seeing to the folder's `pictures/<split>`; None: none are written
     """
 
-    def __init__(self, classes: list[str], folder: RunFolder | None = None) -> None:
-        self.classes, self.folder = classes, folder
+    def __init__(
+        self,
+        classes: list[str],
+        folder: RunFolder | None = None,
+        thumbnails: Thumbnails | None = None,
+    ) -> None:
+        self.classes, self.folder, self.thumbnails = classes, folder, thumbnails
         self.predictions: Predictions | None = None  # of the last evaluation, on rank 0
         self._parts: list[Part] = []
         self._unfit = ""  # why there are none
@@ -97,12 +106,15 @@ class KeepPredictions(Callback):
             return
         self.predictions = _in_order(parts, loader, self.classes)
         if self.folder is not None:
-            self._write(self.folder.predictions_of(self.predictions.split))
+            self._write(self.folder, self.predictions)
 
-    def _write(self, path: Path) -> None:
-        assert self.predictions is not None
+    def _write(self, folder: RunFolder, predictions: Predictions) -> None:
+        path = folder.predictions_of(predictions.split)
         try:
-            self.predictions.write(path)
+            predictions.write(path)
+            if self.thumbnails is not None:
+                path = folder.pictures_of(predictions.split)
+                self.thumbnails(predictions.split, worth_seeing(predictions), path)
         except OSError as problem:  # a full disk must not end a run that has trained
             rank_zero_warn(f"{path} cannot be written: {problem}")
 

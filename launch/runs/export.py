@@ -93,6 +93,7 @@ class Export:
         threads: of the CPU, for all times
         beside_evaluation: with the resize inside: the largest difference of a probability to the
             evaluation's, and the predictions that change
+        stale: files of an earlier export in the same folder, of other weights
     """
 
     folder: Path
@@ -103,6 +104,7 @@ class Export:
     checkpoint_ms: float
     threads: int
     beside_evaluation: tuple[float, int] | None
+    stale: list[str]
 
 
 def export(run_or_checkpoint: Path, request: Request, data: dict[str, Any], say: Say) -> Export:
@@ -143,6 +145,7 @@ class _Exporter:
         self.config = config_of(trained, formats.weights_digest(trained.model))
         self.network = formats.Classifier(trained.model, crop if request.with_resize else None)
         self.files: list[ExportedFile] = []
+        self.stale: list[str] = []
         self.calibration: Images | None = None
         self.as_evaluated: Images | None = None  # with the resize inside, what others resized
 
@@ -166,6 +169,7 @@ class _Exporter:
             milliseconds(self.network.run, self.images),
             self.formats.threads(),
             self._beside_evaluation(),
+            self.stale,
         )
 
     # --- the images ---
@@ -273,13 +277,15 @@ class _Exporter:
         path = self.folder / "config.json"
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         digest = self.config["checkpoint"]["weights_sha256"]
+        still = {
+            name: entry
+            for name, entry in earlier.get("files", {}).items()
+            if (self.folder / name).is_file() and name not in self.config["files"]
+        }
         if earlier.get("checkpoint", {}).get("weights_sha256") == digest:
-            kept = {
-                name: entry
-                for name, entry in earlier["files"].items()
-                if (self.folder / name).is_file()
-            }
-            self.config["files"] = kept | self.config["files"]
+            self.config["files"] = still | self.config["files"]
+        else:
+            self.stale = list(still)
         write_text(path, json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
         write_text(self.folder / "README.md", model_card(self.config))
 

@@ -20,6 +20,10 @@ ELSEWHERE = {
         '"--json"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    "python launch/report.py --sweep SWEEP": (
+        "tests/report/test_comparison_page.py",
+        '"--sweep", "rates"',
+    ),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
     "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
         "tests/launch/test_export.py",

@@ -268,10 +268,11 @@ class Brighter(tiny.TinyModel):
         return super().forward((images.float() * 0.5).to(torch.uint8))
 
 
-def of_another_class(run: Path, network: str, folder: Path) -> Path:
-    """The run's checkpoint as if it were of another class of this file."""
+def of_another_class(run: Path, network: str, folder: Path, factor: float = 1.0) -> Path:
+    """The run's checkpoint as if it were of another class of this file, its head times a factor."""
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     checkpoint["clf"]["config"]["model"]["_target_"] = f"tests.launch.test_export.{network}"
+    checkpoint["state_dict"]["network.5.weight"] *= factor
     (folder / "checkpoints").mkdir()
     path = folder / "checkpoints" / "best.ckpt"
     torch.save(checkpoint, path)
@@ -300,6 +301,16 @@ def test_a_network_that_cannot_be_exported_says_the_format_the_reason_and_what_t
     assert "--format torchscript" in error
     assert "--format safetensors" in error
     assert list((tmp_path / "export").iterdir()) == []
+
+
+def test_a_file_of_other_weights_is_no_longer_listed_and_said_to_be_so(run, tmp_path, capsys):
+    words = ["--images", "9", "--output", str(tmp_path / "files")]
+    assert main([str(run), "--format", "torchscript", *words]) == 0
+    path = of_another_class(run, "Brighter", tmp_path, factor=2.0)
+    assert main([str(path), "--format", "torch_export", *words]) == 0
+    assert "model.torchscript was written from other weights" in capsys.readouterr().out
+    config = json.loads((tmp_path / "files" / "config.json").read_text())
+    assert list(config["files"]) == ["model.pt2"]
 
 
 def test_a_model_with_a_forward_of_its_own_is_exported_whole(run, tmp_path, capsys):
