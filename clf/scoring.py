@@ -248,9 +248,13 @@ class Trained:
         """Pixels of an image's short side before the evaluation's centre crop."""
         return EvalTransform(self.cfg.data).short_side
 
-    def data(self) -> ClassificationDataModule:
-        """The images of the run, their classes numbered like the model's outputs."""
-        datamodule = ClassificationDataModule(self.cfg.data, self.cfg.seed)
+    def data(self, stage: Stage | None = None) -> ClassificationDataModule:
+        """The images of the run, their classes numbered like the model's outputs. `stage`: as for
+        `evaluate`."""
+        cfg = self.cfg
+        if stage is not None and cfg.data.stage == "node":
+            cfg = stage(cfg)
+        datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
         datamodule.prepare_data()
         numbers = {name: label for label, name in enumerate(self.classes)}
         datamodule.number_like(numbers, self.checkpoint, may_lack=True)
@@ -270,8 +274,8 @@ def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trai
     path = find_checkpoint(run_or_checkpoint)
     checkpoint = read_checkpoint(path)
     record = checkpoint[RECORD]
-    cfg = from_dict(record["config"], path.absolute().parent.parent / "code")
-    cfg = on_one_device(replace(cfg, data=replace(cfg.data, **(data or {}))))
+    code = path.absolute().parent.parent / "code"
+    cfg, _ = with_data(on_one_device(from_dict(record["config"], code)), data or {}, code)
     plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
     cfg = replace(cfg, strategy=plain)
     classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)

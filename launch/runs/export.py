@@ -25,6 +25,7 @@ from clf.models.exported import (
 )
 from clf.models.onnx_files import is_convolutional, quantise
 from launch.runs.model_card import config_of, model_card
+from slurm.stage import stage
 
 if TYPE_CHECKING:
     from clf.scoring import Trained
@@ -181,7 +182,7 @@ class _Exporter:
             self.images = in_batches(noise, np.full(NOISE, -1))
             self.shown_to = f"{NOISE} images of noise"
             return
-        datamodule = self.trained.data()
+        datamodule = self.trained.data(stage)
         validation, train = datamodule.splits.val, datamodule.splits.train
         if not len(validation):
             raise ConfigError(["there are no validation images to check with: --without-images"])

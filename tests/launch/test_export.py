@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -311,6 +312,19 @@ def test_a_file_of_other_weights_is_no_longer_listed_and_said_to_be_so(run, tmp_
     assert "model.torchscript was written from other weights" in capsys.readouterr().out
     config = json.loads((tmp_path / "files" / "config.json").read_text())
     assert list(config["files"]) == ["model.pt2"]
+
+
+def test_a_run_of_a_staged_tar_file_is_compared_on_its_images(run, tmp_path, capsys):
+    path = of_another_class(run, "Brighter", tmp_path)
+    checkpoint = torch.load(path, weights_only=True)
+    data = checkpoint["clf"]["config"]["data"]
+    with tarfile.open(tmp_path / "digits.tar", "w") as archive:
+        archive.add(data["root"], "digits")
+    staged = {"stage": "node", "stage_dir": str(tmp_path / "disk")}
+    data |= {"name": "imagefolder", "root": str(tmp_path / "digits.tar"), **staged}
+    torch.save(checkpoint, path)
+    assert main([str(path), "--format", "torch_export", "--images", "9"]) == 0
+    assert "9 of the 179 validation images" in capsys.readouterr().out
 
 
 def test_a_model_with_a_forward_of_its_own_is_exported_whole(run, tmp_path, capsys):
