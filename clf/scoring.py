@@ -49,6 +49,7 @@ class Evaluation:
     scalars: dict[str, float]  # "<split>/loss", "<split>/acc_top1", ...
     per_class: list[PerClassRow]
     cfg: RunConfig  # of the run, with the data that were scored
+    images: Split
     other: bool = False  # whether these are other data than the run's own
     notes: list[str] = field(default_factory=list)  # of the data
     predictions: Predictions | None = None  # None: the model's test_step returns no logits
@@ -104,7 +105,7 @@ def evaluate(
     kept = keep.predictions and _with_original_paths(keep.predictions, cfg)
     if predictions and kept:
         kept.write_csv(predictions)
-    return Evaluation(images.name, path, scalars, rows, cfg, other, notes, kept)
+    return Evaluation(images.name, path, scalars, rows, cfg, images, other, notes, kept)
 
 
 def _images(

@@ -22,7 +22,13 @@ from clf.config.overrides import parse as parse_settings
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
-from launch.runs.evaluations import folder_of, keep, run_of, run_or_checkpoint
+from launch.runs.evaluations import (
+    folder_of,
+    keep,
+    run_of,
+    run_or_checkpoint,
+    write_report,
+)
 from launch.runs.folders import shown
 from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
@@ -33,10 +39,17 @@ from slurm.stage import stage
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: something to correct in the command or the data; 1: the evaluation failed."""
     arguments = parse(evaluate_parser(), argv)
-    if fault := many_of_this():
+    if fault := many_of_this() or _fault(arguments.report):
         return fail(fault)
     print_notes(forget_ranks(), sys.stderr)
     return exit_code(_evaluate, arguments)
+
+
+def _fault(report: Path | None) -> str | None:
+    """What is wrong with --report; it takes a setting that stands behind it for its file."""
+    if report in (None, Path()) or report.suffix in (".html", ".htm"):
+        return None
+    return f"--report {report}: expected a file that ends in .html, or the flag alone at the end"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -56,11 +69,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         out.print(f"  {name:<16} {value:.6f}", style="dim")
     files = {"predictions": str(arguments.predictions) if arguments.predictions else None}
     run = run_of(result.checkpoint)
-    if result.other and run and result.predictions:
+    if arguments.report is not None and not (run and result.predictions):
+        return fail(
+            "--report: the report shows a run beside its evaluation; give a run folder, or a "
+            "checkpoint in one, whose model returns logits"
+        )
+    if (result.other or arguments.report is not None) and run and result.predictions:
         folder = folder_of(run, result.cfg.data)
         try:
             keep(folder, result.predictions, result.per_class)
             files["kept in"] = shown(folder.path)
+            if arguments.report is not None:
+                out_file = None if arguments.report == Path() else arguments.report
+                files["report"] = shown(write_report(run, folder, result, out_file))
         except OSError as error:
             print_notes([f"not kept in {folder.path}: {error.strerror}"], sys.stderr)
     print_fields(out, files)

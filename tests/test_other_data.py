@@ -138,7 +138,25 @@ def test_every_class_has_its_probability_and_each_image_its_path_as_given(
     assert Predictions.read(kept.predictions_of("all")).images == found.images
     assert (place / "run" / "predictions" / "test.npz").read_bytes() == before
     keep(kept, found, result.per_class)  # once more, in the same place
-    assert [one.name for one in (run.path / "evaluations").iterdir()] == [kept.path.name]
+    assert len(list((run.path / "evaluations").iterdir())) == 1
+
+
+def test_the_report_of_other_data_lies_beside_what_is_kept_of_them(
+    place, tmp_path, monkeypatch, capsys
+):
+    write(tmp_path / "other", 3, seed=3)
+    monkeypatch.chdir(tmp_path)
+    own = place / "run" / "report.html"
+    before = own.read_bytes() if own.exists() else None
+    assert command.main([str(place / "run"), "data.root=other", "--report"]) == 0
+    (page,) = (place / "run" / "evaluations").glob("other-*/report.html")
+    assert f"report       {page}" in capsys.readouterr().out
+    assert "other/dog/00.png" in page.read_text()
+    assert before == (own.read_bytes() if own.exists() else None)
+    assert command.main([str(place / "run"), "--report", "data.root=other"]) == 2
+    assert "the flag alone at the end" in capsys.readouterr().err
+    assert command.main([str(place / "run"), "data.root=other", "--report", "here.html"]) == 0
+    assert Path("here.html").is_file()
 
 
 def test_a_run_that_was_trained_from_a_tar_file_is_evaluated_from_it(place, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ EXAMPLES = """\
   python launch/evaluate.py runs/NAME                                 best checkpoint, test split
   python launch/evaluate.py runs/NAME/checkpoints/last.ckpt --split val
   python launch/evaluate.py runs/NAME --predictions predictions.csv   the prediction of each image
+  python launch/evaluate.py runs/NAME data.root=/other/images --report
   python launch/evaluate.py runs/NAME data.root=/other/images         same classes, other images:
                                                                       all of them are scored
 """
@@ -29,6 +30,15 @@ def evaluate_parser() -> Parser:
     )
     command.add_argument(
         "--predictions", type=Path, metavar="FILE.csv", help="write the prediction of each image"
+    )
+    command.add_argument(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE.html",
+        help="write the run's report with this evaluation in place of its own; default: "
+        "report.html in the folder of the evaluation, runs/NAME/evaluations/DATA",
     )
     command.add_argument(
         "settings",

@@ -1,15 +1,27 @@
 """Keeps the evaluation of other data beside the run's own: RUN/evaluations/<data>/ with
 predictions/<split>.npz and per_class/<split>.csv, as the run itself has them."""
 
+import csv
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clf.config import DataConfig
-from clf.predictions import Predictions
+from clf.data.decode import Look
+from clf.data.given import WHOLE
+from clf.data.thumbnails import write_thumbnails
+from clf.predictions import Predictions, worth_seeing
+from clf.report import evaluated, read_run, write_page
 from clf.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, write_csv
 from slurm.records import private_files
+
+if TYPE_CHECKING:
+    from clf.scoring import Evaluation
+
+AS = "test"  # the split that a report shows an evaluation of other data as
 
 
 def run_or_checkpoint(text: str) -> Path:
@@ -31,6 +43,36 @@ def folder_of(run: RunFolder, data: DataConfig) -> RunFolder:
     place = os.path.abspath(data.origin or data.root or data.name)
     mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:6]
     return RunFolder(run.path / "evaluations" / f"{Path(place).name}-{mark}")
+
+
+def write_report(run: RunFolder, folder: RunFolder, result: "Evaluation", out: Path | None) -> Path:
+    """The run's report with another evaluation in place of its own, and pictures of its images.
+
+    Args:
+        folder: where `keep` has kept the evaluation
+        out: the page; None: report.html in `folder`
+    """
+    assert result.predictions is not None
+    data, split = result.cfg.data, result.split
+    pictures = folder.pictures_of(split)
+    with private_files():
+        write_thumbnails(result.images, worth_seeing(result.predictions), pictures, Look.of(data))
+        place = data.origin or data.root or data.name
+        table = folder.per_class / f"{split}.csv"
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        numbers = {
+            name.replace(f"{split}/", f"{AS}/", 1): value for name, value in result.scalars.items()
+        }
+        shown = evaluated(
+            read_run(run.path),
+            replace(result.predictions, split=AS),
+            numbers,
+            rows,
+            pictures,
+            f"scored on {place}" + ("" if split == WHOLE else f", {split} split"),
+        )
+        return write_page(shown, out or folder.report)
 
 
 def keep(folder: RunFolder, predictions: Predictions, rows: list[PerClassRow]) -> None:
