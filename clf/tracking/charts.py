@@ -5,6 +5,7 @@ about.
 N images, C classes, M bins of confidence.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from clf.config.faults import printable
 from clf.metrics.measures import BINS, percent
 from clf.predictions import UNKNOWN, Predictions
+from clf.tracking.tables import PerClassRow, header
 
 MOST_CLASSES = 50  # in a chart: of more nothing could be read, and W&B cuts a table at 10,000 rows
 MOST_PICTURES = 24
@@ -36,6 +38,26 @@ def evaluation_charts(predictions: Predictions, pictures: Path) -> dict[str, Any
     if images := _worst_pictures(predictions, pictures):
         charts[f"{split}/worst_pictures"] = images
     return charts
+
+
+def per_class_table(rows: Sequence[PerClassRow], before: Sequence[PerClassRow] | None) -> Any:
+    """The per-class table of an evaluation.
+
+    Args:
+        before: rows of the epoch before, for the column "delta" beside the accuracy; None: without
+    """
+    import wandb
+
+    columns: list[str | int] = [*header(rows)]
+    cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
+    if before is not None:
+        place = columns.index("accuracy") + 1
+        columns.insert(place, "delta")
+        accuracies = {row.name: row.accuracy for row in before}
+        for row, values in zip(rows, cells, strict=True):
+            now, earlier = row.accuracy, accuracies.get(row.name)
+            values.insert(place, None if now is None or earlier is None else now - earlier)
+    return wandb.Table(columns=columns, data=cells)
 
 
 def _confusion_matrix(predictions: Predictions, matrix_CC: np.ndarray) -> Any:

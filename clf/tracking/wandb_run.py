@@ -13,18 +13,19 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
-from clf.config.faults import printable
 from clf.predictions import Predictions
 from clf.run_folder import RunFolder, write_text
-from clf.tracking.charts import evaluation_charts
+from clf.tracking.background import Background
+from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
 from clf.tracking.nodes import node_name
-from clf.tracking.tables import PerClassRow, header
+from clf.tracking.tables import PerClassRow
 from clf.tracking.wandb_key import NO_KEY, has_key, unreachable
 
 INIT_TIMEOUT_S = 20  # a job without network would wait for all of W&B's own 90 seconds
 # For the upload of the rest when a process ends; a preempted one must leave within seconds.
 FINISH_TIMEOUT_S = 10
+LEAVE_TIMEOUT_S = 3  # for tables that W&B has not taken yet when the process must leave
 UPLOAD_TIMEOUT_S = 600  # for checkpoints, when the training is over
 
 
@@ -37,6 +38,10 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
 
     closed = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._background = Background()
+
     @property
     def location(self) -> str:
         """The run's page; offline, the folder that `wandb sync` takes."""
@@ -46,7 +51,11 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         numbered = self.with_epoch_number(metrics)
-        self._guarded(lambda: super(GuardedWandbLogger, self).log_metrics(numbered, step))
+        self._guarded(lambda: self._log_numbered(numbered, step))
+
+    def _log_numbered(self, metrics: dict[str, Any], step: int | None) -> None:
+        """Log metrics whose epoch counts from 1."""
+        super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_per_class(
@@ -66,21 +75,10 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
                 table has the column "delta" beside the accuracy then. None: it has not
         """
 
-        def log() -> None:
-            import wandb
-
-            columns: list[str | int] = [*header(rows)]
-            cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
-            if before is not None:
-                place = columns.index("accuracy") + 1
-                columns.insert(place, "delta")
-                accuracies = {row.name: row.accuracy for row in before}
-                for row, values in zip(rows, cells, strict=True):
-                    values.insert(place, _difference(row.accuracy, accuracies.get(row.name)))
-            table = wandb.Table(columns=columns, data=cells)
-            self.log_metrics({name: table, "epoch": epoch}, step)
-
-        self._guarded(log)
+        numbered = self.with_epoch_number({"epoch": epoch})  # of now
+        self._in_background(
+            lambda: self._log_numbered(numbered | {name: per_class_table(rows, before)}, step)
+        )
 
     @rank_zero_only
     def log_evaluation(self, predictions: Predictions, pictures: Path, step: int) -> None:
@@ -90,7 +88,9 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
             pictures: <index>.jpg of some images of the split
             step: that of the evaluation's scalars
         """
-        self._guarded(lambda: self.log_metrics(evaluation_charts(predictions, pictures), step))
+        self._in_background(
+            lambda: self._log_numbered(evaluation_charts(predictions, pictures), step)
+        )
 
     @rank_zero_only
     def log_checkpoints(self, files: Sequence[Path]) -> None:
@@ -134,6 +134,8 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         self._guarded(lambda: self.experiment.mark_preempting())
 
     def close(self, exit_code: int = 0) -> None:
+        if not self._background.wait(LEAVE_TIMEOUT_S if exit_code else FINISH_TIMEOUT_S):
+            rank_zero_warn("W&B has not taken the last table; per_class/ in the run folder has it")
         if self.closed:
             return
         self.closed = True
@@ -148,6 +150,12 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
                 f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
                 f"with: wandb sync {folder}"
             )
+
+    def _in_background(self, call: Callable[[], None]) -> None:
+        """For tables and pictures: W&B asks its server before it takes one, and would let the
+        training wait for 20 s if that does not answer."""
+        if not self.closed:
+            self._background.do(lambda: self._guarded(call))
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self.closed:
@@ -269,10 +277,6 @@ def _settings(**settings: Any) -> Any:
         disable_git=True,
         **settings,
     )
-
-
-def _difference(now: float | None, before: float | None) -> float | None:
-    return None if now is None or before is None else now - before
 
 
 def _run_id(folder: RunFolder) -> str:

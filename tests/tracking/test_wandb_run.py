@@ -261,6 +261,27 @@ def test_a_failure_while_logging_is_reported_once_and_training_continues(
     assert not recwarn.list
 
 
+def test_the_training_does_not_wait_until_wandb_has_taken_a_table(folder, monkeypatch):
+    """W&B asks its server for each table, and waits 20 s where that is silent."""
+    logger = start(folder, "offline")
+    may_answer, taken = threading.Event(), []
+    log = type(logger.experiment).log
+
+    def slow(run, metrics, **arguments):
+        assert may_answer.wait(60)
+        taken.append([*metrics])
+        log(run, metrics, **arguments)
+
+    monkeypatch.setattr(type(logger.experiment), "log", slow)
+    logger.log_per_class("val/per_class", ROWS, epoch=4, step=99)
+    assert taken == []
+    may_answer.set()
+    close([logger])
+    assert "val/per_class" in taken[0]
+    rows = [r["history"]["item"] for r in records(offline_runs(folder)[0]) if "history" in r]
+    assert [row["epoch"] for row in rows] == [5]
+
+
 def test_the_table_in_wandb_equals_the_csv_and_a_class_without_images_has_no_accuracy(folder):
     logger = start(folder, "offline")
     logger.log_per_class("val/per_class", ROWS, epoch=4, step=99)
