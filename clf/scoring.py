@@ -1,42 +1,45 @@
-"""What is done with a checkpoint: `evaluate` scores it on images whose classes are known.
+"""What is done with a checkpoint: `evaluate` scores it on images whose classes are known, `predict`
+labels any images.
 
 All of it runs on one device, in the batches of the run's own evaluation, so that floats are added
 in the same order.
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments import LightningEnvironment
 
-from clf.config import DataConfig, RunConfig
+from clf.config import RunConfig
 from clf.config.saved import from_dict
 from clf.data.datamodule import ClassificationDataModule
+from clf.data.decode import REMEDY
 from clf.data.exclude import place_in_data
-from clf.data.generated import is_generated
-from clf.data.given import read_given
+from clf.data.given import read_given, with_data
 from clf.data.index import Split
-from clf.data.reader import SPLITS, DataError
-from clf.data.recognise import data_settings_of
+from clf.data.reader import SPLITS, DataError, Source
 from clf.data.sampler import micro_batch_size
 from clf.data.transforms import EvalTransform
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model
 from clf.optim.ema import AS_TRAINED
 from clf.parallel.lightning_internals import quiet_lightning
-from clf.parallel.strategies import trainer_arguments, world_size
+from clf.parallel.strategies import resolve_accelerator, trainer_arguments, world_size
 from clf.predictions import Predictions
 from clf.resilience.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from clf.tracking.epochs import ProgressBar
-from clf.tracking.predictions import KeepPredictions
+from clf.tracking.predictions import KeepPredictions, KeepTop
 from clf.tracking.tables import PerClassRow, rows_from_counts
 
+NO_MORE: Mapping[str, Any] = MappingProxyType({})
 Stage = Callable[[RunConfig], RunConfig]
-GENERAL = ("imagefolder", "annotations", "webdataset")  # readers that any folder may need
 
 
 @dataclass(frozen=True)
@@ -148,54 +151,6 @@ def on_one_device(cfg: RunConfig) -> RunConfig:
     return replace(cfg, nodes=1, gpus=1, data=images, strategy=one_device)
 
 
-def with_data(cfg: RunConfig, changes: dict[str, Any], code: Path) -> tuple[RunConfig, bool]:
-    """The config with fields of its data replaced, and whether these are other data.
-
-    Another `root` is read as what it looks like, unless `changes` has a reader's `name` or the
-    run's reader is the user's own.
-
-    Args:
-        code: as for `clf.config.saved.from_dict`
-
-    Raises:
-        DataError: a folder that looks like nothing that can be read
-    """
-    own, changes = cfg.data, dict(changes)
-    root = changes.get("root", own.root)
-    moved = root is not None and (own.root is None or _absolute(root) != _absolute(own.root))
-    if (
-        root is not None
-        and moved
-        and "name" not in changes
-        and (own.name in GENERAL or is_generated(own))
-    ):
-        changes = _recognised(Path(root), own) | changes
-    if "stage" not in changes and (root is None or not Path(root).expanduser().is_file()):
-        changes["stage"] = "none"  # to read a folder once is no more work than to copy it
-    tree = asdict(own)
-    other_reader = changes.get("name", own.name) != own.name
-    if other_reader:  # without the settings of the run's reader
-        shared = {one.name for one in fields(DataConfig)}
-        tree = {name: value for name, value in tree.items() if name in shared}
-    changed = from_dict(asdict(cfg) | {"data": tree | changes}, code)
-    return changed, moved or other_reader
-
-
-def _recognised(root: Path, own: DataConfig) -> dict[str, Any]:
-    """The reader of a folder or tar file; {} where the run's own has to say what is wrong."""
-    try:
-        found = data_settings_of(root)
-    except DataError:
-        if is_generated(own):  # it would write its own images there
-            raise
-        return {}
-    return {name: value for name, value in found.items() if name != "root"}
-
-
-def _absolute(root: str) -> str:
-    return os.path.abspath(os.path.expanduser(root))
-
-
 def _with_original_paths(predictions: Predictions, cfg: RunConfig) -> Predictions:
     """With the paths in the data as they were given, not in a copy that may be gone tomorrow."""
     origin = cfg.data.origin
@@ -205,8 +160,115 @@ def _with_original_paths(predictions: Predictions, cfg: RunConfig) -> Prediction
     return replace(predictions, images=images)
 
 
-def _trainer(cfg: RunConfig, keep: Callback, progress: bool) -> Trainer:
-    """What runs a model over a loader in the precision of the run, all of it."""
+@dataclass(frozen=True)
+class Labelled:
+    """The K most probable classes of N images, in the order in which the images were given.
+
+    Attributes:
+        classes: names in label order
+        images: paths as given; those that could not be read are in `unread` alone
+        top_NK: int64, classes, the most probable first: the one with the largest logit
+        probabilities_NK: float32, theirs
+        unread: path -> why it could not be read
+        views: what of each image the probabilities are the mean of, in words
+    """
+
+    checkpoint: Path
+    classes: list[str]
+    images: list[str]
+    top_NK: np.ndarray
+    probabilities_NK: np.ndarray
+    unread: dict[str, str]
+    views: list[str]
+
+
+def predict(
+    run_or_checkpoint: Path,
+    images: Sequence[Source],
+    top_k: int = 5,
+    batch_size: int | None = None,
+    device: str = "auto",
+    tta: bool = False,
+    progress: bool = True,
+) -> Labelled:
+    """Label images with a run's best checkpoint, or with a checkpoint file, on one device. They are
+    resized and cropped as in the run's evaluations, whose numbers these are to the last bit.
+
+    Args:
+        run_or_checkpoint: a run folder or a file
+        images: paths, contents of image files, or members of tar files
+        top_k: classes of each image that are kept; all of them where there are fewer
+        batch_size: of a forward pass; None: that of the run's evaluations
+        device: "auto" (a GPU where there is one), "cpu", "cuda", or "cuda:1"
+        tta: take the mean of the probabilities of each image and of its mirror image
+
+    Raises:
+        ValueError: no checkpoint there, no image, no such device, `tta` of a run that was trained
+            without mirror images, or weights that are not finite
+    """
+    if not images:
+        raise ValueError("there is no image to predict")
+    quiet_lightning()
+    path = find_checkpoint(run_or_checkpoint)
+    record = read_checkpoint(path)[RECORD]
+    own = on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"))
+    if tta and not own.data.augment.horizontal_flip:
+        raise ValueError(
+            "test-time augmentation takes the mean over an image and its mirror image, but this "
+            "run was trained without mirror images (data.augment.horizontal_flip=0): a mirrored "
+            "digit, for one, is no such digit; leave it out"
+        )
+    cfg, where = _on_device(own, device)
+    data = replace(
+        cfg.data,
+        eval_batch_size=batch_size or cfg.data.eval_batch_size,
+        threads=None,  # this machine's cores, whatever the run's had
+        on_bad_image="skip",
+        max_bad_fraction=1.0,
+        origin=None,
+    )
+    datamodule = ClassificationDataModule(data, cfg.seed, cfg.trusted_packages)
+    split = Split(list(images), np.zeros(len(images), dtype=np.int64), "predict")
+    loader = datamodule.loader_of(split)
+    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
+    model = build_model(cfg, len(classes), pretrained=False)
+    keep = KeepTop(min(top_k, len(classes)), mirrored=tta)
+    trainer = _trainer(cfg, keep, progress, where)
+    trainer.predict(
+        model, dataloaders=loader, return_predictions=False, ckpt_path=path, weights_only=True
+    )
+    indices_N, top_NK, probabilities_NK = keep.result()
+    reasons = loader.bad.reasons if loader.bad is not None else {}
+    unread = {name: why.removesuffix(f"; {REMEDY}") for name, why in reasons.items()}
+    named = [split.path(index) for index in indices_N.tolist()]
+    views = ["the image", "its mirror image"] if tta else ["the image"]
+    return Labelled(path, classes, named, top_NK, probabilities_NK, unread, views)
+
+
+def _on_device(cfg: RunConfig, device: str) -> tuple[RunConfig, dict[str, Any]]:
+    """The config for a device, and arguments of the Trainer that name it."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (
+        number and not (kind == "cuda" and number.isdigit())
+    ):
+        raise ValueError(f"device {device}: expected auto, cpu, cuda, or cuda:1 for the second GPU")
+    accelerator = {"cuda": "gpu"}.get(kind, kind)
+    strategy = replace(cfg.strategy, accelerator=accelerator)
+    if resolve_accelerator(strategy) == "cpu" and strategy.precision.startswith("16"):
+        strategy = replace(strategy, precision="32-true")  # CPUs compute nothing in float16
+    if number and int(number) >= torch.cuda.device_count():
+        raise ValueError(f"device {device}: this machine has {torch.cuda.device_count()} GPUs")
+    return replace(cfg, strategy=strategy), {"devices": [int(number)]} if number else {}
+
+
+def _trainer(
+    cfg: RunConfig, keep: Callback, progress: bool, where: Mapping[str, Any] = NO_MORE
+) -> Trainer:
+    """What runs a model over a loader in the precision of the run, all of it.
+
+    Args:
+        where: arguments in place of those of the config
+    """
     return Trainer(
         logger=False,
         enable_checkpointing=False,
@@ -215,7 +277,7 @@ def _trainer(cfg: RunConfig, keep: Callback, progress: bool) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=[LightningEnvironment()],  # it is one process, also within a job of SLURM
-        **trainer_arguments(cfg),
+        **{**trainer_arguments(cfg), **where},
     )
 
 

@@ -22,7 +22,7 @@ from clf.config.overrides import parse as parse_settings
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
-from launch.runs.evaluations import folder_of, keep, run_of
+from launch.runs.evaluations import folder_of, keep, run_of, run_or_checkpoint
 from launch.runs.folders import shown
 from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     data = data_settings(arguments.settings)
-    path = _find(arguments.run_or_checkpoint)
+    path = run_or_checkpoint(arguments.run_or_checkpoint)
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.scoring import evaluate  # imports torch
@@ -65,12 +65,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             print_notes([f"not kept in {folder.path}: {error.strerror}"], sys.stderr)
     print_fields(out, files)
     return 0
-
-
-def _find(text: str) -> Path:
-    """A path as typed, or the name of a run in runs/."""
-    path = Path(text).expanduser()
-    return Path("runs", text) if not path.exists() and Path("runs", text).exists() else path
 
 
 def data_settings(texts: list[str]) -> dict[str, Any]:

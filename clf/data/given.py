@@ -1,16 +1,22 @@
 """Images to score that a run was not trained on: all that are given, however few they are. No split
 is drawn from them, and a class may be absent."""
 
+import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from clf.config import DataConfig
+from clf.config import DataConfig, RunConfig
+from clf.config.saved import from_dict
 from clf.data.exclude import leave_out
+from clf.data.generated import is_generated
 from clf.data.index import Split, read_rows, split_of
 from clf.data.labels import mixed_labels
 from clf.data.reader import DataError, Noted, first_and_count
+from clf.data.recognise import data_settings_of
 
+GENERAL = ("imagefolder", "annotations", "webdataset")  # readers that any folder may need
 WHOLE = "all"  # the split of data that have none
 
 
@@ -99,3 +105,51 @@ def _read(cfg: DataConfig) -> Noted:
         if faults := [fault for fault in error.faults if fault not in error.of_training]:
             raise DataError(faults) from error
         return Noted(error.rows, [])
+
+
+def with_data(cfg: RunConfig, changes: dict[str, Any], code: Path) -> tuple[RunConfig, bool]:
+    """The config with fields of its data replaced, and whether these are other data.
+
+    Another `root` is read as what it looks like, unless `changes` has a reader's `name` or the
+    run's reader is the user's own.
+
+    Args:
+        code: as for `clf.config.saved.from_dict`
+
+    Raises:
+        DataError: a folder that looks like nothing that can be read
+    """
+    own, changes = cfg.data, dict(changes)
+    root = changes.get("root", own.root)
+    moved = root is not None and (own.root is None or _absolute(root) != _absolute(own.root))
+    if (
+        root is not None
+        and moved
+        and "name" not in changes
+        and (own.name in GENERAL or is_generated(own))
+    ):
+        changes = _recognised(Path(root), own) | changes
+    if "stage" not in changes and (root is None or not Path(root).expanduser().is_file()):
+        changes["stage"] = "none"  # to read a folder once is no more work than to copy it
+    tree = asdict(own)
+    other_reader = changes.get("name", own.name) != own.name
+    if other_reader:  # without the settings of the run's reader
+        shared = {one.name for one in fields(DataConfig)}
+        tree = {name: value for name, value in tree.items() if name in shared}
+    changed = from_dict(asdict(cfg) | {"data": tree | changes}, code)
+    return changed, moved or other_reader
+
+
+def _recognised(root: Path, own: DataConfig) -> dict[str, Any]:
+    """The reader of a folder or tar file; {} where the run's own has to say what is wrong."""
+    try:
+        found = data_settings_of(root)
+    except DataError:
+        if is_generated(own):  # it would write its own images there
+            raise
+        return {}
+    return {name: value for name, value in found.items() if name != "root"}
+
+
+def _absolute(root: str) -> str:
+    return os.path.abspath(os.path.expanduser(root))

@@ -12,6 +12,14 @@ from clf.tracking.tables import PerClassRow, write_csv
 from slurm.records import private_files
 
 
+def run_or_checkpoint(text: str) -> Path:
+    """A path as typed, or the run of that name in runs/, unless there is a run or a file of that
+    name here."""
+    path, named = Path(text).expanduser(), Path("runs", text)
+    is_here = path.is_file() or (path / "checkpoints").is_dir() or not named.exists()
+    return path if is_here else named
+
+
 def run_of(checkpoint: Path) -> RunFolder | None:
     """The run that a checkpoint lies in; None for a file that was copied elsewhere."""
     folder = RunFolder(checkpoint.absolute().parent.parent)

@@ -20,6 +20,11 @@ ELSEWHERE = {
         '"--json"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    # On images of the run's own classes.
+    "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
+        "tests/test_other_data.py",
+        '"data.root=other"',
+    ),
     "python launch/report.py --sweep SWEEP": (
         "tests/report/test_comparison_page.py",
         '"--sweep", "rates"',
