@@ -24,7 +24,7 @@ from clf.models.exported import (
     one_by_one,
 )
 from clf.models.onnx_files import is_convolutional, quantise
-from launch.runs.model_card import config_of, model_card
+from launch.runs.model_card import config_of, metadata, model_card
 from slurm.stage import stage
 
 if TYPE_CHECKING:
@@ -289,16 +289,3 @@ class _Exporter:
             self.stale = list(still)
         write_text(path, json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
         write_text(self.folder / "README.md", model_card(self.config))
-
-
-def metadata(config: dict[str, Any], name: str, has_resize: bool) -> dict[str, str]:
-    """The texts that a file carries with it, JSON but for the model card."""
-    own = {key: value for key, value in config.items() if key != "files"}
-    own["preprocessing"] = {**config["preprocessing"], "resize_inside": has_resize}
-    texts = {
-        "labels": own["labels"],
-        "preprocessing": own["preprocessing"],
-        "config": own,
-    }
-    as_json = {key: json.dumps(value, ensure_ascii=False) for key, value in texts.items()}
-    return {**as_json, "model_card": model_card({**own, "files": {}}, name)}
