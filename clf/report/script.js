@@ -205,4 +205,5 @@ confusions();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 matchMedia("(max-width: 760px)").addEventListener("change", draw);
 addEventListener("beforeprint", draw);
+addEventListener("afterprint", draw);
 document.documentElement.dataset.ready = "yes";

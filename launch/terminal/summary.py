@@ -164,7 +164,9 @@ def print_next(out: Any, run_dir: Path) -> None:
     """Where everything is and what to type next."""
     folder = shlex.quote(shown(run_dir))
     out.print()
-    print_fields(out, {"run folder": folder})
+    report = RunFolder(run_dir).report
+    page = shlex.quote(shown(report)) if report.is_file() else None
+    print_fields(out, {"run folder": folder, "report": page})
     evaluate = f"{sibling('evaluate.py')} {folder} --predictions predictions.csv"
     commands = [(evaluate, "the same numbers again, and the prediction of each image")]
     offline = sorted((run_dir / "wandb").glob("**/offline-run-*"))
