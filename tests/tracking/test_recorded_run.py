@@ -13,7 +13,8 @@ from clf import run
 from clf.config import TrackingConfig
 from clf.predictions import Predictions
 from clf.run_folder import RunFolder
-from clf.tracking.charts import MOST_CLASSES, OTHERS, evaluation_charts
+from clf.tracking.charts import MOST_CLASSES, OTHERS, evaluation_charts, per_class_table
+from clf.tracking.tables import PerClassRow
 from tests import tiny
 from tests.tracking.recording import offline_runs, records
 
@@ -169,3 +170,14 @@ def test_of_many_classes_the_most_confused_are_shown_and_every_image_counts(tmp_
     assert max(cells, key=lambda cell: cell[2] * (cell[0] != cell[1]))[:2] == ["c150", "c7"]
     assert {OTHERS, "c7", "c150"} <= {label for label, _, _ in cells}
     assert len(charts["val/class_accuracy"].table.data) == MOST_CLASSES
+
+
+def test_the_table_of_several_nodes_has_their_counts_too():
+    def row(correct: int) -> PerClassRow:
+        return PerClassRow("owl", 8, correct, 7, {"n1": (4, 1), "n2": (4, correct - 1)})
+
+    table = per_class_table([row(4), PerClassRow("new", 0, 0, 0, row(4).nodes)], [row(2)])
+    assert table.columns[3:5] == ["accuracy", "delta"]
+    assert table.columns[-4:] == ["support/n1", "correct/n1", "support/n2", "correct/n2"]
+    assert table.data[0] == ["owl", 8, 4, 0.5, 0.25, 7, 4 / 7, 0.5, 8 / 15, 4, 1, 4, 3]
+    assert table.data[1][3:5] == [None, None]
