@@ -86,6 +86,7 @@ def test_the_first_screen_says_what_was_trained_and_how_well(
     shown = page.locator("header").inner_text()
     for words in (f"{100 * accuracy:.1f} %", "TinyModel, adamw", "10 classes", "CPU", "restarts"):
         assert words in shown
+    assert f"--config {finished.config.resolve()}" in shown, "a command that works as it stands"
     assert page.locator("nav a").all_inner_texts()[:3] == ["Curves", "Classes", "Confusion"]
 
 
