@@ -308,7 +308,7 @@ def test_the_command_says_where_the_page_is_and_what_is_no_run(
     assert str(page) in capsys.readouterr().out
     assert page.read_bytes()[:15] == b"<!doctype html>"
     assert main([str(tmp_path)]) == 2
-    assert "expected a run folder" in capsys.readouterr().err
+    assert "no such run" in capsys.readouterr().err
     assert main([str(finished.path), "--out", "page.pdf"]) == 2
     assert "ends in .html" in capsys.readouterr().err
 
