@@ -19,9 +19,11 @@ from clf.report.comparison import write_comparison
 from launch.arguments.parser import parse
 from launch.arguments.report import report_parser
 from launch.command import run_command
-from launch.runs.folders import named_run
+from launch.runs.folders import named
 from launch.runs.sweep import find_sweep
 from launch.terminal.screen import console, exit_code, fail, print_fields
+
+RUNS = Path("runs")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def _report(arguments: argparse.Namespace) -> int:
         return fail("expected one or more runs, or --sweep NAME")
     if arguments.out is not None and arguments.out.suffix not in (".html", ".htm"):
         return fail(f"--out {arguments.out}: expected a file that ends in .html")
-    runs = [named_run(word) for word in arguments.runs]
+    runs = [named(word, RUNS) for word in arguments.runs]
     if arguments.sweep or len(runs) > 1:
         return _several(runs, arguments.sweep, arguments.out)
     page = write_report(runs[0], arguments.out)
@@ -47,7 +49,7 @@ def _several(run_dirs: list[Path], sweep: str | None, out: Path | None) -> int:
     """One page of several runs: beside the first run's folder, or in that of the sweep."""
     swept = None
     if sweep is not None:
-        chosen = find_sweep(sweep, Path("runs"))
+        chosen = find_sweep(sweep, RUNS)
         run_dirs = [path for path in chosen.run_dirs if path.is_dir()]
         swept, place = chosen.runs, chosen.folder / "report.html"
         if not run_dirs:

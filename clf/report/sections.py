@@ -62,9 +62,8 @@ def _summary(run: RunReport) -> Iterator[tuple[str, str]]:
             training.append(words.format(model[key]))
     if epochs := run.status.get("epochs", run.config.get("epochs")):
         done = run.status.get("epoch")
-        training.append(
-            f"{done} of {epochs} epochs" if done not in (None, epochs) else f"{epochs} epochs"
-        )
+        words = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+        training.append(f"{done} of {words}" if done not in (None, epochs) else words)
     if data.get("batch_size"):
         training.append(f"{data['batch_size']} images a step")
     yield "model", text(", ".join(part for part in training if part))
@@ -94,6 +93,8 @@ def _brief(run: RunReport, path: str) -> str:
     own = run.folder.path.resolve()
     if not path or "://" in path or not Path(path).resolve().is_relative_to(own):
         return path
+    if own.parent.name != "runs":  # a path from there on would be found from nowhere
+        return str(Path(path).resolve())
     return str(Path(path).resolve().relative_to(own.parent.parent))
 
 

@@ -27,12 +27,6 @@ class Run:
     changes: list[str] = field(default_factory=list)  # what differs from its own configuration
 
 
-def named_run(text: str) -> Path:
-    """A path as typed, or the name of a run in runs/."""
-    path = Path(text).expanduser()
-    return Path("runs", text) if not path.exists() and Path("runs", text).exists() else path
-
-
 def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     """The folder of a resolved config, and what is in it already. Writes nothing.
 

@@ -86,6 +86,7 @@ def test_the_first_screen_says_what_was_trained_and_how_well(
     shown = page.locator("header").inner_text()
     for words in (f"{100 * accuracy:.1f} %", "TinyModel, adamw", "10 classes", "CPU", "restarts"):
         assert words in shown
+    assert f"--config {finished.config.resolve()}" in shown, "a command that works as it stands"
     assert page.locator("nav a").all_inner_texts()[:3] == ["Curves", "Classes", "Confusion"]
 
 
@@ -307,7 +308,7 @@ def test_the_command_says_where_the_page_is_and_what_is_no_run(
     assert str(page) in capsys.readouterr().out
     assert page.read_bytes()[:15] == b"<!doctype html>"
     assert main([str(tmp_path)]) == 2
-    assert "expected a run folder" in capsys.readouterr().err
+    assert "no such run" in capsys.readouterr().err
     assert main([str(finished.path), "--out", "page.pdf"]) == 2
     assert "ends in .html" in capsys.readouterr().err
 
