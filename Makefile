@@ -13,7 +13,7 @@ READY  := .venv/.installed
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
 # Not among the fast tests: those that start a SLURM, the commands or a browser, and those that train for minutes.
-SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+SLOW := tests/slurm tests/launch tests/docs tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
 
@@ -69,7 +69,7 @@ $(OLDEST)/.installed: pyproject.toml | $(READY)
 	@rm -rf $(OLDEST)
 	@$(OLDEST_PYTHON) -m venv $(OLDEST)
 	@if command -v uv >/dev/null; then uv=uv; else uv=$(BIN)/uv; fi; \
-	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra label_errors --extra test
+	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra label_errors --extra dashboard --extra test
 	@touch $@
 
 # torch and torchvision are named because a later torch has no torchvision to go with it.

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from clf.atomic import write_file
 
 UNKNOWN = -1  # the label of an image whose class nobody has given
 BETWEEN = "\0"  # names of files hold any other character
+WORST = 24  # images of each list
+CONFUSIONS = 30  # pairs of classes
+EXAMPLES = 8  # images of a pair
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,20 @@ class Predictions:
         write_file(path, write)
 
     def write_csv(self, path: Path) -> None:
-        """image, label, predicted and probability (of the predicted class), a row an image."""
+        """A row an image: image, label, predicted, probability (of the predicted class), and
+        probability/<class> of each class. As many digits as float32 needs to be read back."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # The bytes of names that are no UTF-8 stay as they are.
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "label", "predicted", "probability"])
-            for image, label, predicted, confidence in zip(
-                self.images, self.labels_N, self.predicted_N, self.confidence_N, strict=True
+            of_each = [f"probability/{name}" for name in self.classes]
+            writer.writerow(["image", "label", "predicted", "probability", *of_each])
+            for image, label, predicted, probabilities_C in zip(
+                self.images, self.labels_N, self.predicted_N, self.probabilities_NC, strict=True
             ):
                 name = "" if label == UNKNOWN else self.classes[label]
-                writer.writerow([image, name, self.classes[predicted], f"{confidence:.6f}"])
+                texts = [f"{value:.9g}" for value in probabilities_C.tolist()]
+                writer.writerow([image, name, self.classes[predicted], texts[predicted], *texts])
 
     @staticmethod
     def read(path: Path) -> "Predictions":
@@ -111,6 +117,70 @@ class Predictions:
                 f"{path} is not a whole file of predictions ({type(error).__name__}: {error}); "
                 "launch/evaluate.py RUN writes it again"
             ) from None
+
+
+# --- which images are worth seeing ----------------------------------------------------------------
+
+
+class Confusion(NamedTuple):
+    """Images of the class `label` that were predicted as the class `predicted`."""
+
+    label: int
+    predicted: int
+    images: int
+    rows: Sequence[int]  # of the predictions, the most confident first, up to `EXAMPLES`
+
+
+def confidently_wrong(predictions: Predictions) -> list[int]:
+    """Rows of wrong predictions, the most confident first."""
+    wrong_n = np.flatnonzero(_wrong(predictions))
+    return _by_confidence(predictions, wrong_n)[:WORST]
+
+
+def least_certain(predictions: Predictions) -> list[int]:
+    """Rows in which the two most probable classes are closest, right or wrong."""
+    if len(predictions.classes) < 2:
+        return []
+    second_N, first_N = np.partition(predictions.probabilities_NC, -2, axis=1)[:, -2:].T
+    return np.argsort(first_N - second_N, kind="stable")[:WORST].tolist()
+
+
+def largest_confusions(predictions: Predictions, most: int = CONFUSIONS) -> list[Confusion]:
+    """The pairs of classes that are confused most often, the largest first."""
+    C = len(predictions.classes)
+    wrong_n = np.flatnonzero(_wrong(predictions))
+    pair_n = predictions.labels_N[wrong_n] * C + predictions.predicted_N[wrong_n]
+    pairs, counts = np.unique(pair_n, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [
+        Confusion(
+            int(pair) // C,
+            int(pair) % C,
+            int(count),
+            _by_confidence(predictions, wrong_n[pair_n == pair])[:EXAMPLES],
+        )
+        for pair, count in zip(pairs[order], counts[order], strict=True)
+    ]
+
+
+def worth_seeing(predictions: Predictions) -> list[int]:
+    """Positions in the split of all images that a report shows."""
+    rows = set(confidently_wrong(predictions)) | set(least_certain(predictions))
+    rows.update(row for pair in largest_confusions(predictions) for row in pair.rows)
+    return sorted(predictions.indices_N[sorted(rows)].tolist())
+
+
+def _wrong(predictions: Predictions) -> np.ndarray:
+    known_N = predictions.labels_N != UNKNOWN
+    return known_N & (predictions.labels_N != predictions.predicted_N)
+
+
+def _by_confidence(predictions: Predictions, rows_n: np.ndarray) -> list[int]:
+    order = np.argsort(-predictions.confidence_N[rows_n], kind="stable")
+    return rows_n[order].tolist()
+
+
+# --- names in a file ------------------------------------------------------------------------------
 
 
 def _as_bytes(names: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.atomic import remove_unfinished
 from clf.config import RunConfig
@@ -51,9 +52,11 @@ from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
+from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
-from clf.tracking.wandb_run import close, wandb_logger
+from clf.tracking.wandb_nodes import NodeMetrics
+from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 
 __all__ = ["evaluate", "fit"]
 
@@ -107,8 +110,22 @@ def _fit(
     if damaged and trainer.is_global_zero:
         _note(folder, [damaged])
     final(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+    _log_end(cfg, folder, trainer)
     close(trainer.loggers)
+    if cfg.report and trainer.is_global_zero:
+        leave_report(folder)
     return scalars | _scalars(trainer)
+
+
+def leave_report(folder: RunFolder) -> None:
+    """Write the run's report. Whatever goes wrong with it must not spoil a run that has trained."""
+    try:
+        from clf.report import write_report  # plotly and matplotlib
+
+        print(f"report: {write_report(folder.path)}", flush=True)
+    except Exception as problem:
+        again = f"python launch/report.py {folder.path} writes it again"
+        rank_zero_warn(f"no report was written ({type(problem).__name__}: {problem}); {again}")
 
 
 def _prepare(
@@ -163,6 +180,8 @@ def _prepare(
         _note(folder, notes)
         train = datamodule.splits.train
         record_trained_on(folder.trained_on, map(train.path, range(len(train))), datamodule.cfg)
+        write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
+        write_environment(folder)
     return model, datamodule, trainer, resume
 
 
@@ -232,6 +251,19 @@ def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
     return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
 
 
+def _log_end(cfg: RunConfig, folder: RunFolder, trainer: Any) -> None:
+    """What W&B gets of a run that is done: charts of its last evaluation, and the checkpoints that
+    were asked for."""
+    kept = next(one for one in trainer.callbacks if isinstance(one, KeepPredictions)).predictions
+    files = {"none": [], "best": [folder.best], "all": sorted(folder.checkpoints.glob("*.ckpt"))}
+    for logger in trainer.loggers:
+        if isinstance(logger, GuardedWandbLogger):
+            if kept is not None:
+                logger.log_evaluation(kept, folder.pictures_of(kept.split), trainer.global_step)
+            if asked := files[cfg.tracking.checkpoints]:
+                logger.log_checkpoints(asked)
+
+
 def _callbacks(
     cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
 ) -> list[Callback]:
@@ -256,6 +288,7 @@ def _callbacks(
     stops = []
     if stop.patience is not None:
         stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
+    nodes = [NodeMetrics(folder)] if cfg.nodes > 1 else []
     freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
     return [
@@ -270,8 +303,10 @@ def _callbacks(
         Throughput(cfg.data.batch_size),
         GradientNorm(),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
-        KeepPredictions(datamodule.classes, folder),
+        TrainingImages(folder, datamodule.classes),
+        KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),
         StatusFile(folder),
+        *nodes,
         *stops,
         *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
         ProgressBar() if progress else EpochLines(),

@@ -3,6 +3,8 @@
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
+              data.json  environment.json  train_images.png  pictures/<split>/*.jpg
+              report.html  curves.png  confusion.png
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 from clf.atomic import write_text
 from clf.config.faults import printable
 
+TILES = 8  # columns of `RunFolder.train_images`
 SILENT_S = 60  # a running job rewrites status.json far more often
 
 
@@ -115,6 +118,29 @@ class RunFolder:
     def predictions_of(self, split: str) -> Path:
         """The predictions of the evaluation that ended the run (`clf.predictions`)."""
         return self.path / "predictions" / f"{split}.npz"
+
+    def pictures_of(self, split: str) -> Path:
+        """<index>.jpg of images of the split that are worth seeing (`clf.predictions`)."""
+        return self.path / "pictures" / split
+
+    @property
+    def train_images(self) -> Path:
+        """The first training images as the network sees them, in a grid of `TILES` columns."""
+        return self.path / "train_images.png"
+
+    @property
+    def data(self) -> Path:
+        """Where the images are, and how many of each class are in each split."""
+        return self.path / "data.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions of the packages, and the machine, of the latest start."""
+        return self.path / "environment.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def trained_on(self) -> Path:

@@ -4,6 +4,7 @@ python launch/evaluate.py runs/digits-resnet18-20260102-030405 --predictions pre
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,44 +22,73 @@ from clf.config.overrides import parse as parse_settings
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
+from launch.runs.evaluations import (
+    folder_of,
+    keep,
+    run_of,
+    run_or_checkpoint,
+    write_report,
+)
+from launch.runs.folders import shown
 from launch.terminal.screen import console, exit_code, fail, is_live, print_fields, print_notes
 from launch.terminal.summary import print_per_class
 from slurm.environment import forget_ranks, many_of_this
+from slurm.stage import stage
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 2: something to correct in the command or the data; 1: the evaluation failed."""
     arguments = parse(evaluate_parser(), argv)
-    if fault := many_of_this():
+    if fault := many_of_this() or _fault(arguments.report):
         return fail(fault)
     print_notes(forget_ranks(), sys.stderr)
     return exit_code(_evaluate, arguments)
 
 
+def _fault(report: Path | None) -> str | None:
+    """What is wrong with --report; it takes a setting that stands behind it for its file."""
+    if report in (None, Path()) or report.suffix in (".html", ".htm"):
+        return None
+    return f"--report {report}: expected a file that ends in .html, or the flag alone at the end"
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
-    data = _data_settings(arguments.settings)
-    path = _find(arguments.run_or_checkpoint)
+    data = data_settings(arguments.settings)
+    path = run_or_checkpoint(arguments.run_or_checkpoint)
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
     from clf.scoring import evaluate  # imports torch
 
-    result = evaluate(path, arguments.split, arguments.predictions, data, progress=is_live(out))
+    result = evaluate(
+        path, arguments.split, arguments.predictions, data, progress=is_live(out), stage=stage
+    )
     print_fields(out, {"checkpoint": str(result.checkpoint)})
+    print_notes(result.notes)
     print_per_class(out, result.per_class, result.split, result.scalars)
     for name, value in sorted(result.scalars.items()):
         out.print(f"  {name:<16} {value:.6f}", style="dim")
-    if arguments.predictions:
-        print_fields(out, {"predictions": str(arguments.predictions)})
+    files = {"predictions": str(arguments.predictions) if arguments.predictions else None}
+    run = run_of(result.checkpoint)
+    if arguments.report is not None and not (run and result.predictions):
+        return fail(
+            "--report: the report shows a run beside its evaluation; give a run folder, or a "
+            "checkpoint in one, whose model returns logits"
+        )
+    if (result.other or arguments.report is not None) and run and result.predictions:
+        folder = folder_of(run, result.cfg.data)
+        try:
+            keep(folder, result.predictions, result.per_class)
+            files["kept in"] = shown(folder.path)
+            if arguments.report is not None:
+                out_file = None if arguments.report == Path() else arguments.report
+                files["report"] = shown(write_report(run, folder, result, out_file))
+        except OSError as error:
+            print_notes([f"not kept in {folder.path}: {error.strerror}"], sys.stderr)
+    print_fields(out, files)
     return 0
 
 
-def _find(text: str) -> Path:
-    """A path as typed, or the name of a run in runs/."""
-    path = Path(text).expanduser()
-    return Path("runs", text) if not path.exists() and Path("runs", text).exists() else path
-
-
-def _data_settings(texts: list[str]) -> dict[str, Any]:
+def data_settings(texts: list[str]) -> dict[str, Any]:
     """`data.key=value` as fields of the data's config, checked like any setting."""
     typed = parse_settings(texts)
     settings, faults = typed.settings, typed.faults
@@ -71,7 +101,7 @@ def _data_settings(texts: list[str]) -> dict[str, Any]:
     if faults or cfg is None:
         raise ConfigError(faults)
     if cfg.data.root is not None:
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+        cfg.data.root = os.path.expanduser(cfg.data.root)  # else as given, like the images' paths
     names = [setting.key.removeprefix("data.") for setting in settings]
     return {name: getattr(cfg.data, name) for name in names}
 

@@ -17,6 +17,8 @@ if __name__ == "__main__":
     answer_help(jobs_parser())
 
 from clf.config import ConfigError
+from clf.report.comparison import compare_runs
+from clf.report.read import read_run
 from launch.arguments.jobs import parse_jobs
 from launch.command import run_command
 from launch.runs import lifecycle, sweep
@@ -24,6 +26,7 @@ from launch.runs.drill import drill
 from launch.runs.folders import all_runs, named, shown
 from launch.runs.sync import unsynced_runs, upload
 from launch.submit import start_sweep
+from launch.terminal.compared import print_comparison
 from launch.terminal.follow import follow_job
 from launch.terminal.logs import show_logs
 from launch.terminal.screen import announce, console, exit_code, fail, print_notes, sibling
@@ -53,6 +56,15 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     print_status(console(), read_state(_run_dir(arguments)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if len(arguments.name) < 2:
+        return fail(f"compare {arguments.name[0]}: expected two runs or more")
+    runs = [read_run(named(name, arguments.runs_dir)) for name in arguments.name]
+    for one in compare_runs(runs):
+        print_comparison(console(), runs[0], one)
     return 0
 
 
@@ -124,6 +136,7 @@ def _run_dir(arguments: argparse.Namespace) -> Path:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "status": _status,
+    "compare": _compare,
     "logs": _logs,
     "cancel": _cancel,
     "resume": _resume,

@@ -194,13 +194,13 @@ def _wandb(cfg: RunConfig, found: Findings) -> None:
     mode = (
         os.environ.get("WANDB_MODE", "auto") if cfg.tracking.mode == "auto" else cfg.tracking.mode
     )
-    if mode not in ("auto", "online"):
+    if mode not in ("auto", "online", "shared"):
         return
     if has_key(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")):
         return
-    if mode == "online":
+    if mode != "auto":
         found.faults.append(
-            f"tracking.mode=online: {NO_KEY}; or set tracking.mode=offline and upload it later"
+            f"tracking.mode={mode}: {NO_KEY}; or set tracking.mode=offline and upload it later"
         )
     else:
         found.notes.append(

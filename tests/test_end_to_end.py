@@ -68,6 +68,8 @@ def test_a_run_ends_with_the_table_the_folder_and_what_to_type_next(submitted, r
         assert re.search(rf"^epoch   {epoch}   val top-1 .* train loss ", submitted.stdout, re.M)
     for expected in ("accuracy", "support", "f1", "run folder  runs/first", "launch/evaluate.py"):
         assert expected in submitted.stdout
+    assert "report      runs/first/report.html" in submitted.stdout
+    assert (run / "report.html").is_file()
 
 
 def test_the_run_folder_holds_all_that_the_run_was(run):

@@ -69,7 +69,7 @@ def config(
             **{"accelerator": "cpu", "precision": "32-true"} | (strategy_settings or {}),
         ),
         tracking=TrackingConfig(mode="disabled", log_every=1),
-        **{"epochs": 2, **settings},
+        **{"epochs": 2, "report": False, **settings},
     )
 
 

@@ -52,6 +52,12 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def one_line(text: str) -> str:
+    """`printable`, and on one line: line breaks, tabs and other control characters as \\n, \\t,
+    \\x1b, so that a name breaks no table and steers no terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in printable(text))
+
+
 def nearest(word: str, valid: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
     """The names that are most similar to `word`, ignoring case; the first of equally similar ones
     comes first."""

@@ -365,14 +365,19 @@ class TrackingConfig:
 
     mode: str = setting(
         "auto",
-        "auto: online with a key, else offline",
-        choices=("auto", "online", "offline", "disabled"),
+        "auto: online with a key, else offline; shared: online, with system metrics of each node",
+        choices=("auto", "online", "offline", "shared", "disabled"),
     )
     project: str = setting("clf", "W&B's project")
     entity: str | None = setting(None, "W&B's user or team; null: the key's own")
     group: str | None = setting(None, "runs that belong together; a sweep sets it")
     tags: list[str] = setting([], "to find the run by")
     class_scalars: bool = setting(False, "log val/acc_class/<name> as scalars too")
+    checkpoints: str = setting(
+        "none",
+        "files that the run's end uploads as an artifact; all: best, last and kept ones",
+        choices=("none", "best", "all"),
+    )
     log_every: int = setting(10, "optimizer steps between logged scalars", 1)
 
 
@@ -460,6 +465,7 @@ class RunConfig:
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
     )
+    report: bool = setting(True, "write report.html, with curves and pictures, when the run ends")
     debug: bool = setting(
         False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"
     )

@@ -66,13 +66,14 @@ def read_annotations(
     if fault := lists.size_fault(root, tables, image_column, label_column):
         raise DataError(f"data.root: {fault}")
     rows = {split: reading.read(paths, split) for split, paths in files.items()}
+    of_training = []
     if "train" not in rows and "all" not in rows:
         inside = sorted(entry.name for entry in root.iterdir())
         missing = f"{root} has no train.jsonl but {first_and_count(inside, 5)}; {EXPECTED}"
-        raise DataError([*reading.faults, f"data.root: {missing}{lists.not_read(root)}"])
+        of_training = [f"data.root: {missing}{lists.not_read(root)}"]
     rows = reading.whole_numbers(rows)
-    if reading.faults:
-        raise DataError(reading.faults, rows)
+    if reading.faults or of_training:
+        raise DataError(reading.faults, rows, of_training)
     notes = reading.notes()
     if encoding and len(tables) == sum(map(len, files.values())):
         notes.append(f"data.encoding={encoding} is not used: Parquet files say their own")

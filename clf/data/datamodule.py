@@ -1,6 +1,6 @@
 """The data of a run in the form that Lightning asks for: loaders of this rank, class weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,13 @@ from clf.config.faults import show
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
 from clf.data.bad_images import BadImages
-from clf.data.decode import Look
+from clf.data.decode import Look, decode
+from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
 from clf.data.loader import ThreadedLoader
 from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
+from clf.data.thumbnails import write_thumbnails
 from clf.data.transforms import EvalTransform, TrainTransform
 
 
@@ -71,22 +73,11 @@ class ClassificationDataModule(LightningDataModule):
         Raises:
             ValueError: the data has other classes
         """
-        here = set(self.classes)
-        lacking = sorted(set(trained) - here)
-        if here - set(trained) or (lacking and not may_lack):
-            raise ValueError(
-                f"{checkpoint} was trained on other classes than {self.cfg.root or self.cfg.name} "
-                f"has; they differ in {sorted(here ^ set(trained))[:10]}. Give data.root=FOLDER "
-                "with the same class folders"
-            )
+        place = self.cfg.root or self.cfg.name
+        notes = compare_classes(self.classes, trained, checkpoint, place, may_lack)
         self._order = sorted(trained, key=trained.__getitem__)
         self._splits = self.splits.numbered(self._order)
-        if not lacking:
-            return []
-        return [
-            f"{len(lacking)} of the checkpoint's {len(trained)} classes have no image here: "
-            f"{', '.join(lacking[:5])}"
-        ]
+        return notes
 
     def check_weighted(self, weights: Sequence[float]) -> None:
         """ValueError if no image of a split has a weight in the loss, which would be 0 / 0."""
@@ -147,6 +138,20 @@ class ClassificationDataModule(LightningDataModule):
             )
         return counts_C
 
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of images by split and class."""
+        return {
+            name: dict(zip(self.classes, counts_C.tolist(), strict=True))
+            for name in SPLITS
+            for counts_C in [
+                np.bincount(getattr(self.splits, name).labels, minlength=self.num_classes)
+            ]
+        }
+
+    def write_thumbnails(self, split: str, indices: Iterable[int], folder: Path) -> None:
+        """Small pictures <index>.jpg of images of a split."""
+        write_thumbnails(getattr(self.splits, split), indices, folder, Look.of(self.cfg))
+
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of a rank per optimizer step; ValueError if the batch cannot be cut so."""
         return sampler.accumulation(self.cfg, world_size)
@@ -166,10 +171,26 @@ class ClassificationDataModule(LightningDataModule):
 
     def eval_loader(self, split: str, rank: int = 0, world_size: int = 1) -> ThreadedLoader:
         """Every image of "train", "val" or "test" once over all ranks, without augmentation."""
-        images = getattr(self.splits, split)
+        return self.loader_of(getattr(self.splits, split), rank, world_size)
+
+    def loader_of(self, images: Split, rank: int = 0, world_size: int = 1) -> ThreadedLoader:
+        """Each of some images once over all ranks, as in an evaluation."""
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
         return self._loader(images, order, EvalTransform(self.cfg))
+
+    def as_evaluated(self, images: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, 3, S, S] uint8 and labels [N] as an evaluation sees them, all in memory."""
+        order = EvalSampler(len(images), min(len(images), 64))
+        batches = list(self._loader(images, order, EvalTransform(self.cfg)))
+        columns = ("images", "labels")
+        pixels, labels = (np.concatenate([one[key].numpy() for one in batches]) for key in columns)  # type: ignore[literal-required]
+        return pixels, labels
+
+    def decoded(self, images: Split, index: int) -> np.ndarray:
+        """An image [3, H, W] uint8 as it is in its file, upright and in sRGB."""
+        name, look = images.path(index), Look.of(self.cfg)
+        return decode(images.images[index], 0, name, look).transpose(2, 0, 1)
 
     def _loader(
         self,

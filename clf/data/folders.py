@@ -6,7 +6,14 @@ root/{train,val,test}/<class>/*.jpg   or   root/<class>/*.jpg, from which splits
 from pathlib import Path
 
 from clf.config import register
-from clf.data.naming import SAID, is_image, split_faults, split_folders, split_named
+from clf.data.naming import (
+    SAID,
+    is_image,
+    named_twice,
+    nothing_to_train_on,
+    split_folders,
+    split_named,
+)
 from clf.data.reader import SPLITS, DataError, Noted, Row, Rows, first_and_count
 from clf.data.walk import ClassFolders, subfolders
 
@@ -22,14 +29,16 @@ def read_folders(root: Path) -> Noted:
     check_folder(root, EXPECTED)
     reading = ClassFolders(root)
     splits = splits_in(root)
-    if faults := split_faults(root, splits):
+    if faults := named_twice(root, splits):
         raise DataError(faults)
     if splits:
-        rows, faults, notes = _read_splits(reading, {each: splits[each][0] for each in splits})
+        names = {each: splits[each][0] for each in splits}
+        rows, faults, empty, notes = _read_splits(reading, names)
     else:
-        rows, faults, notes = _read_classes(reading)
-    if faults := reading.faults + faults:
-        raise DataError(faults, rows)
+        rows, faults, empty, notes = _read_classes(reading)
+    of_training = nothing_to_train_on(root, splits) + empty
+    if reading.faults or faults or of_training:
+        raise DataError(reading.faults + faults, rows, of_training)
     return Noted(rows, notes + reading.notes())
 
 
@@ -57,38 +66,43 @@ def check_folder(root: Path, expected: str) -> None:
     )
 
 
-def _read_splits(reading: ClassFolders, names: dict[str, str]) -> tuple[Rows, list[str], list[str]]:
-    """Rows, faults and notes of folders of splits, by split."""
+Read = tuple[Rows, list[str], list[str], list[str]]  # rows, faults, empty classes, notes
+
+
+def _read_splits(reading: ClassFolders, names: dict[str, str]) -> Read:
+    """What is in folders of splits, by split."""
     root = reading.root
     folders = {split: root / names[split] for split in SPLITS if split in names}
     images = reading.read(folders)
     reading.look_beside(root, names.values())
     faults: list[str] = []
+    empty: list[str] = []
     for split, classes in images.items():
         if not classes:
             faults.append(_no_class_folders(reading, folders[split]))
         elif split == "train":
-            faults += _empty_classes(reading, folders[split], classes)
+            empty += _empty_classes(reading, folders[split], classes)
         elif not any(classes.values()):
             faults.append(f"data.root: {folders[split]} holds no images; fill or remove it")
     other = [f"{names[split]} as {split}" for split in folders if names[split] != split]
     notes = [f"folders are read as splits: {', '.join(other)}"] if other else []
-    return {split: _rows(classes) for split, classes in images.items()}, faults, notes
+    return {split: _rows(classes) for split, classes in images.items()}, faults, empty, notes
 
 
-def _read_classes(reading: ClassFolders) -> tuple[Rows, list[str], list[str]]:
-    """Rows, faults and notes of class folders alone."""
+def _read_classes(reading: ClassFolders) -> Read:
+    """What is in class folders alone."""
     root = reading.root
     classes = reading.read({"all": root})["all"]
     if not classes:
-        return {}, [_no_class_folders(reading, root)], []
-    faults = _empty_classes(reading, root, classes) + _splits_inside(root, list(classes))
+        return {}, [_no_class_folders(reading, root)], [], []
+    faults = _splits_inside(root, list(classes))
     named = [name for name in classes if split_named(name)]
     note = (
         f"class folders have names of splits: {', '.join(named)}; they are read as classes, since "
         "they hold no folders"
     )
-    return {"all": _rows(classes)}, faults, [note] if named else []
+    empty = _empty_classes(reading, root, classes)
+    return {"all": _rows(classes)}, faults, empty, [note] if named else []
 
 
 def _rows(classes: dict[str, list[str]]) -> list[Row]:

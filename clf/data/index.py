@@ -6,7 +6,7 @@ numbers, and the splits that the reader did not give are drawn. Imports neither 
 is needed, NumPy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,6 +64,14 @@ class Split:
     def paths(self) -> list[str]:
         """`path` of all images."""
         return [self.path(index) for index in range(len(self))]
+
+    def some(self, most: int) -> "Split":
+        """At most so many of its images, evenly spaced, so that each class has its share."""
+        kept = [place * len(self) // most for place in range(most)]
+        if len(self) <= most:
+            return self
+        places = {new: self.path(old) for new, old in enumerate(kept)}
+        return Split([self.images[old] for old in kept], self.labels[kept], self.name, places)
 
 
 @dataclass(frozen=True)
@@ -184,9 +192,11 @@ def _preview(cfg: DataConfig) -> Survey:
 def read_splits(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     """The splits as far as they can be had, and all faults."""
     try:
-        (rows, notes), faults = _rows(cfg), []
+        (rows, notes), faults = read_rows(cfg), []
     except DataError as error:
         rows, notes, faults = error.rows, [], error.faults
+        if not rows.keys() & {"train", "all"}:
+            rows = {}  # else each of their classes would be one that the train split lacks
     drawn = "all" in rows or "val" not in rows
     for step in (leave_out, draw_groups):
         try:
@@ -208,7 +218,7 @@ def read_splits(cfg: DataConfig) -> tuple[ImageSplits | None, list[str]]:
     return splits, faults
 
 
-def _rows(cfg: DataConfig) -> Noted:
+def read_rows(cfg: DataConfig) -> Noted:
     """The reader's rows and notes; DataError with its faults."""
     try:
         reader = load("data", cfg.name)
@@ -236,11 +246,12 @@ def _label(cfg: DataConfig, rows_by_split: Rows) -> ImageSplits:
     elif "val" not in parts:
         parts["train"], parts["val"], _ = stratify(known, cfg, 0.0)
     number = {name: label for label, name in enumerate(labels)}
-    train, val, test = (_split(split, parts.get(split, []), number) for split in SPLITS)
+    train, val, test = (split_of(split, parts.get(split, []), number) for split in SPLITS)
     return ImageSplits([str(name) for name in labels], train, val, test)
 
 
-def _split(name: str, rows: list[Row], number: dict[str | int, int]) -> Split:
+def split_of(name: str, rows: list[Row], number: Mapping[str | int, int]) -> Split:
+    """The rows whose labels have a number."""
     import numpy as np
 
     rows = [row for row in rows if row.label in number]

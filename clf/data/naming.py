@@ -71,19 +71,28 @@ def split_folders(folders: Iterable[str], is_deep: Callable[[str], bool]) -> dic
 
 def split_faults(place: Path, splits: dict[str, list[str]]) -> list[str]:
     """What is wrong with the names of splits, as `split_folders` gives them."""
-    faults = [
+    return [*named_twice(place, splits), *nothing_to_train_on(place, splits)]
+
+
+def named_twice(place: Path, splits: dict[str, list[str]]) -> list[str]:
+    """A fault for each split that several folders are named after."""
+    return [
         f"data.root: {place} has {len(names)} {split} splits, {' and '.join(names)}; put all of "
         "that split into one, or take the others out"
         for split, names in splits.items()
         if len(names) > 1
     ]
-    if splits and "train" not in splits:
-        there = ", ".join(name for names in splits.values() for name in names)
-        faults.append(
-            f"data.root: {place} has splits ({there}) and none to train on; add train/, or rename "
-            "these if they are classes"
-        )
-    return faults
+
+
+def nothing_to_train_on(place: Path, splits: dict[str, list[str]]) -> list[str]:
+    """The fault of splits without one to train on."""
+    if not splits or "train" in splits:
+        return []
+    there = ", ".join(name for names in splits.values() for name in names)
+    return [
+        f"data.root: {place} has splits ({there}) and none to train on; add train/, or rename "
+        "these if they are classes"
+    ]
 
 
 def is_image(path: str) -> bool:

@@ -108,10 +108,19 @@ class DataError(ValueError):
     Args:
         faults: one, or all of them
         rows: what could be read in spite of them, so that it is looked through as well
+        of_training: further faults, which only a run that trains on the images cannot live with;
+            `rows` are all that there are
     """
 
-    def __init__(self, faults: str | Sequence[str], rows: Rows | None = None) -> None:
-        self.faults = [printable(one) for one in ([faults] if isinstance(faults, str) else faults)]
+    def __init__(
+        self,
+        faults: str | Sequence[str],
+        rows: Rows | None = None,
+        of_training: Sequence[str] = (),
+    ) -> None:
+        listed = [faults] if isinstance(faults, str) else faults
+        self.faults = [printable(one) for one in [*listed, *of_training]]
+        self.of_training = [printable(one) for one in of_training]
         self.rows = rows or {}
         super().__init__("\n".join(self.faults))
 

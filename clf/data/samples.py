@@ -67,9 +67,9 @@ def read_shard(path: Path, name: str, chosen: Chosen) -> Contents:
     """
     contents = Contents()
     try:
-        with path.open("rb") as file, _opened(file) as tar:
+        with path.open("rb") as file, opened(file) as tar:
             samples = _samples(tar, file, path, name, contents)
-            contents.faults += _end_faults(tar, file, path)
+            contents.faults += end_faults(tar, file, path)
     except (OSError, tarfile.TarError) as error:
         contents.faults.append(f"data.root: {path} {_broken(path, error)}")
         return contents
@@ -84,7 +84,7 @@ def begins_as_shard(path: Path, members: int = 50) -> bool:
     """Whether the first members of a tar file have an image with a label beside it."""
     images, labels = set[str](), set[str]()
     try:
-        with path.open("rb") as file, _opened(file) as tar:
+        with path.open("rb") as file, opened(file) as tar:
             for _, member in zip(range(members), tar, strict=False):
                 key, ending = key_and_ending(member.name)
                 if ending in LABELS:
@@ -106,7 +106,7 @@ def key_and_ending(name: str) -> tuple[str, str]:
     return "/".join([*folders, stem]), ending.lower()
 
 
-def _opened(file: BinaryIO) -> tarfile.TarFile:
+def opened(file: BinaryIO) -> tarfile.TarFile:
     return tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
 
 
@@ -133,7 +133,7 @@ def _samples(
     return samples
 
 
-def _end_faults(tar: tarfile.TarFile, file: BinaryIO, path: Path) -> Iterator[str]:
+def end_faults(tar: tarfile.TarFile, file: BinaryIO, path: Path) -> Iterator[str]:
     """tarfile ends without a word at a header that it cannot read, and at the end of the first of
     two tar files in one."""
     file.seek(tar.offset)

@@ -75,8 +75,9 @@ def read_shards(
             rows[split] = part.rows
             whole.add(part)
     rows = _whole_numbers(rows, whole)
-    if faults := _faults(root, whole):
-        raise DataError(faults, rows)
+    faults, of_training = _faults(root, whole), _nothing_to_train_on(root, shards)
+    if faults or of_training:
+        raise DataError(faults, rows, of_training)
     return Noted(rows, _notes(root, shards, whole))
 
 
@@ -141,12 +142,16 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
             f"and shards without the name of one: {first_and_count(without, SHOWN)}; rename or "
             "remove these"
         )
-    if not {"all", "train"} & set(shards):
-        raise DataError(
-            f"data.root: {root} has shards of {' and '.join(shards)} and none to train on; add "
-            "train-000000.tar, or rename these to numbers alone to have splits drawn"
-        )
     return shards
+
+
+def _nothing_to_train_on(root: Path, shards: dict[str, list[Path]]) -> list[str]:
+    if {"all", "train"} & set(shards):
+        return []
+    return [
+        f"data.root: {root} has shards of {' and '.join(shards)} and none to train on; add "
+        "train-000000.tar, or rename these to numbers alone to have splits drawn"
+    ]
 
 
 def _split_of(root: Path, path: Path) -> str:

@@ -281,9 +281,18 @@ def as_trained(scalars: Mapping[str, float]) -> str:
 
 
 def line(scalars: Mapping[str, float], split: str) -> str:
-    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062`: a split's numbers in short."""
+    """`top-1 98.6 %   top-5 100.0 %   macro 98.5 %   loss 0.062`: a split's numbers in short.
+
+    Args:
+        split: one of `SPLITS`, or what data without splits are called
+    """
     order = [one.compute for one in _measures.values()]
-    found = {name: find(name) for name in scalars if name.startswith(f"{split}/")}
+    named = {
+        name.replace(f"{split}/", "test/", 1): value
+        for name, value in scalars.items()
+        if name.startswith(f"{split}/")
+    }
+    found = {name: find(name) for name in named}
     known = [(name, one) for name, one in found.items() if one is not None and one.in_line]
     known.sort(key=lambda pair: order.index(pair[1].compute))
-    return "   ".join(f"{one.label} {shown(name, scalars[name])}" for name, one in known)
+    return "   ".join(f"{one.label} {shown(name, named[name])}" for name, one in known)

@@ -228,6 +228,10 @@ class BaseClassificationModel(LightningModule):
     def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         return self._step("test", batch)[0]
 
+    def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        """Logits [B, C] of images whose labels nobody knows."""
+        return self(batch["images"])
+
     def _step(
         self, split: str, batch: ClassificationBatch, mixed: Mixed | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:

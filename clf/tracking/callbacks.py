@@ -21,9 +21,9 @@ from clf.resilience.signals import Preempted
 from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
 from clf.tracking.epochs import epoch_number
-from clf.tracking.nodes import departing_nodes
+from clf.tracking.nodes import departing_nodes, node_name
 from clf.tracking.steps import Throughput, step_of_scalars
-from clf.tracking.tables import PerClassRow, rows_from_counts, write_csv
+from clf.tracking.tables import PerClassRow, read_csv, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
 
 
@@ -64,13 +64,17 @@ class PerClassTables(Callback):
         for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
             rank_zero_warn(f"{split}: {sentence}")
         write_csv(rows, self.folder.per_class / f"{split}.csv")
+        before = None
         if trainer.state.fn == "fit":
-            name = f"{split}_epoch{epoch_number(trainer):03d}.csv"
-            write_csv(rows, self.folder.per_class / name)
+            number = epoch_number(trainer)
+            write_csv(rows, self.folder.per_class / f"{split}_epoch{number:03d}.csv")
+            # From the disk, because an earlier start may have written it.
+            last = self.folder.per_class / f"{split}_epoch{number - 1:03d}.csv"
+            before = read_csv(last) if last.exists() else []
         epoch, step = trainer.current_epoch, step_of_scalars(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, GuardedWandbLogger):
-                logger.log_per_class(f"{split}/per_class", rows, epoch, step)
+                logger.log_per_class(f"{split}/per_class", rows, epoch, step, before)
             if self.class_scalars:
                 logger.log_metrics(_class_scalars(rows, split) | {"epoch": epoch}, step)
 
@@ -205,7 +209,7 @@ def _class_scalars(rows: list[PerClassRow], split: str) -> dict[str, float]:
 
 def _node_names(trainer: Trainer) -> list[str]:
     """A name for each node, in order of node rank; one gather of short texts at the start."""
-    name = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    name = node_name()
     found: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(found, (trainer.node_rank, name))
     names = dict(sorted(found))

@@ -4,6 +4,8 @@ or a wrong shard.
 N nodes, C classes.
 """
 
+import os
+import socket
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,11 @@ from clf.metrics.measures import percent
 
 LEVEL = 1e-6  # chance of a false alarm in an evaluation, over all nodes
 TILTS_T = np.concatenate([-np.geomspace(8, 1e-3, 60), np.geomspace(1e-3, 8, 60)])
+
+
+def node_name() -> str:
+    """The name of this machine; SLURM's own name for it within a job."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def departing_nodes(

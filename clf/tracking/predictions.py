@@ -1,8 +1,10 @@
-"""Keeps what the network says of every image in an evaluation outside of the training.
+"""Keeps what the network says of every image in an evaluation outside of the training, or of images
+to predict.
 
-B rows of a batch, N images, C classes.
+B rows of a batch, N images, C classes, the K most probable ones.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
-from clf.predictions import Predictions
+from clf.predictions import Predictions, worth_seeing
 from clf.run_folder import RunFolder
 
+Thumbnails = Callable[[str, list[int], Path], None]
 Part = tuple[np.ndarray, ...]  # indices, labels, predicted, probabilities of some rows
 
 
@@ -28,10 +31,17 @@ class KeepPredictions(Callback):
     Args:
         classes: names in label order
         folder: the predictions go to its `predictions/<split>.npz`; None: they are only kept here
+        thumbnails: (split, indices, folder) writes small pictures of the images that are worth
+            seeing to the folder's `pictures/<split>`; None: none are written
     """
 
-    def __init__(self, classes: list[str], folder: RunFolder | None = None) -> None:
-        self.classes, self.folder = classes, folder
+    def __init__(
+        self,
+        classes: list[str],
+        folder: RunFolder | None = None,
+        thumbnails: Thumbnails | None = None,
+    ) -> None:
+        self.classes, self.folder, self.thumbnails = classes, folder, thumbnails
         self.predictions: Predictions | None = None  # of the last evaluation, on rank 0
         self._parts: list[Part] = []
         self._unfit = ""  # why there are none
@@ -97,14 +107,66 @@ class KeepPredictions(Callback):
             return
         self.predictions = _in_order(parts, loader, self.classes)
         if self.folder is not None:
-            self._write(self.folder.predictions_of(self.predictions.split))
+            self._write(self.folder, self.predictions)
 
-    def _write(self, path: Path) -> None:
-        assert self.predictions is not None
+    def _write(self, folder: RunFolder, predictions: Predictions) -> None:
+        path = folder.predictions_of(predictions.split)
         try:
-            self.predictions.write(path)
+            predictions.write(path)
+            if self.thumbnails is not None:
+                path = folder.pictures_of(predictions.split)
+                self.thumbnails(predictions.split, worth_seeing(predictions), path)
         except OSError as problem:  # a full disk must not end a run that has trained
             rank_zero_warn(f"{path} cannot be written: {problem}")
+
+
+class KeepTop(Callback):
+    """Gathers the most probable classes of the images that `trainer.predict` is given, on one rank.
+    Rows whose label is PADDING, those of images that cannot be read, are left out.
+
+    Args:
+        k: classes that are kept
+        mirrored: take the mean of the probabilities of an image and of its mirror image
+    """
+
+    def __init__(self, k: int, mirrored: bool = False) -> None:
+        self.k, self.mirrored = k, mirrored
+        self._parts: list[tuple[Tensor, ...]] = []  # on the device: no step waits for it
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClassificationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        scores_BC = logits_BC = outputs.float()
+        probabilities_BC = torch.softmax(logits_BC, dim=1)
+        if self.mirrored:
+            with trainer.precision_plugin.predict_step_context():
+                mirror_BC = pl_module(batch["images"].flip(3)).float()
+            probabilities_BC = (probabilities_BC + torch.softmax(mirror_BC, dim=1)) / 2
+            scores_BC = probabilities_BC
+        # Sorted by logits, as an evaluation predicts: they may differ where probabilities do not.
+        top_BK = scores_BC.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        columns = batch["indices"], batch["labels"], top_BK, probabilities_BC.gather(1, top_BK)
+        self._parts.append(columns)
+
+    def result(self) -> Part:
+        """indices_N in the order of the images, top_NK and probabilities_NK.
+
+        Raises:
+            ValueError: a probability is no number
+        """
+        parts = (torch.cat(columns).cpu() for columns in zip(*self._parts, strict=True))
+        indices_M, labels_M, top_MK, probabilities_MK = parts
+        kept_N = labels_M != PADDING
+        if not torch.isfinite(probabilities_MK[kept_N]).all():
+            raise ValueError("the network gives no finite numbers: its training has diverged")
+        columns = indices_M, top_MK, probabilities_MK
+        return tuple(column[kept_N].numpy() for column in columns)
 
 
 def _in_order(parts: list[Part], loader: Any, classes: list[str]) -> Predictions:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clf.config.faults import printable
+from clf.config.faults import one_line
 from clf.metrics.columns import CLASS_COLUMNS, ClassColumn, class_accuracy
 from clf.metrics.measures import percent
 from clf.run_folder import write_text
@@ -149,7 +149,7 @@ def render(
     for row in worst_first(rows)[:limit]:
         values = [_shown(column, column.compute(*row.counts)) for column in columns]
         bar = Bar(1.0, 0.0, row.accuracy or 0.0, color=_colour(row.accuracy))
-        table.add_row(Text(printable(row.name)), *values, bar)
+        table.add_row(Text(one_line(row.name)), *values, bar)
     return table
 
 

@@ -5,27 +5,31 @@ Everything sent is in the run folder too, in open formats: a lost network loses 
 
 import os
 import secrets
-import socket
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
-from clf.config.faults import printable
+from clf.predictions import Predictions
 from clf.run_folder import RunFolder, write_text
+from clf.tracking.background import Background
+from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
-from clf.tracking.tables import PerClassRow, header
-from clf.tracking.wandb_key import NO_KEY, has_key
+from clf.tracking.nodes import node_name
+from clf.tracking.tables import PerClassRow
+from clf.tracking.wandb_key import NO_KEY, has_key, unreachable
 
-CONNECT_TIMEOUT_S = 5
 INIT_TIMEOUT_S = 20  # a job without network would wait for all of W&B's own 90 seconds
 # For the upload of the rest when a process ends; a preempted one must leave within seconds.
 FINISH_TIMEOUT_S = 10
+LEAVE_TIMEOUT_S = 3  # for tables that W&B has not taken yet when the process must leave
+UPLOAD_TIMEOUT_S = 600  # for checkpoints, when the training is over
+
+
+Mode = Literal["online", "offline", "shared"]
 
 
 class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
@@ -33,6 +37,10 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     none ends the training."""
 
     closed = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._background = Background()
 
     @property
     def location(self) -> str:
@@ -43,27 +51,72 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         numbered = self.with_epoch_number(metrics)
-        self._guarded(lambda: super(GuardedWandbLogger, self).log_metrics(numbered, step))
+        self._guarded(lambda: self._log_numbered(numbered, step))
+
+    def _log_numbered(self, metrics: dict[str, Any], step: int | None) -> None:
+        """Log metrics whose epoch counts from 1."""
+        super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_per_class(
-        self, name: str, rows: Sequence[PerClassRow], epoch: int, step: int | None = None
+        self,
+        name: str,
+        rows: Sequence[PerClassRow],
+        epoch: int,
+        step: int | None = None,
+        before: Sequence[PerClassRow] | None = None,
     ) -> None:
         """A per-class table in the dashboard; the accuracy of a class without images is empty, not
         0.
 
         Args:
             epoch: as Lightning counts it
+            before: the rows of the epoch before, of which there are none in the first one; the
+                table has the column "delta" beside the accuracy then. None: it has not
         """
 
-        def log() -> None:
-            import wandb
+        numbered = self.with_epoch_number({"epoch": epoch})  # of now
+        self._in_background(
+            lambda: self._log_numbered(numbered | {name: per_class_table(rows, before)}, step)
+        )
 
-            cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
-            table = wandb.Table(columns=[*header(rows)], data=cells)
-            self.log_metrics({name: table, "epoch": epoch}, step)
+    @rank_zero_only
+    def log_evaluation(self, predictions: Predictions, pictures: Path, step: int) -> None:
+        """The charts and pictures of the evaluation that ends the run (`clf.tracking.charts`).
 
-        self._guarded(log)
+        Args:
+            pictures: <index>.jpg of some images of the split
+            step: that of the evaluation's scalars
+        """
+        self._in_background(
+            lambda: self._log_numbered(evaluation_charts(predictions, pictures), step)
+        )
+
+    @rank_zero_only
+    def log_checkpoints(self, files: Sequence[Path]) -> None:
+        """An artifact of the type "model" with these files, named after the run's id. Offline the
+        files stay where they are, and `wandb sync` uploads them from there.
+
+        Returns when the server has them, or after `UPLOAD_TIMEOUT_S`; nothing trains meanwhile.
+        """
+
+        if self.closed:
+            return
+        import wandb
+
+        run = self.experiment
+        artifact = wandb.Artifact(f"model-{run.id}", type="model")
+        try:
+            for file in files:
+                artifact.add_file(str(file), policy="immutable")  # the default makes a copy
+            logged = run.log_artifact(artifact)
+            if not run.offline:
+                logged.wait(timeout=UPLOAD_TIMEOUT_S)
+        except Exception as error:  # as in `_guarded`; the run itself goes on
+            rank_zero_warn(
+                f"W&B has not taken the checkpoints ({_said(error)}). They are in "
+                f"{files[0].parent}; upload them with: wandb sync {Path(run.dir).parent}"
+            )
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -81,6 +134,8 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         self._guarded(lambda: self.experiment.mark_preempting())
 
     def close(self, exit_code: int = 0) -> None:
+        if not self._background.wait(LEAVE_TIMEOUT_S if exit_code else FINISH_TIMEOUT_S):
+            rank_zero_warn("W&B has not taken the last table; per_class/ in the run folder has it")
         if self.closed:
             return
         self.closed = True
@@ -95,6 +150,12 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
                 f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
                 f"with: wandb sync {folder}"
             )
+
+    def _in_background(self, call: Callable[[], None]) -> None:
+        """For tables and pictures: W&B asks its server before it takes one, and would let the
+        training wait for 20 s if that does not answer."""
+        if not self.closed:
+            self._background.do(lambda: self._guarded(call))
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self.closed:
@@ -137,14 +198,17 @@ def wandb_logger(
         "config": config,
         "resume": "allow",
     }
-    run, problem = (None, "") if mode == "offline" else _start_online(arguments)
+    run, problem = None, ""
+    if mode != "offline":
+        online: Mode = "shared" if mode == "shared" else "online"
+        run, problem = _start_online(online, arguments)
     if problem and not (mode == "auto" and problem == NO_KEY):
         rank_zero_warn(
             f"W&B cannot be used online ({problem}). The run is recorded offline; upload it "
             f"later with: wandb sync {folder.wandb}/offline-run-*"
         )
     if run is None:
-        run, problem = _start("offline", arguments)
+        run, problem = start_run("offline", arguments)
     if run is None:
         rank_zero_warn(f"W&B is left out ({problem}); metrics.csv and per_class/ have everything")
         return None
@@ -159,25 +223,33 @@ def close(loggers: Sequence[Logger]) -> None:
             logger.close()
 
 
-def _start_online(arguments: dict[str, Any]) -> tuple[Any, str]:
+def _start_online(mode: Mode, arguments: dict[str, Any]) -> tuple[Any, str]:
     """(run, "") or (None, why W&B cannot be used online)."""
     import wandb
 
     try:
         settings = wandb.setup().settings  # from the environment and W&B's own files
-    except Exception as error:  # as in `_start`
+    except Exception as error:  # as in `start_run`
         return None, _said(error)
     if not (settings.api_key or has_key(settings.base_url)):
         return None, NO_KEY
-    problem = _unreachable(settings.base_url)
-    return (None, problem) if problem else _start("online", arguments)
+    problem = unreachable(settings.base_url)
+    if problem:
+        return None, problem
+    return start_run(mode, arguments, **({"x_label": node_name()} if mode == "shared" else {}))
 
 
-def _start(mode: Literal["online", "offline"], arguments: dict[str, Any]) -> tuple[Any, str]:
+def start_run(mode: Mode, arguments: dict[str, Any], **settings: Any) -> tuple[Any, str]:
+    """(a run of W&B, "") or (None, why there is none).
+
+    Args:
+        arguments: of `wandb.init`
+        settings: of W&B, beside our own
+    """
     import wandb
 
     try:
-        run = wandb.init(mode=mode, settings=_settings(), **arguments)
+        run = wandb.init(mode=mode, settings=_settings(**settings), **arguments)
         # The SDK counts its own calls, so a resumed run would be drawn over its first part.
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -187,7 +259,7 @@ def _start(mode: Literal["online", "offline"], arguments: dict[str, Any]) -> tup
     return run, ""
 
 
-def _settings() -> Any:
+def _settings(**settings: Any) -> Any:
     import wandb
 
     return wandb.Settings(
@@ -203,24 +275,8 @@ def _settings() -> Any:
         disable_code=True,
         save_code=False,
         disable_git=True,
+        **settings,
     )
-
-
-def _unreachable(server: str) -> str:
-    """Why the server cannot be reached; "" if it answers, or if a proxy is in between.
-
-    W&B itself would try again until its time is over.
-    """
-    parts = urlsplit(server)
-    host = parts.hostname or ""
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        return f"{server} cannot be reached: {error}"
-    return ""
 
 
 def _run_id(folder: RunFolder) -> str:

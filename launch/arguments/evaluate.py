@@ -8,7 +8,9 @@ EXAMPLES = """\
   python launch/evaluate.py runs/NAME                                 best checkpoint, test split
   python launch/evaluate.py runs/NAME/checkpoints/last.ckpt --split val
   python launch/evaluate.py runs/NAME --predictions predictions.csv   the prediction of each image
-  python launch/evaluate.py runs/NAME data.root=/other/images         same classes, other images
+  python launch/evaluate.py runs/NAME data.root=/other/images --report
+  python launch/evaluate.py runs/NAME data.root=/other/images         same classes, other images:
+                                                                      all of them are scored
 """
 
 
@@ -24,10 +26,19 @@ def evaluate_parser() -> Parser:
     command.add_argument(
         "--split",
         choices=("val", "test", "train"),
-        help="default: test if the data has one, else val",
+        help="default: test if the data has one, else val; other data without splits are one",
     )
     command.add_argument(
         "--predictions", type=Path, metavar="FILE.csv", help="write the prediction of each image"
+    )
+    command.add_argument(
+        "--report",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE.html",
+        help="write the run's report with this evaluation in place of its own; default: "
+        "report.html in the folder of the evaluation, runs/NAME/evaluations/DATA",
     )
     command.add_argument(
         "settings",

@@ -13,6 +13,7 @@ EXAMPLES = """\
   python launch/jobs.py status NAME                 where it is, and what is wrong
   python launch/jobs.py logs NAME -f                as it grows; the first error comes first
   python launch/jobs.py list --sweep NAME           the results of a sweep
+  python launch/jobs.py compare A B                 is B better than A, or only luckier?
   python launch/jobs.py resume NAME epochs=30       continue a run, here for more epochs
   python launch/jobs.py resume --sweep NAME         start again what failed
   python launch/jobs.py drill NAME                  preempt a running job and compare afterwards
@@ -21,7 +22,9 @@ EXAMPLES = """\
 
 
 def jobs_parser() -> Parser:
-    command = parser("Look after runs: list, status, logs, cancel, resume, drill, sync.", EXAMPLES)
+    command = parser(
+        "Look after runs: list, status, compare, logs, cancel, resume, drill, sync.", EXAMPLES
+    )
     command.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
     )
@@ -37,6 +40,8 @@ def jobs_parser() -> Parser:
     add("status", "one run: state, reason, epoch, restarts, what is wrong").add_argument(
         "name", metavar="RUN"
     )
+    compare = add("compare", "runs beside the first: what differs by more than noise, settings too")
+    compare.add_argument("name", metavar="RUN", nargs="+", help="two runs or more")
     logs = add("logs", "the log of a rank; if the run failed, the first error comes first")
     logs.add_argument("name", metavar="RUN")
     logs.add_argument("-f", "--follow", action="store_true", help="as it grows, until the job ends")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from clf.config.faults import printable
+from clf.config.faults import one_line
 from clf.data.check import Report
 from clf.data.findings import LOOK, Finding
 from clf.data.reader import SPLITS
@@ -59,12 +59,12 @@ def example(finding: Finding) -> str:
         f"{item.place or item.label}{f' ({item.words})' if item.words else ''}"
         for item in finding.groups[0][:3]
     ]
-    return printable(" = ".join(shown)).replace("\n", " ")
+    return one_line(" = ".join(shown))
 
 
 def _print_classes(out: Any, report: Report) -> None:
     by_number = sorted(report.counts.items(), key=lambda item: (item[1]["train"], item[0]))
-    rows = [[printable(name), *(str(of[split]) for split in SPLITS)] for name, of in by_number]
+    rows = [[one_line(name), *(str(of[split]) for split in SPLITS)] for name, of in by_number]
     total = [str(sum(of[split] for of in report.counts.values())) for split in SPLITS]
     shown = rows[:MOST_CLASSES]
     if len(rows) > len(shown):

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.config.words import load_yaml
 from clf.metrics.measures import line
 from clf.plan import images_per_batchnorm
-from clf.run_folder import read_status
-from clf.tracking.tables import read_csv, render
+from clf.run_folder import RunFolder, read_status
+from clf.tracking.tables import PerClassRow, read_csv, render
 from launch.runs.folders import Run, shown
 from launch.terminal.screen import console, print_commands, print_fields, sibling
 from slurm.devices import has_slurm, uses_gpus
@@ -96,25 +97,45 @@ def print_result(
     """
     split = "test" if any(name.startswith("test/") for name in scalars) else "val"
     path = run_dir / "per_class" / f"{split}.csv"
-    print_per_class(out, read_csv(path) if path.is_file() else [], split, scalars, shown(path))
+    rows = read_csv(path) if path.is_file() else []
+    print_per_class(out, rows, split, scalars, shown(path), _cut_short(run_dir, rows))
     reason = (read_status(run_dir) or {}).get("stopped_early")
     if reason and not has_said_why:
         out.print(f"The training {reason}", markup=False)
 
 
+def _cut_short(run_dir: Path, rows: Sequence[PerClassRow]) -> str:
+    """Of a run whose evaluations may end early, how early; else empty."""
+    config = RunFolder(run_dir).config
+    limit = load_yaml(config.read_text(encoding="utf-8"))[0] if config.is_file() else {}
+    batches = limit.get("limit_batches") if isinstance(limit, dict) else None
+    if batches is None:
+        return ""
+    images = sum(row.support for row in rows)
+    unit = "batch" if batches == 1 else "batches"
+    return f"limit_batches={batches}: at most {batches} {unit} a rank, {images} images"
+
+
 def print_per_class(
-    out: Any, rows: list[Any], split: str, scalars: dict[str, Any], whole: str = ""
+    out: Any,
+    rows: list[Any],
+    split: str,
+    scalars: dict[str, Any],
+    whole: str = "",
+    cut_short: str = "",
 ) -> None:
     """The worst classes of `rows`, and the numbers of the whole split.
 
     Args:
         whole: the file that holds all classes
+        cut_short: of an evaluation that left out images, which; in words
     """
     from rich.measure import Measurement
 
     out.print()
     if rows:
         title = f"{split}: accuracy by class, worst first"
+        title += f" ({cut_short})" if cut_short else ""
         table = render(rows, title, WORST_CLASSES, width=out.width)
         # A name that is cut cannot be copied: rather, the terminal breaks the line.
         endless = console(width=10_000)
@@ -124,6 +145,8 @@ def print_per_class(
             text = f"{len(rows) - WORST_CLASSES} more classes: {whole}"
             out.print(text, style="dim", markup=False)
     out.print(f"[bold]{split}[/bold]  {line(scalars, split)}")
+    if cut_short and not rows:
+        out.print(cut_short, style="dim", markup=False)
 
 
 def print_complete(out: Any, run: Run) -> None:
@@ -141,7 +164,9 @@ def print_next(out: Any, run_dir: Path) -> None:
     """Where everything is and what to type next."""
     folder = shlex.quote(shown(run_dir))
     out.print()
-    print_fields(out, {"run folder": folder})
+    report = RunFolder(run_dir).report
+    page = shlex.quote(shown(report)) if report.is_file() else None
+    print_fields(out, {"run folder": folder, "report": page})
     evaluate = f"{sibling('evaluate.py')} {folder} --predictions predictions.csv"
     commands = [(evaluate, "the same numbers again, and the prediction of each image")]
     offline = sorted((run_dir / "wandb").glob("**/offline-run-*"))

@@ -20,7 +20,34 @@ ELSEWHERE = {
         '"--json"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    # On images of the run's own classes.
+    "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
+        "tests/test_other_data.py",
+        '"data.root=other"',
+    ),
+    "python launch/report.py --sweep SWEEP": (
+        "tests/report/test_comparison_page.py",
+        '"--sweep", "rates"',
+    ),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
+    "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
+        "tests/launch/test_export.py",
+        '",".join(FORMATS)',
+    ),
+    "python launch/export.py RUN --with-resize": ("tests/launch/test_export.py", '"--with-resize"'),
+    "python launch/export.py RUN --int8": ("tests/launch/test_export.py", '"--int8"'),
+    "python launch/export.py RUN --int8 --format onnx,safetensors": (
+        "tests/launch/test_export.py",
+        '"--int8"',
+    ),
+    "python launch/export.py RUN --push OWNER/NAME": ("tests/launch/test_export.py", '"--push"'),
+    "python launch/dashboard.py NAME": ("tests/tracking/test_dashboard.py", 'main(["one"])'),
+    "python launch/dashboard.py birds": ("tests/tracking/test_dashboard.py", '"team/birds"'),
+    "python launch/dashboard.py --upload runs/NAME/wandb/dashboard.json": (
+        "tests/tracking/test_dashboard.py",
+        '"--upload", str(file)',
+    ),
+    "hf auth login": ("launch/export.py", "hf auth login"),
     "python -m tests.slurm.testbed status": ("tests/slurm/test_testbed.py", '"status"'),
     "python -m tests.slurm.testbed down": ("tests/slurm/test_testbed.py", '"down"'),
     # Refused, as the row of the table says.
@@ -54,6 +81,7 @@ ELSEWHERE = {
         "docker run --rm --init clf train",
     ),
     "apptainer build clf.sif apptainer.def": (".ci/run", "apptainer.def"),
+    "wandb login": ("clf/tracking/wandb_key.py", "wandb login"),
     "wandb sync": ("launch/terminal/summary.py", "wandb sync"),
 }
 # What targets of the Makefile run that CI does not make: a command of docs/first-run.md, and what

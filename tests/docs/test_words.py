@@ -23,7 +23,10 @@ LANGUAGES = {"bash", "console", "text", "python", "yaml", "dockerfile"}
 # Of sbatch, docker, pip and clf itself.
 OTHER_FLAGS = {"--ntasks-per-node", "--test-only", "--init", "--user", "--no-deps", "--version"}
 # Who runs the programs of a page.
-PROGRAMS = {"docs/extending.md": "tests/test_extending.py"}
+PROGRAMS = {
+    "docs/extending.md": "tests/test_extending.py",
+    "docs/shipping.md": "tests/launch/test_export.py",
+}
 FILE = re.compile(r"(?<![\w/.])((?:clf|launch|slurm|configs|tests|docs)/[\w./*-]*[\w*/])")
 # One that the reader is told to write, and one that the page says there is not.
 EXAMPLES = {"configs/slurm/vision.yaml", "configs/optimizer/"}

@@ -32,7 +32,11 @@ def typed(checkout: Path, script: str, *words: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    "script", ["submit.py", "train.py", "evaluate.py", "jobs.py", "check_data.py"]
+    "script",
+    [
+        *("submit.py", "train.py", "evaluate.py", "export.py", "jobs.py", "check_data.py"),
+        "dashboard.py",
+    ],
 )
 def test_help_shows_examples_and_does_not_wait_for_torch_or_hydra(script: str) -> None:
     program = (

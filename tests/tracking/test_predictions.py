@@ -74,7 +74,7 @@ def test_a_run_leaves_the_predictions_of_its_final_evaluation(
     images = {"name": "imagefolder", "root": str(tmp_path / "images")}
     cfg = tiny.config("", data=images, epochs=1)
     scalars = run.fit(cfg, tmp_path / "run", progress=False)
-    files = sorted((tmp_path / "run" / "predictions").iterdir())
+    files = sorted((tmp_path / "run" / "predictions").glob("*.npz"))
     assert files == [RunFolder(tmp_path / "run").predictions_of(split)]
     found = Predictions.read(files[0])
     splits = ClassificationDataModule(cfg.data, cfg.seed).splits

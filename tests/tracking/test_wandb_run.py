@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder
-from clf.tracking import wandb_run
+from clf.tracking import wandb_key, wandb_run
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import close, wandb_logger
 from tests.tracking.recording import offline_runs, records
@@ -162,7 +162,7 @@ def test_a_server_that_never_answers_does_not_hold_up_the_training(
     folder, silent_server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert wandb_run.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
+    assert wandb_key.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
     monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 3)
     begun = time.monotonic()
     with pytest.warns(UserWarning, match=r"W&B cannot be used online.*wandb sync"):
@@ -259,6 +259,27 @@ def test_a_failure_while_logging_is_reported_once_and_training_continues(
     logger.finalize("failed")
     assert len(calls) == 1
     assert not recwarn.list
+
+
+def test_the_training_does_not_wait_until_wandb_has_taken_a_table(folder, monkeypatch):
+    """W&B asks its server for each table, and waits 20 s where that is silent."""
+    logger = start(folder, "offline")
+    may_answer, taken = threading.Event(), []
+    log = type(logger.experiment).log
+
+    def slow(run, metrics, **arguments):
+        assert may_answer.wait(60)
+        taken.append([*metrics])
+        log(run, metrics, **arguments)
+
+    monkeypatch.setattr(type(logger.experiment), "log", slow)
+    logger.log_per_class("val/per_class", ROWS, epoch=4, step=99)
+    assert taken == []
+    may_answer.set()
+    close([logger])
+    assert "val/per_class" in taken[0]
+    rows = [r["history"]["item"] for r in records(offline_runs(folder)[0]) if "history" in r]
+    assert [row["epoch"] for row in rows] == [5]
 
 
 def test_the_table_in_wandb_equals_the_csv_and_a_class_without_images_has_no_accuracy(folder):

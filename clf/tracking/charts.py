@@ -1,0 +1,140 @@
+"""The evaluation that ends a run as charts and pictures of W&B: which classes are confused, how
+often each is right, what the probabilities are worth, and what the network is most surely wrong
+about.
+
+N images, C classes, M bins of confidence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clf.config.faults import printable
+from clf.metrics.measures import BINS, percent
+from clf.predictions import UNKNOWN, Predictions
+from clf.tracking.tables import PerClassRow, header
+
+MOST_CLASSES = 50  # in a chart: of more nothing could be read, and W&B cuts a table at 10,000 rows
+MOST_PICTURES = 24
+OTHERS = "(other classes)"
+
+
+def evaluation_charts(predictions: Predictions, pictures: Path) -> dict[str, Any]:
+    """What to log, by name. Images whose class is not known are left out.
+
+    Args:
+        pictures: <index>.jpg of some images of the split; those that are not there are not shown
+    """
+    split, matrix_CC = predictions.split, predictions.confusion()
+    if not matrix_CC.any():
+        return {}
+    charts = {
+        f"{split}/confusion_matrix": _confusion_matrix(predictions, matrix_CC),
+        f"{split}/class_accuracy": _bars(predictions.classes, matrix_CC),
+        f"{split}/calibration": _calibration(predictions),
+    }
+    if images := _worst_pictures(predictions, pictures):
+        charts[f"{split}/worst_pictures"] = images
+    return charts
+
+
+def per_class_table(rows: Sequence[PerClassRow], before: Sequence[PerClassRow] | None) -> Any:
+    """The per-class table of an evaluation.
+
+    Args:
+        before: rows of the epoch before, for the column "delta" beside the accuracy; None: without
+    """
+    import wandb
+
+    columns: list[str | int] = [*header(rows)]
+    cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
+    if before is not None:
+        place = columns.index("accuracy") + 1
+        columns.insert(place, "delta")
+        accuracies = {row.name: row.accuracy for row in before}
+        for row, values in zip(rows, cells, strict=True):
+            now, earlier = row.accuracy, accuracies.get(row.name)
+            values.insert(place, None if now is None or earlier is None else now - earlier)
+    return wandb.Table(columns=columns, data=cells)
+
+
+def _confusion_matrix(predictions: Predictions, matrix_CC: np.ndarray) -> Any:
+    import wandb
+
+    C, known_N = len(predictions.classes), predictions.labels_N != UNKNOWN
+    names, title = [printable(name) for name in predictions.classes], "Confusion matrix"
+    place_C = np.arange(C)  # of each class in the chart
+    if C > MOST_CLASSES:
+        wrong_CC = matrix_CC - np.diag(matrix_CC.diagonal())
+        order_C = np.argsort(-(wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)), kind="stable")
+        shown = np.sort(order_C[: MOST_CLASSES - 1])
+        place_C = np.full(C, len(shown))
+        place_C[shown] = np.arange(len(shown))
+        names = [names[c] for c in shown] + [OTHERS]
+        title += f": the {len(shown)} most confused of {C} classes"
+    return wandb.plot.confusion_matrix(
+        y_true=place_C[predictions.labels_N[known_N]].tolist(),
+        preds=place_C[predictions.predicted_N[known_N]].tolist(),
+        class_names=names,
+        title=title,
+    )
+
+
+def _bars(classes: list[str], matrix_CC: np.ndarray) -> Any:
+    import wandb
+
+    support_C, correct_C = matrix_CC.sum(axis=1), matrix_CC.diagonal()
+    accuracy_C = correct_C / np.maximum(support_C, 1)
+    with_images = np.flatnonzero(support_C)
+    order = with_images[np.argsort(accuracy_C[with_images], kind="stable")][:MOST_CLASSES]
+    title = "Accuracy by class"
+    if len(order) < len(with_images):
+        title += f": the {len(order)} worst of {len(with_images)}"
+    data = [[printable(classes[c]), float(accuracy_C[c])] for c in order]
+    table = wandb.Table(columns=["class", "accuracy"], data=data)
+    return wandb.plot.bar(table, "class", "accuracy", title=title)
+
+
+def _calibration(predictions: Predictions) -> Any:
+    """Share of images that are right over their mean confidence, a point a bin."""
+    import wandb
+
+    known_N = predictions.labels_N != UNKNOWN
+    confidence_n = predictions.confidence_N[known_N].astype(np.float64)
+    right_n = predictions.predicted_N[known_N] == predictions.labels_N[known_N]
+    # Bins include their upper end, as in those of the calibration error.
+    bin_n = np.clip(np.ceil(confidence_n * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    images_M = np.bincount(bin_n, minlength=BINS)
+    filled = images_M > 0
+    mean_m, accuracy_m = (
+        np.bincount(bin_n, weights=values_n, minlength=BINS)[filled] / images_M[filled]
+        for values_n in (confidence_n, right_n)
+    )
+    return wandb.plot.line_series(
+        xs=[mean_m.tolist(), [0.0, 1.0]],
+        ys=[accuracy_m.tolist(), [0.0, 1.0]],
+        keys=["this run", "calibrated"],
+        title="Share of right predictions by confidence",
+        xname="confidence",
+    )
+
+
+def _worst_pictures(predictions: Predictions, pictures: Path) -> list[Any]:
+    """The wrong predictions that the network was surest of, as far as there are pictures."""
+    import wandb
+
+    labels_N, predicted_N = predictions.labels_N, predictions.predicted_N
+    classes = predictions.classes
+    wrong = np.flatnonzero((labels_N != UNKNOWN) & (labels_N != predicted_N))
+    images: list[Any] = []
+    for row in wrong[np.argsort(-predictions.confidence_N[wrong], kind="stable")]:
+        path = pictures / f"{predictions.indices_N[row]}.jpg"
+        if path.is_file() and len(images) < MOST_PICTURES:
+            label, predicted = classes[labels_N[row]], classes[predicted_N[row]]
+            sure = percent(float(predictions.confidence_N[row]))
+            name = Path(predictions.images[row]).name
+            caption = f"{label} taken for {predicted}, {sure} sure: {name}"
+            images.append(wandb.Image(str(path), caption=printable(caption)))
+    return images

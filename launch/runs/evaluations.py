@@ -1,0 +1,82 @@
+"""Keeps the evaluation of other data beside the run's own: RUN/evaluations/<data>/ with
+predictions/<split>.npz and per_class/<split>.csv, as the run itself has them."""
+
+import csv
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clf.config import DataConfig
+from clf.data.decode import Look
+from clf.data.given import WHOLE
+from clf.data.thumbnails import write_thumbnails
+from clf.predictions import Predictions, worth_seeing
+from clf.report import evaluated, read_run, write_page
+from clf.run_folder import RunFolder
+from clf.tracking.tables import PerClassRow, write_csv
+from slurm.records import private_files
+
+if TYPE_CHECKING:
+    from clf.scoring import Evaluation
+
+AS = "test"  # the split that a report shows an evaluation of other data as
+
+
+def run_or_checkpoint(text: str) -> Path:
+    """A path as typed, or the run of that name in runs/, unless there is a run or a file of that
+    name here."""
+    path, named = Path(text).expanduser(), Path("runs", text)
+    is_here = path.is_file() or (path / "checkpoints").is_dir() or not named.exists()
+    return path if is_here else named
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run that a checkpoint lies in; None for a file that was copied elsewhere."""
+    folder = RunFolder(checkpoint.absolute().parent.parent)
+    return folder if folder.config.is_file() else None
+
+
+def folder_of(run: RunFolder, data: DataConfig) -> RunFolder:
+    """Where the evaluation of these data goes, the same for each time that they are scored."""
+    place = os.path.abspath(data.origin or data.root or data.name)
+    mark = hashlib.sha256(os.fsencode(place)).hexdigest()[:6]
+    return RunFolder(run.path / "evaluations" / f"{Path(place).name}-{mark}")
+
+
+def write_report(run: RunFolder, folder: RunFolder, result: "Evaluation", out: Path | None) -> Path:
+    """The run's report with another evaluation in place of its own, and pictures of its images.
+
+    Args:
+        folder: where `keep` has kept the evaluation
+        out: the page; None: report.html in `folder`
+    """
+    assert result.predictions is not None
+    data, split = result.cfg.data, result.split
+    pictures = folder.pictures_of(split)
+    with private_files():
+        write_thumbnails(result.images, worth_seeing(result.predictions), pictures, Look.of(data))
+        place = data.origin or data.root or data.name
+        table = folder.per_class / f"{split}.csv"
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        numbers = {
+            name.replace(f"{split}/", f"{AS}/", 1): value for name, value in result.scalars.items()
+        }
+        shown = evaluated(
+            read_run(run.path),
+            replace(result.predictions, split=AS),
+            numbers,
+            rows,
+            pictures,
+            f"scored on {place}" + ("" if split == WHOLE else f", {split} split"),
+        )
+        return write_page(shown, out or folder.report)
+
+
+def keep(folder: RunFolder, predictions: Predictions, rows: list[PerClassRow]) -> None:
+    """Write what is known of each image and of each class; OSError if the folder is not ours."""
+    with private_files():
+        predictions.write(folder.predictions_of(predictions.split))
+        write_csv(rows, folder.per_class / f"{predictions.split}.csv")
