@@ -38,7 +38,8 @@ def check_data_parser() -> Parser:
         default=[],
         metavar="RUN",
         help="find labels that are probably wrong, with runs on this data, or a sweep: each judges "
-        "the images that it was not trained on; without settings, those of the first run's data count",
+        "the images that it was not trained on; without settings, those of the first run's data "
+        "count",
     )
     command.add_argument(
         "--suspects",
