@@ -1,4 +1,4 @@
-"""Look after submitted runs: list, status, logs, cancel, resume, drill, sync.
+"""Look after submitted runs: list, status, compare, logs, cancel, resume, drill, sync.
 
 python launch/jobs.py status runs/digits-resnet18-20260102-030405
 """

@@ -3,6 +3,7 @@ second."""
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ from torch import nn
 from clf import run
 from clf.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrackingConfig
 from clf.models.base import BaseClassificationModel
+from clf.resilience.preempt import POLL_S
 from clf.resilience.signals import Preempted, StopRequest
 
 
@@ -99,6 +101,8 @@ class AskToLeave(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
             self.request.signal = "SIGUSR2"
+            if trainer.world_size > 1:  # the others take fewer than all steps before they hear it
+                time.sleep(3 * POLL_S)
 
 
 def fit(

@@ -26,8 +26,8 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: troubles.append(f"{file.name}: {error}"))
 
         def said(message: Any) -> None:
-            # A driver without a GPU says how slow it is.
-            driver = message.text.startswith("[.WebGL")
+            # Without a GPU the browser and its driver say how slow that is.
+            driver = "WebGL" in message.text
             if message.type in ("error", "warning") and not driver:
                 troubles.append(message.text)
 
