@@ -230,11 +230,11 @@ def _sweep(runs: Sequence[RunReport], swept: dict[str, dict[str, str]]) -> Secti
         pairs = swept.get(best.folder.path.name, {}).items()
         chosen_by = [(key, text(value)) for key, value in pairs]
         words = fields([("best", text(f"{best.name}: top-1 {top_1}")), *chosen_by])
-    drawn = f'<div class="chart">{plot("sweep", "wide")}</div>' if ended else ""
+    drawn = f'<div class="chart">{plot("sweep-lines", "wide")}</div>' if ended else ""
     html = f'{words}{drawn}<div data-table="sweep" aria-label="runs of the sweep"></div>'
     data: dict[str, Any] = {"tables": {"sweep": {"columns": columns, "rows": rows}}}
     if ended:
-        data["charts"] = {"sweep": chart}
+        data["charts"] = {"sweep-lines": chart}  # not the section's id: an id is one place
     return Section("sweep", "Sweep", html, data)
 
 

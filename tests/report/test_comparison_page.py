@@ -71,7 +71,11 @@ def test_a_sweep_is_drawn_over_its_settings(
     monkeypatch.chdir(tmp_path)
     assert main(["--sweep", "rates"]) == 0
     page = open_page(sweep / "report.html")
-    page.wait_for_selector("#sweep .parcoords")
+    page.wait_for_selector("#sweep .chart .parcoords")
+    card, drawn = page.locator("#sweep .chart"), page.locator("#sweep .svg-container")
+    inner, outer = drawn.bounding_box(), card.bounding_box()
+    assert outer["y"] <= inner["y"]
+    assert inner["y"] + inner["height"] <= outer["y"] + outer["height"]
     labels = page.locator("#sweep .axis-title").all_text_contents()
     assert labels == ["model.learning_rate", "seed", "macro", "top-1"]
     assert page.locator("#sweep dl").inner_text().split("\n")[1] == "r2: top-1 90.0 %"
