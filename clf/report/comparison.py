@@ -69,6 +69,8 @@ def write_comparison(
     """
     found = compare_runs(runs)
     title = " and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
+    if swept:
+        title = f"sweep {runs[0].folder.path.resolve().parent.name}"
     sections = [
         *([_sweep(runs, swept)] if swept else []),
         _table(runs, found),

@@ -3,6 +3,7 @@
 Everything sent is in the run folder too, in open formats: a lost network loses nothing.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -143,9 +144,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         try:
             self.experiment.finish(exit_code=exit_code)
         except Exception as error:  # as in `_guarded`
-            import wandb
-
-            wandb.teardown()  # takes 2 s, in which W&B's process writes its memory to the disk
+            let_go()
             rank_zero_warn(
                 f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
                 f"with: wandb sync {folder}"
@@ -248,15 +247,31 @@ def start_run(mode: Mode, arguments: dict[str, Any], **settings: Any) -> tuple[A
     """
     import wandb
 
-    try:
-        run = wandb.init(mode=mode, settings=_settings(**settings), **arguments)
-        # The SDK counts its own calls, so a resumed run would be drawn over its first part.
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    except Exception as error:  # W&B's errors have no common class, and none is worth a run
+    problem = ""
+    for _ in range(2):
+        try:
+            run = wandb.init(mode=mode, settings=_settings(**settings), **arguments)
+            # The SDK counts its own calls, so a resumed run would be drawn over its first part.
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            return run, ""
+        except Exception as error:  # W&B's errors have no common class, and none is worth a run
+            problem = _said(error)
+            let_go()
+            # W&B's own process may be gone, or be one that the environment names and that has
+            # ended. A server that does not answer is not waited for twice.
+            if os.environ.pop(wandb.env.SERVICE, None) is None and mode != "offline":
+                break
+    return None, problem
+
+
+def let_go() -> None:
+    """End W&B's own process, if it is still there; takes 2 s, in which it writes its memory to the
+    disk."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # that process is gone, which is what is wanted
         wandb.teardown()
-        return None, _said(error)
-    return run, ""
 
 
 def _settings(**settings: Any) -> Any:

@@ -29,6 +29,7 @@ def report_parser() -> Parser:
         "--out",
         type=Path,
         metavar="FILE.html",
-        help="default: report.html in the run folder",
+        help="default: report.html in the run folder, or that of the sweep; of several runs "
+        "compare-A-B.html beside the first",
     )
     return command

@@ -6,6 +6,8 @@ No test leaves this machine: servers are sockets on the loopback that each test 
 import http.server
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -223,6 +225,28 @@ def test_a_wandb_that_does_not_work_at_all_costs_the_dashboard_only(folder, monk
     monkeypatch.setattr(wandb, "init", broken)
     with pytest.warns(UserWarning, match=r"left out \(RuntimeError: wandb-core is not executable"):
         assert start(folder, "offline") is None
+
+
+def test_a_process_of_wandb_that_is_gone_is_started_anew(folder, monkeypatch, recwarn):
+    """A shell or a job inherits WANDB_SERVICE from a process that has ended since."""
+    logger = start(folder, "offline")
+    left = os.environ["WANDB_SERVICE"]
+    close([logger])
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", left)
+    other = start(RunFolder.create(folder.path.with_name("two")), "offline")
+    assert other is not None, [str(one.message) for one in recwarn]
+    close([other])
+
+
+def test_a_process_of_wandb_that_died_is_started_anew(folder):
+    close([start(folder, "offline")])
+    found = re.search(r"wandb-\d+-(\d+)-", os.environ["WANDB_SERVICE"])
+    assert found, os.environ["WANDB_SERVICE"]
+    os.kill(int(found[1]), signal.SIGKILL)  # the one that this test's run started
+    other = start(RunFolder.create(folder.path.with_name("two")), "offline")
+    assert other is not None
+    close([other])
 
 
 def test_a_resumed_run_goes_on_in_the_same_dashboard_run(folder):
