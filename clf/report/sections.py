@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import clf.report.charts as charts
-from clf.config.faults import printable
 from clf.metrics.columns import CLASS_COLUMNS
-from clf.metrics.measures import find, percent, shown
+from clf.metrics.measures import find, shown
 from clf.predictions import (
     UNKNOWN,
     Predictions,
@@ -51,7 +50,8 @@ def top(run: RunReport) -> str:
 
 def _label(run: RunReport, name: str) -> str:
     found = find(f"{run.split}/{name}")
-    return f"{found.label if found else name}, {NAMES[run.split]}"
+    label = found.label if found else name
+    return label if run.source else f"{label}, {NAMES[run.split]}"  # the line above says which
 
 
 def _summary(run: RunReport) -> Iterator[tuple[str, str]]:
@@ -333,9 +333,3 @@ def configuration(run: RunReport) -> Section:
         f"{fields([('commit', text(commit))])}</details>"
     )
     return Section("configuration", "Configuration", html)
-
-
-def summary_line(run: RunReport) -> str:
-    """The result in a line, for a terminal."""
-    value = run.final("acc_top1")
-    return f"{printable(run.name)}: top-1 {percent(value)} on the {NAMES[run.split]} images"
