@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +31,8 @@ def folder(tmp_path_factory) -> RunFolder:
     folder.write_json(folder.commit, COMMIT)
     cfg = tiny.config(str(place / "digits"), limit_batches=40, model=FAST)
     cfg.tracking = TrackingConfig(mode="offline", log_every=1, checkpoints="best")
+    # An earlier test that put the environment back may have put back W&B's process of then, too.
+    os.environ.pop("WANDB_SERVICE", None)
     with patch("os.fsync"):
         run.fit(cfg, folder.path, progress=False, job="77")
     return folder
