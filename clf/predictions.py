@@ -52,11 +52,32 @@ class Predictions:
         """float32, the probability of the predicted class."""
         return self.probabilities_NC[np.arange(len(self)), self.predicted_N]
 
-    def confusion(self) -> np.ndarray:
-        """int64 [C, C]: images of class i that were predicted as class j."""
-        C, known_N = len(self.classes), self.labels_N != UNKNOWN
-        pairs_N = self.labels_N[known_N] * C + self.predicted_N[known_N]
-        return np.bincount(pairs_N, minlength=C * C).reshape(C, C)
+    def confusion(self, groups_C: np.ndarray | None = None) -> np.ndarray:
+        """int64 [C, C]: images of class i that were predicted as class j.
+
+        Args:
+            groups_C: int64, the group of each class, from 0: the matrix is of groups
+        """
+        known_N = self.labels_N != UNKNOWN
+        labels_n, predicted_n = self.labels_N[known_N], self.predicted_N[known_N]
+        size = len(self.classes)
+        if groups_C is not None:
+            labels_n, predicted_n = groups_C[labels_n], groups_C[predicted_n]
+            size = int(groups_C.max()) + 1
+        return np.bincount(labels_n * size + predicted_n, minlength=size**2).reshape(size, size)
+
+    def calibration(self, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(images, those of them that are right, sum of their confidences), each [bins], by equally
+        wide bins of confidence that include their upper end, as in Guo et al. 2017."""
+        known_N = self.labels_N != UNKNOWN
+        confidence_n = self.confidence_N[known_N].astype(np.float64)
+        right_n = self.predicted_N[known_N] == self.labels_N[known_N]
+        bin_n = np.clip(np.ceil(confidence_n * bins).astype(np.int64) - 1, 0, bins - 1)
+        images, right, confidence = (
+            np.bincount(bin_n, weights=weights_n, minlength=bins)
+            for weights_n in (None, right_n, confidence_n)
+        )
+        return images, right, confidence
 
     def write(self, path: Path) -> None:
         """An .npz file, whole or not at all. Names are stored as bytes, so that those that are no
@@ -131,10 +152,10 @@ class Confusion(NamedTuple):
     rows: Sequence[int]  # of the predictions, the most confident first, up to `EXAMPLES`
 
 
-def confidently_wrong(predictions: Predictions) -> list[int]:
-    """Rows of wrong predictions, the most confident first."""
+def confidently_wrong(predictions: Predictions, most: int | None = WORST) -> list[int]:
+    """Rows of wrong predictions, the most confident first; all of them if `most` is None."""
     wrong_n = np.flatnonzero(_wrong(predictions))
-    return _by_confidence(predictions, wrong_n)[:WORST]
+    return _by_confidence(predictions, wrong_n)[:most]
 
 
 def least_certain(predictions: Predictions) -> list[int]:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,24 +193,37 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_status(run_dir: Path) -> dict[str, Any] | None:
-    """What the run last wrote about itself (fields: `clf.tracking.callbacks.StatusFile`).
-
-    None if it has written nothing yet, or if a power cut left the file unreadable.
-    """
+def read_json(path: Path) -> Any:
+    """The content of a file; None if there is none, or if a power cut left it unreadable."""
     try:
-        return json.loads(RunFolder(run_dir).status.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """What the run last wrote about itself (fields: `clf.tracking.callbacks.StatusFile`); None if
+    that is nothing yet."""
+    return read_json(RunFolder(run_dir).status)
 
 
 def read_commit(run_dir: Path) -> dict[str, Any]:
     """The `commit` of the run's code, 40 hex digits, and whether tracked files had been `changed`
     (None: not known); {} where Git knows nothing of the code."""
-    try:
-        return json.loads(RunFolder(run_dir).commit.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    return read_json(RunFolder(run_dir).commit) or {}
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """What `slurm.records.record_event` wrote, in order, without lines that a full disk or a power
+    cut has damaged."""
+    path = RunFolder(run_dir).events
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
 
 
 def read_scalars(run_dir: Path) -> list[dict[str, str]]:

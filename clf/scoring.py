@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,19 +80,17 @@ def evaluate(
         checkpoint has not
     """
     quiet_lightning()
-    path = find_checkpoint(run_or_checkpoint)
-    record = read_checkpoint(path)[RECORD]
-    code = path.absolute().parent.parent / "code"
-    cfg, other = with_data(on_one_device(from_dict(record["config"], code)), data or {}, code)
+    opened = open_checkpoint(run_or_checkpoint)
+    path, classes = opened.path, opened.classes
+    cfg, other = with_data(opened.cfg, data or {}, opened.code)
     if stage is not None and cfg.data.stage == "node":
         cfg = stage(cfg)
     datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
-    images, notes = _images(datamodule, record["class_to_idx"], path, split, other)
+    images, notes = _images(datamodule, opened.class_to_idx, path, split, other)
     loader = datamodule.loader_of(images)
     if not len(loader):
         place = cfg.data.origin or cfg.data.root or cfg.data.name
         raise ValueError(f"the {images.name} split of {place} has no images")
-    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
     model = build_model(cfg, len(classes), pretrained=False)
     keep = KeepPredictions(classes)
     trainer = _trainer(cfg, keep, progress)
@@ -141,6 +139,31 @@ def _images(
             "drawn as for a training; without a split that you name, all are scored"
         )
     return images, notes
+
+
+class Opened(NamedTuple):
+    """A checkpoint and what it says of its run."""
+
+    path: Path
+    content: dict[str, Any]
+    cfg: RunConfig  # of the run, changed to score on one device
+    class_to_idx: dict[str, int]
+    code: Path  # of the run; it may be absent
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in label order."""
+        return sorted(self.class_to_idx, key=self.class_to_idx.__getitem__)
+
+
+def open_checkpoint(run_or_checkpoint: Path) -> Opened:
+    """A run's best checkpoint, or a checkpoint file; ValueError if there is none, or a damaged
+    one."""
+    path = find_checkpoint(run_or_checkpoint)
+    content = read_checkpoint(path)
+    record, code = content[RECORD], path.absolute().parent.parent / "code"
+    cfg = on_one_device(from_dict(record["config"], code))
+    return Opened(path, content, cfg, record["class_to_idx"], code)
 
 
 def on_one_device(cfg: RunConfig) -> RunConfig:
@@ -210,9 +233,8 @@ def predict(
     if not images:
         raise ValueError("there is no image to predict")
     quiet_lightning()
-    path = find_checkpoint(run_or_checkpoint)
-    record = read_checkpoint(path)[RECORD]
-    own = on_one_device(from_dict(record["config"], path.absolute().parent.parent / "code"))
+    opened = open_checkpoint(run_or_checkpoint)
+    path, own, classes = opened.path, opened.cfg, opened.classes
     if tta and not own.data.augment.horizontal_flip:
         raise ValueError(
             "test-time augmentation takes the mean over an image and its mirror image, but this "
@@ -231,7 +253,6 @@ def predict(
     datamodule = ClassificationDataModule(data, cfg.seed, cfg.trusted_packages)
     split = Split(list(images), np.zeros(len(images), dtype=np.int64), "predict")
     loader = datamodule.loader_of(split)
-    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
     model = build_model(cfg, len(classes), pretrained=False)
     keep = KeepTop(min(top_k, len(classes)), mirrored=tta)
     trainer = _trainer(cfg, keep, progress, where)
@@ -334,14 +355,11 @@ def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trai
     Raises:
         ValueError: no checkpoint there, or weights that are not this network's
     """
-    path = find_checkpoint(run_or_checkpoint)
-    checkpoint = read_checkpoint(path)
-    record = checkpoint[RECORD]
-    code = path.absolute().parent.parent / "code"
-    cfg, _ = with_data(on_one_device(from_dict(record["config"], code)), data or {}, code)
+    opened = open_checkpoint(run_or_checkpoint)
+    path, classes, checkpoint = opened.path, opened.classes, opened.content
+    cfg, _ = with_data(opened.cfg, data or {}, opened.code)
     plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
     cfg = replace(cfg, strategy=plain)
-    classes = sorted(record["class_to_idx"], key=record["class_to_idx"].__getitem__)
     model = build_model(cfg, len(classes), pretrained=False)
     model.load_state_dict(checkpoint["state_dict"])
     epoch, step = int(checkpoint["epoch"]) + 1, int(checkpoint["global_step"])

@@ -4,10 +4,8 @@ python launch/evaluate.py runs/digits-resnet18-20260102-030405 --predictions pre
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout, not an installed clf
@@ -16,13 +14,11 @@ if __name__ == "__main__":
 
     answer_help(evaluate_parser())
 
-from clf.config import ConfigError
-from clf.config.assign import lay
-from clf.config.overrides import parse as parse_settings
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
 from launch.runs.evaluations import (
+    data_settings,
     folder_of,
     keep,
     run_of,
@@ -86,24 +82,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             print_notes([f"not kept in {folder.path}: {error.strerror}"], sys.stderr)
     print_fields(out, files)
     return 0
-
-
-def data_settings(texts: list[str]) -> dict[str, Any]:
-    """`data.key=value` as fields of the data's config, checked like any setting."""
-    typed = parse_settings(texts)
-    settings, faults = typed.settings, typed.faults
-    cfg, more = lay(settings)
-    faults += more
-    for setting in settings:
-        if not setting.key.startswith("data.") or setting.key.count(".") > 1:
-            given = f"{setting.key}={setting.text}"
-            faults.append(f"{given}: only the data may differ from the run's, such as data.root")
-    if faults or cfg is None:
-        raise ConfigError(faults)
-    if cfg.data.root is not None:
-        cfg.data.root = os.path.expanduser(cfg.data.root)  # else as given, like the images' paths
-    names = [setting.key.removeprefix("data.") for setting in settings]
-    return {name: getattr(cfg.data, name) for name in names}
 
 
 if __name__ == "__main__":

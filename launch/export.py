@@ -20,7 +20,7 @@ from clf.config.faults import ConfigError
 from launch.arguments.export import FORMATS, export_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
-from launch.evaluate import data_settings
+from launch.runs.evaluations import data_settings
 from launch.runs.export import Export, ExportedFile, Request, export
 from launch.runs.folders import named, shown
 from launch.runs.hub import Pushed, check_repository, push

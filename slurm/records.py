@@ -14,13 +14,13 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
 from clf.config.faults import is_for_the_user
-from clf.run_folder import RunFolder
+from clf.run_folder import RunFolder, read_events, read_json
 from slurm import environment
 from slurm.submitit_adapter import node_names
 
@@ -44,7 +44,7 @@ def private_files() -> Iterator[None]:
 def read_job(run_dir: Path) -> dict[str, Any]:
     """The latest submission: job_id, cluster ("slurm" or "local"), host, submitted (seconds since
     1970), nodes, gpus, sweep, and cancelled if somebody ended the job. {} if there was none."""
-    return _read_json(RunFolder(run_dir).job)
+    return read_json(RunFolder(run_dir).job) or {}
 
 
 def write_job(
@@ -96,18 +96,6 @@ def record_event(run_dir: Path, event: str, **fields: Any) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """All events in order, without lines that a full disk or a power cut has damaged."""
-    path = RunFolder(run_dir).events
-    if not path.is_file():
-        return []
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
-    return events
-
-
 def events_of_last_start(run_dir: Path) -> list[dict[str, Any]]:
     """The events since the latest start, with it."""
     events = read_events(run_dir)
@@ -134,7 +122,7 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
 
 def first_error(run_dir: Path) -> dict[str, Any] | None:
     """The error that came first over all ranks; later ones mostly follow from it."""
-    records = [_read_json(path) for path in RunFolder(run_dir).errors]
+    records = [read_json(path) for path in RunFolder(run_dir).errors]
     records = [record for record in records if record]
     real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
     return min(real or records, key=lambda record: record["time"], default=None)
@@ -151,7 +139,7 @@ def clear_errors(run_dir: Path) -> None:
 
 def read_sweep(folder: Path) -> dict[str, dict[str, str]]:
     """The runs of a sweep's folder with their swept settings; {} if it is no sweep's."""
-    return _read_json(folder / SWEEP).get("runs", {})
+    return (read_json(folder / SWEEP) or {}).get("runs", {})
 
 
 def write_sweep(folder: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
@@ -159,11 +147,3 @@ def write_sweep(folder: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
     with private_files():
         content = {"name": folder.name, "runs": {**read_sweep(folder), **runs}}
         RunFolder.write_json(folder / SWEEP, content)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """{} if there is no such file, or a power cut left it unreadable."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}

@@ -4,7 +4,7 @@ save(cfg, run / "config.yaml"); cfg = load(run / "config.yaml")
 """
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,16 @@ def _of_this_version(tree: dict[str, Any]) -> dict[str, Any]:
     if data.get("name") == "jersey":
         now |= {JERSEY.get(key, key): value for key, value in data["jersey"].items()}
     return {**tree, "data": now}
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of everything in a configuration."""
+    if is_dataclass(node):
+        items = [(entry.name, getattr(node, entry.name)) for entry in fields(node)]
+    elif isinstance(node, dict):
+        items = list(node.items())
+    else:
+        return {prefix.rstrip("."): node}
+    return {
+        key: value for name, item in items for key, value in flat(item, f"{prefix}{name}.").items()
+    }

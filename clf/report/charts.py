@@ -12,7 +12,7 @@ import numpy as np
 
 from clf.config.faults import printable
 from clf.metrics.measures import BINS
-from clf.predictions import UNKNOWN, Predictions
+from clf.predictions import Predictions
 from clf.report.read import RunReport
 
 Chart = dict[str, Any]
@@ -121,10 +121,10 @@ def _word(step: int, words: str) -> Chart:
 def confusion(predictions: Predictions) -> tuple[Chart, list[list[int]]]:
     """The confusion matrix as a heat map, each row in shares of its class; and for each row and
     column of the drawing the labels that it stands for, [first, last + 1]."""
-    counts_CC, C = predictions.confusion(), len(predictions.classes)
+    C = len(predictions.classes)
     edges = np.linspace(0, C, min(C, MOST_CLASSES) + 1).round().astype(int)
     spans = [[int(a), int(b)] for a, b in zip(edges, edges[1:], strict=False)]
-    drawn_DD = np.add.reduceat(np.add.reduceat(counts_CC, edges[:-1], 0), edges[:-1], 1)
+    drawn_DD = predictions.confusion(np.repeat(np.arange(len(spans)), np.diff(edges)))
     support_D = drawn_DD.sum(axis=1, keepdims=True)
     share_DD = drawn_DD / np.maximum(support_D, 1)
     names = _distinct([_span_name(predictions.classes, a, b) for a, b in spans])
@@ -194,12 +194,8 @@ def _short(name: str, most: int = 18) -> str:
 
 def reliability(predictions: Predictions) -> Chart:
     """How often predictions of a confidence are right, by bins of it (Guo et al. 2017)."""
-    known_N = predictions.labels_N != UNKNOWN
-    confidence_N = predictions.confidence_N[known_N]
-    right_N = (predictions.labels_N == predictions.predicted_N)[known_N]
-    bin_N = (np.ceil(confidence_N * BINS).astype(int) - 1).clip(0, BINS - 1)
-    images_M = np.bincount(bin_N, minlength=BINS)
-    accuracy_M = np.bincount(bin_N, right_N, BINS) / np.maximum(images_M, 1)
+    images_M, right_M, _ = predictions.calibration(BINS)
+    accuracy_M = right_M / np.maximum(images_M, 1)
     seen = images_M > 0
     centres_M = (np.arange(BINS) + 0.5) / BINS
     return {

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from clf.config.saved import flat
 from clf.predictions import UNKNOWN, Predictions
 
 RESAMPLES = 5000
@@ -183,15 +184,7 @@ def different_settings(
     first: dict[str, object], second: dict[str, object]
 ) -> Iterator[tuple[str, object, object]]:
     """(key, first, second) of each setting in which two runs differ, apart from their names."""
-    one, two = dict(_flat(first)), dict(_flat(second))
+    one, two = flat(first), flat(second)
     for key in dict.fromkeys([*one, *two]):
         if one.get(key) != two.get(key) and key not in ("name", "runs_dir", "tracking.group"):
             yield key, one.get(key), two.get(key)
-
-
-def _flat(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

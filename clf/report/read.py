@@ -2,13 +2,20 @@
 no machine that the run was on."""
 
 import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clf.config.words import load_yaml
 from clf.predictions import Predictions
-from clf.run_folder import RunFolder, read_commit, read_scalars, read_status
+from clf.run_folder import (
+    RunFolder,
+    read_commit,
+    read_events,
+    read_json,
+    read_scalars,
+    read_status,
+)
 
 SPLITS = ("train", "val", "test")
 FINAL = ("test", "val")  # the evaluation that ends a run: of the test images, if there are any
@@ -68,23 +75,23 @@ def read_run(path: Path) -> RunReport:
     split = next((one for one in FINAL if folder.predictions_of(one).is_file()), None)
     split = split or next((one for one in FINAL if _table(folder, one).is_file()), "val")
     predictions = folder.predictions_of(split)
-    data = _json(folder.data) or {}
+    data = read_json(folder.data) or {}
     text = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else ""
     return RunReport(
         folder=folder,
         split=split,
         status=status,
-        config=_yaml(text),
+        config=load_yaml(text)[0] or {},
         config_text=text,
         scalars=read_scalars(path),
-        per_class=_rows(_table(folder, split)),
+        per_class=read_rows(_table(folder, split)),
         predictions=Predictions.read(predictions) if predictions.is_file() else None,
         pictures=folder.pictures_of(split),
         images={name: data.get("images", {}).get(name, {}) for name in SPLITS},
         root=data.get("root", ""),
-        tiles=_json(folder.train_images.with_suffix(".json")) or [],
-        environment=_json(folder.environment) or {},
-        events=_events(folder.events),
+        tiles=read_json(folder.train_images.with_suffix(".json")) or [],
+        environment=read_json(folder.environment) or {},
+        events=read_events(path),
         commit=read_commit(path),
         notes=folder.notes,
         numbers=status.get("metrics", {}),
@@ -95,35 +102,9 @@ def _table(folder: RunFolder, split: str) -> Path:
     return folder.per_class / f"{split}.csv"
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a per-class table, cells as text; [] if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
-
-
-def _json(path: Path) -> Any:
-    """None where there is no such file, or where a power cut has damaged it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def _yaml(text: str) -> dict[str, Any]:
-    import yaml
-
-    found = yaml.safe_load(text)
-    return found if isinstance(found, dict) else {}
-
-
-def _events(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a full disk cut it
-    return found

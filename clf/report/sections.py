@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import clf.report.charts as charts
 from clf.metrics.columns import CLASS_COLUMNS
 from clf.metrics.measures import find, shown
@@ -221,7 +223,8 @@ def confusions(pictures: Pictures) -> Section:
     """The matrix, and the largest confusions with their images."""
     predictions = pictures.predictions
     chart, spans = charts.confusion(predictions)
-    support_C = predictions.confusion().sum(axis=1)
+    labels_n = predictions.labels_N[predictions.labels_N != UNKNOWN]
+    support_C = np.bincount(labels_n, minlength=len(predictions.classes))
     pairs = [
         {
             "label": pair.label,

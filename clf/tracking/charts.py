@@ -13,7 +13,7 @@ import numpy as np
 
 from clf.config.faults import printable
 from clf.metrics.measures import BINS, percent
-from clf.predictions import UNKNOWN, Predictions
+from clf.predictions import UNKNOWN, Predictions, confidently_wrong
 from clf.tracking.tables import PerClassRow, header
 
 MOST_CLASSES = 50  # in a chart: of more nothing could be read, and W&B cuts a table at 10,000 rows
@@ -101,17 +101,9 @@ def _calibration(predictions: Predictions) -> Any:
     """Share of images that are right over their mean confidence, a point a bin."""
     import wandb
 
-    known_N = predictions.labels_N != UNKNOWN
-    confidence_n = predictions.confidence_N[known_N].astype(np.float64)
-    right_n = predictions.predicted_N[known_N] == predictions.labels_N[known_N]
-    # Bins include their upper end, as in those of the calibration error.
-    bin_n = np.clip(np.ceil(confidence_n * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    images_M = np.bincount(bin_n, minlength=BINS)
+    images_M, right_M, confidence_M = predictions.calibration(BINS)
     filled = images_M > 0
-    mean_m, accuracy_m = (
-        np.bincount(bin_n, weights=values_n, minlength=BINS)[filled] / images_M[filled]
-        for values_n in (confidence_n, right_n)
-    )
+    mean_m, accuracy_m = (of_M[filled] / images_M[filled] for of_M in (confidence_M, right_M))
     return wandb.plot.line_series(
         xs=[mean_m.tolist(), [0.0, 1.0]],
         ys=[accuracy_m.tolist(), [0.0, 1.0]],
@@ -127,9 +119,8 @@ def _worst_pictures(predictions: Predictions, pictures: Path) -> list[Any]:
 
     labels_N, predicted_N = predictions.labels_N, predictions.predicted_N
     classes = predictions.classes
-    wrong = np.flatnonzero((labels_N != UNKNOWN) & (labels_N != predicted_N))
     images: list[Any] = []
-    for row in wrong[np.argsort(-predictions.confidence_N[wrong], kind="stable")]:
+    for row in confidently_wrong(predictions, most=None):
         path = pictures / f"{predictions.indices_N[row]}.jpg"
         if path.is_file() and len(images) < MOST_PICTURES:
             label, predicted = classes[labels_N[row]], classes[predicted_N[row]]

@@ -35,7 +35,7 @@ class TrainingImages(Callback):
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: ClassificationBatch, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or self.folder.train_images.exists() or batch_idx:
+        if batch_idx or not trainer.is_global_zero or self.folder.train_images.exists():
             return
         # What is mixed follows from seed, epoch and number, so the step itself mixes the same.
         images_BCHW = pl_module.mixed(batch, batch_idx)[0]["images"][:MOST]

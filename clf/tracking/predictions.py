@@ -47,24 +47,12 @@ class KeepPredictions(Callback):
         self._unfit = ""  # why there are none
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ClassificationBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         self._take(outputs, batch)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ClassificationBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         if trainer.state.fn == "validate":
             self._take(outputs, batch)

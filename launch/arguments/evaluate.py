@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.arguments.parser import Parser, parser
+from launch.arguments.parser import Parser, add_data_settings, add_run_or_checkpoint, parser
 
 EXAMPLES = """\
   python launch/evaluate.py runs/NAME                                 best checkpoint, test split
@@ -18,11 +18,7 @@ def evaluate_parser() -> Parser:
     command = parser(
         "Score a run's best checkpoint, or a checkpoint file, on one device.", EXAMPLES
     )
-    command.add_argument(
-        "run_or_checkpoint",
-        metavar="RUN_OR_CHECKPOINT",
-        help="run folder, its name, or a .ckpt file",
-    )
+    add_run_or_checkpoint(command)
     command.add_argument(
         "--split",
         choices=("val", "test", "train"),
@@ -40,10 +36,5 @@ def evaluate_parser() -> Parser:
         help="write the run's report with this evaluation in place of its own; default: "
         "report.html in the folder of the evaluation, runs/NAME/evaluations/DATA",
     )
-    command.add_argument(
-        "settings",
-        nargs="*",
-        metavar="data.key=value",
-        help="settings of the data, such as data.root",
-    )
+    add_data_settings(command)
     return command

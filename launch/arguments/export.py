@@ -4,7 +4,7 @@ import argparse
 import difflib
 from pathlib import Path
 
-from launch.arguments.parser import Parser, parser
+from launch.arguments.parser import Parser, add_data_settings, add_run_or_checkpoint, parser
 
 FORMATS = ("onnx", "torch_export", "torchscript", "safetensors")
 EXAMPLES = """\
@@ -22,11 +22,7 @@ def export_parser() -> Parser:
         "validation images.",
         EXAMPLES,
     )
-    command.add_argument(
-        "run_or_checkpoint",
-        metavar="RUN_OR_CHECKPOINT",
-        help="run folder, its name, or a .ckpt file",
-    )
+    add_run_or_checkpoint(command)
     command.add_argument(
         "--format",
         type=_formats,
@@ -84,12 +80,7 @@ def export_parser() -> Parser:
     command.add_argument(
         "--public", action="store_true", help="with --push: a new repository is not private"
     )
-    command.add_argument(
-        "settings",
-        nargs="*",
-        metavar="data.key=value",
-        help="settings of the data, such as data.root",
-    )
+    add_data_settings(command)
     return command
 
 

@@ -76,3 +76,20 @@ def refuse_empty(command: Parser) -> None:
         if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
             where = word or (f"behind {before}" if before else "as the first word")
             command.error(f"{where}: there is no value (is a shell variable not set?); give one")
+
+
+def add_run_or_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "run_or_checkpoint",
+        metavar="RUN_OR_CHECKPOINT",
+        help="run folder, its name, or a .ckpt file",
+    )
+
+
+def add_data_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "settings",
+        nargs="*",
+        metavar="data.key=value",
+        help="settings of the data, such as data.root",
+    )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.arguments.parser import Parser, parser
+from launch.arguments.parser import Parser, add_run_or_checkpoint, parser
 
 EXAMPLES = """\
   python launch/predict.py runs/NAME photo.jpg                the most probable classes of an image
@@ -18,11 +18,7 @@ def predict_parser() -> Parser:
         "cannot be read; the others are labelled all the same.",
         EXAMPLES,
     )
-    command.add_argument(
-        "run_or_checkpoint",
-        metavar="RUN_OR_CHECKPOINT",
-        help="run folder, its name, or a .ckpt file",
-    )
+    add_run_or_checkpoint(command)
     command.add_argument(
         "paths",
         metavar="PATH",

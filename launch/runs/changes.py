@@ -7,13 +7,13 @@ training, and is refused without `--allow-change`.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from clf.config import ModelConfig, RunConfig
 from clf.config.faults import show
 from clf.config.registry import of_target
+from clf.config.saved import flat
 from clf.data.index import survey
 from clf.run_folder import RunFolder, read_status
 
@@ -110,19 +110,6 @@ def changes(run_dir: Path, saved: RunConfig, now: RunConfig, allow: bool = False
     if outcome.faults:
         outcome.faults[0] += f". `jobs.py resume {run_dir.name}` keeps all settings of the run"
     return outcome
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of everything in a configuration."""
-    if is_dataclass(node):
-        items = [(entry.name, getattr(node, entry.name)) for entry in fields(node)]
-    elif isinstance(node, dict):
-        items = list(node.items())
-    else:
-        return {prefix.rstrip("."): node}
-    return {
-        key: value for name, item in items for key, value in flat(item, f"{prefix}{name}.").items()
-    }
 
 
 def _never(run_dir: Path, now: RunConfig, key: str) -> str | None:

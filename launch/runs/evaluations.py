@@ -1,19 +1,21 @@
 """Keeps the evaluation of other data beside the run's own: RUN/evaluations/<data>/ with
 predictions/<split>.npz and per_class/<split>.csv, as the run itself has them."""
 
-import csv
 import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clf.config import DataConfig
+from clf.config import ConfigError, DataConfig
+from clf.config.assign import lay
+from clf.config.overrides import parse as parse_settings
 from clf.data.decode import Look
 from clf.data.given import WHOLE
 from clf.data.thumbnails import write_thumbnails
 from clf.predictions import Predictions, worth_seeing
 from clf.report import evaluated, read_run, write_page
+from clf.report.read import read_rows
 from clf.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, write_csv
 from slurm.records import private_files
@@ -30,6 +32,24 @@ def run_or_checkpoint(text: str) -> Path:
     path, named = Path(text).expanduser(), Path("runs", text)
     is_here = path.is_file() or (path / "checkpoints").is_dir() or not named.exists()
     return path if is_here else named
+
+
+def data_settings(texts: list[str]) -> dict[str, Any]:
+    """`data.key=value` as fields of the data's config, checked like any setting."""
+    typed = parse_settings(texts)
+    settings, faults = typed.settings, typed.faults
+    cfg, more = lay(settings)
+    faults += more
+    for setting in settings:
+        if not setting.key.startswith("data.") or setting.key.count(".") > 1:
+            given = f"{setting.key}={setting.text}"
+            faults.append(f"{given}: only the data may differ from the run's, such as data.root")
+    if faults or cfg is None:
+        raise ConfigError(faults)
+    if cfg.data.root is not None:
+        cfg.data.root = os.path.expanduser(cfg.data.root)  # else as given, like the images' paths
+    names = [setting.key.removeprefix("data.") for setting in settings]
+    return {name: getattr(cfg.data, name) for name in names}
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
@@ -58,9 +78,7 @@ def write_report(run: RunFolder, folder: RunFolder, result: "Evaluation", out: P
     with private_files():
         write_thumbnails(result.images, worth_seeing(result.predictions), pictures, Look.of(data))
         place = data.origin or data.root or data.name
-        table = folder.per_class / f"{split}.csv"
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(folder.per_class / f"{split}.csv")
         numbers = {
             name.replace(f"{split}/", f"{AS}/", 1): value for name, value in result.scalars.items()
         }
