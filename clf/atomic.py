@@ -6,14 +6,20 @@
 
 Each is written under another name beside its target and then renamed, so that a reader never meets
 half of it. What a killed process left behind ends in `.part`.
+
+    writer = PatientWriter()  # for a training that must outlive a full disk
+    written = writer.write(path, lambda: write_text(path, text))
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +96,87 @@ def remove_unfinished(folder: Path, older_than_s: float = 60) -> None:
             with contextlib.suppress(FileNotFoundError):  # another process has finished it
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+class PatientWriter:
+    """Writes files for a training that goes on while its disk is full or read-only.
+
+    What fails is warned of once a minute at most, whatever the number of files. A write that is
+    `kept` is tried again by `retry`; for another one the caller does that. Threads may share it.
+
+    Attributes:
+        missing: path -> why its latest content is not on the disk
+    """
+
+    WARN_EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        self.missing: dict[Path, str] = {}
+        self._kept: dict[Path, Callable[[], object]] = {}
+        self._warned: float | None = None  # seconds of the monotonic clock
+        self._failures = 0
+        self._lock = threading.Lock()
+
+    def write(self, path: Path, write: Callable[[], object], keep: bool = False) -> bool:
+        """Whether the file is written. An OSError of `write` is none of the caller's.
+
+        Args:
+            path: the file, for the warning
+            write: writes all of it or leaves the old one, as the functions of this module do
+            keep: leave `write` to `retry`, unless a later one of this path comes first
+        """
+        try:
+            write()
+        except OSError as problem:
+            self._failed(path, problem, write if keep else None)
+            return False
+        with self._lock:
+            self._kept.pop(path, None)
+            self.missing.pop(path, None)
+        return True
+
+    def retry(self) -> bool:
+        """Try what was kept once more, in order; whether nothing is missing now."""
+        for path, write in list(self._kept.items()):
+            self.write(path, write, keep=True)
+        return not self.missing
+
+    def _failed(self, path: Path, problem: OSError, keep: Callable[[], object] | None) -> None:
+        with self._lock:
+            self.missing[path] = reason(problem)
+            self._failures += 1
+            if keep is not None:
+                self._kept[path] = keep
+            now, others = time.monotonic(), len(self.missing) - 1
+            if self._warned is not None and now - self._warned < self.WARN_EVERY_S:
+                return
+            self._warned = now
+        more = f", and {others} other file{'s' if others > 1 else ''}" if others else ""
+        # The number makes each text another one: Python shows a warning once only.
+        warnings.warn(
+            f"{path}{more} cannot be written (failure {self._failures}): {reason(problem)}. The "
+            f"training goes on, and tries again. {remedy(problem, path)}",
+            stacklevel=3,
+        )
+
+
+def reason(problem: OSError) -> str:
+    """What the system says, without the name of a temporary file."""
+    return problem.strerror or str(problem)
+
+
+def remedy(problem: OSError, path: Path) -> str:
+    """What a user can do so that the file can be written."""
+    folder = path.parent
+    if problem.errno == errno.ENOSPC:
+        return f"Make space on that disk: df -h {folder}; df -i {folder}"
+    if problem.errno == errno.EDQUOT:
+        return "Your quota is used up: delete files there, or ask for more"
+    if problem.errno == errno.EROFS:
+        return f"That disk is read-only: mount it for writing, or see why it is: mount; ls {folder}"
+    if problem.errno in (errno.EACCES, errno.EPERM):
+        return f"Let this user write there: ls -ld {folder}"
+    return f"See what is wrong with that disk: ls -ld {folder}; df -h {folder}"
 
 
 def _beside(path: Path) -> Path:

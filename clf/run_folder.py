@@ -15,11 +15,11 @@ import math
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.atomic import write_text
+from clf.atomic import PatientWriter, write_text
 from clf.config.faults import printable
 
 TILES = 8  # columns of `RunFolder.train_images`
@@ -28,9 +28,14 @@ SILENT_S = 60  # a running job rewrites status.json far more often
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The names of a run's files."""
+    """The names of a run's files.
+
+    Attributes:
+        writer: for what is written while the run trains, which a full disk must not end
+    """
 
     path: Path
+    writer: PatientWriter = field(default_factory=PatientWriter, compare=False, repr=False)
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
