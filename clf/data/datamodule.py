@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from lightning import LightningDataModule
 
+from clf.atomic import PatientWriter
 from clf.config import DataConfig
 from clf.config.faults import show
 from clf.cores import cores_per_rank
@@ -31,6 +32,7 @@ class ClassificationDataModule(LightningDataModule):
         seed: of the order and the augmentation
         trusted_packages: packages besides clf and torchvision that `cfg` may name transforms of
         bad_images: file that lists the images that are left out; None: no list
+        writer: of that list, where a disk takes nothing
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class ClassificationDataModule(LightningDataModule):
         seed: int,
         trusted_packages: Sequence[str] = (),
         bad_images: Path | None = None,
+        writer: PatientWriter | None = None,
     ) -> None:
         super().__init__()
         skips = cfg.on_bad_image == "skip"
-        self._bad = BadImages(cfg, bad_images) if skips else None
+        self._bad = BadImages(cfg, bad_images, writer) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._splits: ImageSplits | None = None
         self._order: Sequence[str] | None = None  # of the classes

@@ -49,10 +49,9 @@ def fingerprints(paths: Iterable[str], cfg: DataConfig) -> np.ndarray:
     return np.array([_fingerprint(place_in_data(path, cfg)) for path in paths], dtype=np.uint64)
 
 
-def record_trained_on(path: Path, paths: Iterable[str], cfg: DataConfig) -> None:
-    """Add the fingerprints of these images to the file, which a resumed run has already: its images
-    may have changed in between."""
-    new = fingerprints(paths, cfg)
+def record_trained_on(path: Path, new: np.ndarray) -> None:
+    """Add the fingerprints of images to the file, which a resumed run has already: its images may
+    have changed in between."""
     known = read_trained_on(path) if path.exists() else new[:0]
 
     def write(temporary: Path) -> None:
