@@ -89,8 +89,7 @@ def fit(
         Preempted: asked to leave; on all ranks at the same step, with `last.ckpt` written
         Unwritten: it is trained and tested, but the disk has not taken all of its files
     """
-    agreement = Agreement(request or StopRequest())
-    folder = RunFolder.create(run_dir)
+    folder, agreement = RunFolder.create(run_dir), Agreement(request or StopRequest())
     try:
         scalars = _fit(cfg, folder, progress, agreement, job)
     except BaseException as leaving:
@@ -155,15 +154,10 @@ def _prepare(
     datamodule.prepare_data()
     datamodule.setup("fit")
     if resume is not None:
-<<<<<<< HEAD
-        datamodule.number_like(read_checkpoint(resume)[RECORD]["class_to_idx"], resume)
-    folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
-=======
         record = read_checkpoint(resume)[RECORD]
         of_resume += check_own(record, resume, folder, cfg)
         datamodule.number_like(record["class_to_idx"], resume)
-    folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
->>>>>>> main
+    folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
     if cfg.model.weights_head and resume is None:
         model.take_head(datamodule.classes)
