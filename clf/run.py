@@ -137,7 +137,7 @@ def _prepare(
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
     datamodule = ClassificationDataModule(
-        cfg.data, cfg.seed, cfg.trusted_packages, folder.bad_images
+        cfg.data, cfg.seed, cfg.trusted_packages, folder.bad_images, folder.data_index
     )
     datamodule.prepare_data()
     datamodule.setup("fit")

@@ -3,7 +3,7 @@
 runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
               per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
-              data.json  environment.json  train_images.png  pictures/<split>/*.jpg
+              data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               report.html  curves.png  confusion.png
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
@@ -77,6 +77,11 @@ class RunFolder:
     def bad_images(self) -> Path:
         """The paths of the images that were left out, one a line (data.on_bad_image=skip)."""
         return self.path / "bad_images.txt"
+
+    @property
+    def data_index(self) -> Path:
+        """The images and labels that the run began with (`clf.data.kept_index`)."""
+        return self.path / "data_index.npz"
 
     @property
     def config(self) -> Path:
