@@ -4,7 +4,7 @@
 # Also: make docs (README and docs/ as a searchable site in site/); make check (lint, format, types, links of the
 # docs); make test-oldest (the fast tests with the lowest versions that pyproject.toml allows); make lock (resolve
 # the pinned versions again); make clean; and as root make testbed (a real SLURM of four nodes on this machine;
-# `python -m tests.slurm.testbed down` ends it).
+# `python -m tests.slurm.testbed down` ends it), or make chaos FAULTS=200 SEED=7 (disturbs runs at random instants).
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -13,22 +13,29 @@ READY  := .venv/.installed
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
 # Not among the fast tests: those that start a SLURM, the commands or a browser, and those that train for minutes.
-SLOW := tests/slurm tests/launch tests/docs tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+# Two processes share the tests: many of them wait, for SLURM or for one another.
+SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
+FAULTS ?= 200
+SEED ?= 0
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test test-oldest testbed check docs env lock clean
+.PHONY: demo test test-oldest chaos testbed check docs env lock clean
 
 demo: $(READY)
 	$(BIN)/python launch/submit.py --nodes 1 --model resnet18
 
 test: $(READY)
 	@echo "== running the tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 test-oldest: $(OLDEST)/.installed
 	@echo "== running the fast tests with the lowest versions that pyproject.toml allows"
-	$(OLDEST)/bin/python -m pytest $(SLOW:%=--ignore=%)
+	$(OLDEST)/bin/python -m pytest $(SHARED) $(SLOW:%=--ignore=%)
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
 
 testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install

@@ -42,6 +42,7 @@ from clf.resilience.checkpoint import (
     checkpoint_callbacks,
     read_checkpoint,
 )
+from clf.resilience.own import check_own, run_id
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
@@ -132,7 +133,7 @@ def _prepare(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
-    resume, damaged = newest_whole(folder)
+    resume, of_resume = newest_whole(folder)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -142,7 +143,9 @@ def _prepare(
     datamodule.prepare_data()
     datamodule.setup("fit")
     if resume is not None:
-        datamodule.number_like(read_checkpoint(resume)[RECORD]["class_to_idx"], resume)
+        record = read_checkpoint(resume)[RECORD]
+        of_resume += check_own(record, resume, folder, cfg)
+        datamodule.number_like(record["class_to_idx"], resume)
     folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
     if cfg.model.weights_head and resume is None:
@@ -150,7 +153,7 @@ def _prepare(
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
-        *damaged,
+        *of_resume,
         *datamodule.splits.notes,
         *_weights_notes(cfg, model, resume),
         *_batchnorm_notes(cfg, model),
@@ -177,6 +180,7 @@ def _prepare(
     remove_sigterm_broadcast(trainer)
     if trainer.is_global_zero:  # a tar file's images are seen here for the first time
         remove_unfinished(folder.path)
+        run_id(folder)
         _note(folder, notes)
         train = datamodule.splits.train
         record_trained_on(folder.trained_on, map(train.path, range(len(train))), datamodule.cfg)
@@ -298,7 +302,7 @@ def _callbacks(
         AgreeOnBatchNorm(),
         WeightsAsTrained(),
         *averages,
-        RunRecord(cfg, datamodule.class_to_idx),
+        RunRecord(cfg, datamodule.class_to_idx, folder),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
         GradientNorm(),

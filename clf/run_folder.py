@@ -1,7 +1,8 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
-runs/<name>/  config.yaml  labels_mapping.json  status.json  job.json  metrics.csv  notes.txt
-              per_class/*.csv  checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
+runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.json  notes.txt
+              metrics.csv  per_class/*.csv
+              checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               report.html  curves.png  confusion.png
@@ -82,6 +83,11 @@ class RunFolder:
     def data_index(self) -> Path:
         """The images and labels that the run began with (`clf.data.kept_index`)."""
         return self.path / "data_index.npz"
+
+    @property
+    def run_id(self) -> Path:
+        """The random name of the run (`clf.resilience.own.run_id`)."""
+        return self.path / "run_id.txt"
 
     @property
     def config(self) -> Path:

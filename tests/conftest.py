@@ -48,6 +48,22 @@ def fit(cfg, run_dir, progress=True, request=None, job=None):
 CHROMIUM = "/usr/bin/chromium"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal the tests out to processes (`pytest -n 2 --dist loadgroup`), file by file. All that
+    share the SLURM testbed, or the ranks, stay in one process. Those that wait most come first, so
+    that the others fill their waits."""
+    shared = {"slurm_testbed": "slurm", "testbed": "slurm", "ranks": "ranks"}
+    groups: dict[Path, str] = {}
+    for item in items:
+        for fixture in shared.keys() & set(getattr(item, "fixturenames", ())):
+            groups[item.path] = shared[fixture]
+    for item in items:
+        group = groups.get(item.path, item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups.get(item.path) != "slurm")
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Copies of launch, clf, configs and slurm, where `clf/run.py` is the stand-in."""

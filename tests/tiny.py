@@ -34,6 +34,15 @@ class TinyModel(BaseClassificationModel):
         return list(self.network.children())[:2]
 
 
+class Wider(TinyModel):
+    """Of other shapes."""
+
+    def build_network(self) -> nn.Module:
+        network = super().build_network()
+        network[1] = nn.Sequential(nn.Conv2d(8, 16, 5, stride=2, padding=2, bias=False))
+        return network
+
+
 class WithoutDropout(TinyModel):
     """Which a bare loop trains to the same numbers."""
 

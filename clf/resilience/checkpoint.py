@@ -29,10 +29,12 @@ from clf.resilience.continuation import (
     recorded_length,
 )
 from clf.resilience.kept import BestCheckpoint, EveryEpochs
+from clf.resilience.own import run_id
 from clf.resilience.whole import check_whole, keep_replaced
+from clf.run_folder import RunFolder
 
-# Our entry in a checkpoint: config, class_to_idx, and what it was written with, the fields of
-# `Length` (epochs, steps_per_epoch, accumulation)
+# Our entry in a checkpoint: the run's id, its config, class_to_idx, and what it was written with,
+# the fields of `Length` (epochs, steps_per_epoch, accumulation)
 RECORD = "clf"
 FORMAT = 1  # of the entry; a newer version of clf may write a higher one
 LAST = "last.ckpt"
@@ -92,8 +94,8 @@ class RunRecord(Callback):
     """Adds the run's config, class names and length to each checkpoint, and lets the run go on with
     other settings (`clf.resilience.continuation`)."""
 
-    def __init__(self, cfg: RunConfig, class_to_idx: dict[str, int]) -> None:
-        self.cfg, self.class_to_idx = cfg, class_to_idx
+    def __init__(self, cfg: RunConfig, class_to_idx: dict[str, int], folder: RunFolder) -> None:
+        self.cfg, self.class_to_idx, self.folder = cfg, class_to_idx, folder
         self._loaded: dict[str, Any] = {}  # the checkpoint that the fit goes on from
 
     def on_save_checkpoint(
@@ -104,6 +106,7 @@ class RunRecord(Callback):
             config["data"] |= {"root": config["data"]["origin"], "origin": None}
         checkpoint[RECORD] = {
             "format": FORMAT,
+            "run_id": run_id(self.folder),
             "config": config,
             "class_to_idx": self.class_to_idx,
             **length_of(trainer)._asdict(),

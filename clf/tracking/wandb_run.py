@@ -5,7 +5,6 @@ Everything sent is in the run folder too, in open formats: a lost network loses 
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
 from clf.predictions import Predictions
-from clf.run_folder import RunFolder, write_text
+from clf.resilience.own import run_id
+from clf.run_folder import RunFolder
 from clf.tracking.background import Background
 from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
@@ -179,7 +179,7 @@ def wandb_logger(
 
     Args:
         cfg: `mode`, and where the run goes
-        folder: the run's files go to `<folder>/wandb`; its id is kept in `wandb/run_id.txt`
+        folder: the run's files go to `<folder>/wandb`; it has the id of the run
         config: plain values, shown in the dashboard
         name: of the run in the dashboard
     """
@@ -192,7 +192,7 @@ def wandb_logger(
         "group": cfg.group,
         "tags": list(cfg.tags),
         "name": name,
-        "id": _run_id(folder),
+        "id": run_id(folder),
         "dir": str(folder.path),
         "config": config,
         "resume": "allow",
@@ -292,15 +292,6 @@ def _settings(**settings: Any) -> Any:
         disable_git=True,
         **settings,
     )
-
-
-def _run_id(folder: RunFolder) -> str:
-    """One id for all starts of a run."""
-    path = folder.wandb / "run_id.txt"
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8").strip()
 
 
 def _said(error: Exception) -> str:

@@ -61,12 +61,12 @@ def _of_project(
 
 
 def _of_runs(runs: Sequence[Path], project: str, entity: str | None, title: str) -> Dashboard:
-    ids = {run: id_file.read_text().strip() for run in runs if (id_file := _id_file(run)).is_file()}
     tables = [RunFolder(run).per_class / "val.csv" for run in runs]
     columns = [name for table in tables if table.is_file() for name in header(read_csv(table))]
     nodes = [name.removeprefix("support/") for name in columns if name.startswith("support/")]
     tested = [run for run in runs if (RunFolder(run).per_class / "test.csv").is_file()]
     states = {run: read_status(run) or {} for run in runs}
+    ids = {run: state["wandb_id"] for run, state in states.items() if state.get("wandb_id")}
     over = [run for run in runs if states[run].get("state") == "finished"]
     split = "val" if over and not tested else "test"
     results = {run: line(states[run].get("metrics", {}), split) for run in over}
@@ -80,10 +80,6 @@ def _again(dashboard: Dashboard, file: Path) -> tuple[Dashboard, Path]:
     if file.is_file():
         dashboard.addresses.update(Dashboard.read(file).addresses)
     return dashboard, file
-
-
-def _id_file(run_dir: Path) -> Path:
-    return RunFolder(run_dir).wandb / "run_id.txt"
 
 
 def _config(run_dir: Path) -> RunConfig | None:

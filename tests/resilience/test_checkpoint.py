@@ -12,6 +12,7 @@ from clf.resilience.checkpoint import (
     find_checkpoint,
     read_checkpoint,
 )
+from clf.run_folder import RunFolder
 
 
 def test_a_save_that_fails_half_way_leaves_the_old_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
@@ -72,11 +73,11 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_a_sentence(tmp_path):
     assert not (tmp_path / "was_run").exists()
 
 
-def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node() -> None:
+def test_a_checkpoint_names_the_data_set_itself_and_not_the_copy_on_a_lost_node(tmp_path) -> None:
     cfg = RunConfig()
     cfg.data.root, cfg.data.origin = "/node/disk/images-0f", "/shared/images"
     checkpoint: dict = {}
-    RunRecord(cfg, {}).on_save_checkpoint(
+    RunRecord(cfg, {}, RunFolder.create(tmp_path)).on_save_checkpoint(
         SimpleNamespace(accumulate_grad_batches=1, max_epochs=3, estimated_stepping_batches=60),
         None,
         checkpoint,

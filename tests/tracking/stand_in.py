@@ -6,6 +6,7 @@ import gzip
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,10 +31,13 @@ class StandIn:
         uploads: bytes of files by the address that they were sent to
         answers: by a word of the query, the first that fits, what it gets: an answer, or a function
             of the query's variables; a test may add to them
+        trouble: "refuse": every connection ends at once; "silent": no request gets an answer until
+            this is None again; "500": each gets the answer 500; None: all is well
     """
 
     def __init__(self) -> None:
         self.url = ""
+        self.trouble: str | None = None
         self.queries: list[dict[str, Any]] = []
         self.streams: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
@@ -110,8 +114,14 @@ def serving() -> Iterator[StandIn]:
             said = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Content-Encoding") == "gzip":
                 said = gzip.decompress(said)
-            body = json.dumps(stand_in.answer(self.path, said)).encode()
-            self.send_response(200)
+            while stand_in.trouble == "silent":
+                time.sleep(0.05)
+            if stand_in.trouble == "refuse":
+                self.close_connection = True
+                return
+            code = 500 if stand_in.trouble == "500" else 200
+            body = b"{}" if code == 500 else json.dumps(stand_in.answer(self.path, said)).encode()
+            self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -120,10 +130,17 @@ def serving() -> Iterator[StandIn]:
 
         def log_message(self, *args: Any) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *args: Any) -> None:
+            """A client that was killed is no news."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         stand_in.url = f"http://127.0.0.1:{server.server_port}"
-        yield stand_in
-        server.shutdown()
+        try:
+            yield stand_in
+        finally:
+            stand_in.trouble = None
+            server.shutdown()
     thread.join()

@@ -23,10 +23,13 @@ def folder(tmp_path, monkeypatch) -> RunFolder:
     folder = RunFolder.create(tmp_path / "runs" / "one")
     cfg = RunConfig(name="one", tracking=TrackingConfig(project="birds"))
     save(cfg, folder.config)
-    (folder.wandb / "run_id.txt").write_text("1f00b4d2")
     for split in ("val", "test"):
         write_csv([PerClassRow("owl", 8, 6, 7, NODES)], folder.per_class / f"{split}.csv")
-    status = {"state": "finished", "metrics": {"test/acc_top1": 0.75, "test/loss": 0.5}}
+    status = {
+        "state": "finished",
+        "wandb_id": "1f00b4d2",
+        "metrics": {"test/acc_top1": 0.75, "test/loss": 0.5},
+    }
     folder.write_json(folder.status, status)
     return folder
 

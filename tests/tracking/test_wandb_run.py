@@ -256,7 +256,7 @@ def test_a_resumed_run_goes_on_in_the_same_dashboard_run(folder):
         ids.append(logger.experiment.id)
         close([logger])
         time.sleep(1.1)  # W&B names the folder of a start by the second
-    assert ids[0] == ids[1] == (folder.wandb / "run_id.txt").read_text()
+    assert ids[0] == ids[1] == folder.run_id.read_text()
     assert len(offline_runs(folder)) == 2
     for run in offline_runs(folder):
         assert ids[0] in run.name

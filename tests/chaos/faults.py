@@ -1,0 +1,130 @@
+"""What can happen to a run of local processes. Each fault strikes once, at the instant that the
+schedule has chosen, and returns when it is over; whether the ranks live then is its own matter."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from tests.chaos.starts import Run
+
+WRITE_S = 10  # for a checkpoint to be written, at most; the runs of a schedule save often
+STEPS_OF_TROUBLE = 6  # that a full disk, or a server in trouble, lasts
+
+
+class Around(NamedTuple):
+    """What a run has around it that a fault can break."""
+
+    disk: Path | None = None  # a small file system of its own, that holds the run folder
+    server: Any = None  # the stand-in for W&B
+
+
+def kill_one(run: Run, random: Random, around: Around) -> None:
+    """kill -9 of one rank"""
+    run.send(signal.SIGKILL, [random.choice(run.ranks)])
+    run.wait_for_the_others()
+
+
+def kill_all(run: Run, random: Random, around: Around) -> None:
+    """kill -9 of all ranks"""
+    run.kill()
+
+
+def kill_in_a_write(run: Run, random: Random, around: Around) -> None:
+    """kill -9 while a checkpoint is written"""
+    end = time.monotonic() + WRITE_S
+    while time.monotonic() < end and run.living:
+        with os.scandir(run.folder.checkpoints) as entries:
+            if any(entry.name.endswith(".part") for entry in entries):
+                break
+    time.sleep(random.uniform(0, 0.002))
+    run.kill()
+
+
+def terminate_all(run: Run, random: Random, around: Around) -> None:
+    """SIGTERM to all ranks"""
+    run.send(signal.SIGTERM)
+    run.wait_for_the_others()
+
+
+def terminate_one(run: Run, random: Random, around: Around) -> None:
+    """SIGTERM to one rank"""
+    run.send(signal.SIGTERM, [random.choice(run.ranks)])
+    run.wait_for_the_others()
+
+
+def usr2_all(run: Run, random: Random, around: Around) -> None:
+    """SIGUSR2 to all ranks"""
+    run.send(signal.SIGUSR2)
+    run.wait_for_the_others()
+
+
+def stop_for_a_while(run: Run, random: Random, around: Around) -> None:
+    """SIGSTOP of one rank for a second"""
+    rank = [random.choice(run.ranks)]
+    run.send(signal.SIGSTOP, rank)
+    time.sleep(1)
+    run.send(signal.SIGCONT, rank)
+
+
+def truncate(run: Run, random: Random, around: Around) -> None:
+    """kill -9, and the newest checkpoint truncated"""
+    run.kill()
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(run.folder.last, random.randrange(run.folder.last.stat().st_size))
+
+
+def flip(run: Run, random: Random, around: Around) -> None:
+    """kill -9, and a bit of the newest checkpoint flipped"""
+    run.kill()
+    if not run.folder.last.exists():
+        return
+    content = bytearray(run.folder.last.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    run.folder.last.write_bytes(content)
+
+
+def fill_the_disk(run: Run, random: Random, around: Around) -> None:
+    """a full disk for a while"""
+    assert around.disk is not None
+    filler = around.disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    time.sleep(1)
+    filler.unlink()
+
+
+def trouble(kind: str) -> Callable[[Run, Random, Around], None]:
+    def strike(run: Run, random: Random, around: Around) -> None:
+        around.server.trouble = kind
+        time.sleep(1)
+        around.server.trouble = None
+
+    strike.__name__ = f"server_{kind}"
+    strike.__doc__ = {
+        "refuse": "W&B's server ends every connection",
+        "silent": "W&B's server does not answer",
+        "500": "W&B's server answers 500",
+    }[kind]
+    return strike
+
+
+Fault = Callable[[Run, Random, Around], None]
+OF_PROCESSES: list[Fault] = [
+    kill_one,
+    kill_all,
+    kill_in_a_write,
+    terminate_all,
+    terminate_one,
+    usr2_all,
+    stop_for_a_while,
+    truncate,
+    flip,
+]
+OF_A_DISK: list[Fault] = [fill_the_disk]
+OF_A_SERVER: list[Fault] = [trouble(kind) for kind in ("refuse", "silent", "500")]
