@@ -182,8 +182,9 @@ def _prepare(
         remove_unfinished(folder.path)
         run_id(folder)
         _note(folder, notes)
-        train = datamodule.splits.train
-        record_trained_on(folder.trained_on, map(train.path, range(len(train))), datamodule.cfg)
+        record_trained_on(
+            folder.trained_on, datamodule.splits.train, datamodule.cfg, folder.data_index
+        )
         write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
         write_environment(folder)
     return model, datamodule, trainer, resume

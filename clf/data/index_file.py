@@ -83,6 +83,7 @@ def write(path: Path, splits: ImageSplits, cfg: DataConfig) -> None:
         "notes": splits.notes,
         "drawn": splits.drawn,
         "images": {name: len(getattr(splits, name)) for name in SPLITS},
+        "arrays": sorted(arrays),
         "fingerprint": _fingerprint(splits.classes, arrays),
     }
 
@@ -126,7 +127,13 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     return meta
 
 
-BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError)
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+# What a damaged archive raises; each array has a checksum.
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError)
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -150,12 +157,7 @@ def read(path: Path, cfg: DataConfig, reread: Callable[[], Iterator[bytes]]) -> 
     assert meta is not None, path
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {}
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as file:
-                        part = np.lib.format.read_array(file, allow_pickle=False)
-                    arrays[name.removesuffix(".npy")] = part
+            arrays = {name: _array(archive, name) for name in meta["arrays"]}
     except BROKEN as error:
         raise DataError(_damaged(path, error)) from None
     start = start_of(root_of(cfg))

@@ -22,7 +22,7 @@ from clf.data import generated, index_file
 from clf.data.index import ImageSplits, Survey, load_splits, read_rows
 from clf.data.index_file import Kept, KnownFile
 from clf.data.packed import file_sizes
-from clf.data.reader import DataError, first_and_count
+from clf.data.reader import SPLITS, DataError, first_and_count
 
 SHOWN = 3  # images that a message names
 POLL_S = 0.2
@@ -63,14 +63,23 @@ def splits_of_run(path: Path, cfg: DataConfig, keep: bool = True) -> ImageSplits
     return replace(splits, notes=[*splits.notes, *notes])
 
 
-def known_survey(path: Path, cfg: DataConfig) -> Survey | None:
-    """What the list of a run says before it goes on; None if it has none that is for these
-    settings."""
+def known_survey(path: Path, cfg: DataConfig, files: bool = True) -> Survey | None:
+    """What there is to say of a run's images before it goes on; None if it has no list of those
+    that these settings choose.
+
+    Args:
+        files: look whether they are there
+    """
     try:
-        meta = index_file.read_meta(path) if _fits(path, cfg) else None
+        if not _fits(path, cfg):
+            return None
+        meta = index_file.read_meta(path)
+        assert meta is not None
+        is_folder = cfg.root is None or not Path(cfg.root).expanduser().is_file()
+        notes = _looked_at(path, cfg).notes if files and is_folder else meta["notes"]
     except DataError as error:
         return Survey(None, error.faults)
-    return None if meta is None else Survey(meta["classes"], [], meta["notes"])
+    return Survey(meta["classes"], [], notes)
 
 
 def _fits(path: Path, cfg: DataConfig) -> bool:
@@ -132,7 +141,7 @@ def _this_start() -> str:
 def _read(path: Path, cfg: DataConfig) -> Kept:
     kept = index_file.read(path, cfg, lambda: _contents(cfg))
     if kept.lost and cfg.on_bad_image != "skip":
-        raise DataError(_gone(cfg, kept.lost, len(kept.lost)))
+        raise DataError(_gone(kept, kept.lost))
     return kept
 
 
@@ -156,27 +165,27 @@ def _looked_at(path: Path, cfg: DataConfig) -> ImageSplits:
     pairs = list(zip(kept.files, sizes, strict=True))
     gone = [*kept.lost, *(file.path for file, size in pairs if size < 0 <= file.size)]
     if gone and cfg.on_bad_image != "skip":
-        raise DataError(_gone(cfg, gone, len(pairs)))
+        raise DataError(_gone(kept, gone))
     changed = [(file, size) for file, size in pairs if 0 <= size != file.size]
     if tars := [_resized(file, size) for file, size in changed if file.holds_images]:
         raise DataError(
             f"data.root: {first_and_count(tars, SHOWN)}: where each image begins in it was listed "
             f"when the run began, and may be another place now. Put it back as it was, or {REFRESH}"
         )
-    return replace(kept.splits, notes=[*kept.splits.notes, *_notes(gone, changed, len(pairs))])
+    return replace(kept.splits, notes=[*kept.splits.notes, *_notes(kept, gone, changed)])
 
 
-def _notes(gone: list[str], changed: list[tuple[KnownFile, int]], count: int) -> Iterator[str]:
+def _notes(kept: Kept, gone: list[str], changed: list[tuple[KnownFile, int]]) -> Iterator[str]:
     if gone:
         yield (
-            f"data.on_bad_image=skip: {_some(len(gone), count)} that the run began with are gone, "
-            f"and are left out: {first_and_count(gone, SHOWN)}"
+            f"data.on_bad_image=skip: {_some(kept, gone)} are gone, and are left out: "
+            f"{first_and_count(gone, SHOWN)}"
         )
     if changed:
         named = [_resized(file, size) for file, size in changed]
         yield (
-            f"data.root: {_some(len(changed), count)} have another size than when the run began, "
-            f"so that its numbers may be others: {first_and_count(named, SHOWN)}"
+            f"data.root: {_some(kept, named)} have another size now, and are read as they are: "
+            f"{first_and_count(named, SHOWN)}"
         )
 
 
@@ -184,16 +193,18 @@ def _resized(file: KnownFile, size: int) -> str:
     return f"{file.path} ({size:,} bytes, then {file.size:,})"
 
 
-def _gone(cfg: DataConfig, gone: list[str], count: int) -> str:
+def _gone(kept: Kept, gone: list[str]) -> str:
     return (
-        f"data.root: {_some(len(gone), count)} that the run began with are gone from "
-        f"{cfg.origin or cfg.root or 'the data'}: {first_and_count(gone, SHOWN)}. Put them back; "
-        "give data.root=FOLDER (with --allow-change) if they were moved; leave them out with "
-        f"data.on_bad_image=skip; or {REFRESH}"
+        f"data.root: {_some(kept, gone)} are gone: {first_and_count(gone, SHOWN)}. Put them "
+        "back; give data.root=FOLDER with --allow-change if all were moved there; leave them out "
+        f"with data.on_bad_image=skip; or {REFRESH}"
     )
 
 
-def _some(some: int, count: int) -> str:
-    """How many of the images that were looked at: not all of a large data set are."""
-    of = f" of the {count:,} that were looked at" if count >= index_file.LOOKED_AT // 2 else ""
-    return f"{some:,} images{of}" if some != 1 else f"1 image{of}"
+def _some(kept: Kept, named: list[str]) -> str:
+    """How many files, and of how many: not all of a large data set are looked at."""
+    images = sum(len(getattr(kept.splits, split)) for split in SPLITS)
+    if len(kept.files) < images and images > index_file.LOOKED_AT:
+        looked_at = f"{len(kept.files):,} files looked at, of the {images:,} images"
+        return f"{len(named):,} of {looked_at} that the run began with,"
+    return f"{len(named):,} of the {images:,} images that the run began with"

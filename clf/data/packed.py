@@ -76,7 +76,7 @@ class PackedImages(Sequence[Source]):
         kind = self._kinds_N[place]
         if kind == CONTENT:
             return self._contents[self._contents_N[place]]
-        path = self._folders[self._folders_N[place]] + self._names[place]
+        path = self._path(place)
         if kind == PATH:
             return path
         span = self._spans_N[place]
@@ -86,7 +86,10 @@ class PackedImages(Sequence[Source]):
     def places(self) -> dict[int, str]:
         """Where the images in memory come from."""
         rows = np.flatnonzero(self._kinds_N == CONTENT).tolist()
-        return {row: place for row in rows if (place := self._names[row])}
+        return {row: self._path(row) for row in rows if self._names[row]}
+
+    def _path(self, place: int) -> str:
+        return self._folders[self._folders_N[place]] + self._names[place]
 
 
 def _numbers_of(chosen_N: np.ndarray) -> np.ndarray:
@@ -144,26 +147,25 @@ def packed(split: Split, folders: Folders, every: int) -> dict[str, np.ndarray]:
     starts, sizes, members = array("q"), array("q"), Joined()
     looked_at, tars = list[int](), set[str]()
     for row, image in enumerate(split.images):
-        folder, name = "", split.places.get(row, "")  # of an image in memory
+        path = split.places.get(row, "") if isinstance(image, bytes) else file_of(image)
+        folder, slash, name = path.rpartition("/")
+        numbers.append(folders.number(folder + slash))
+        names.add(name)
         if isinstance(image, bytes):
             kinds.append(CONTENT)
             digests += digest(image)
-        else:
-            path = image.path if isinstance(image, Span) else image
-            before, slash, name = path.rpartition("/")
-            folder = before + slash
-            kinds.append(SPAN if isinstance(image, Span) else PATH)
-            if isinstance(image, Span):
-                starts.append(image.start)
-                sizes.append(image.size)
-                members.add(image.name)
-                if path not in tars:
-                    tars.add(path)
-                    looked_at.append(row)
-            elif row % every == 0:
+        elif isinstance(image, Span):
+            kinds.append(SPAN)
+            starts.append(image.start)
+            sizes.append(image.size)
+            members.add(image.name)
+            if path not in tars:
+                tars.add(path)
                 looked_at.append(row)
-        numbers.append(folders.number(folder))
-        names.add(name)
+        else:
+            kinds.append(PATH)
+            if row % every == 0:
+                looked_at.append(row)
     now = file_sizes([file_of(split.images[row]) for row in looked_at])
     return {
         "labels": split.labels.astype(np.int32),
