@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 UNFINISHED = r"^\..+\.[0-9a-f]{8}\.part$"  # what `_beside` names
@@ -51,6 +51,27 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)  # the rename itself
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, on a line of its own also if what is there ends in half of one.
+
+    Raises:
+        OSError: the file is as it was
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        content = ("\n" * is_cut + line + "\n").encode()
+        if (written := os.write(descriptor, content)) < len(content):
+            with contextlib.suppress(OSError):
+                if os.fstat(descriptor).st_size == size + written:  # no other process has added
+                    os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -93,9 +114,28 @@ def remove_unfinished(folder: Path, older_than_s: float = 60) -> None:
     younger one may be in the making."""
     for path in folder.rglob(".*.part"):
         if re.search(UNFINISHED, path.name) and path.is_file():
-            with contextlib.suppress(FileNotFoundError):  # another process has finished it
+            with contextlib.suppress(OSError):  # another process has finished it; a read-only disk
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+class Unwritten(OSError):
+    """Files that a run has made and that its disk has not taken.
+
+    Args:
+        missing: path -> why
+        folder: of the run
+    """
+
+    def __init__(self, missing: Mapping[Path, str], folder: Path) -> None:
+        files = ", ".join(
+            f"{os.path.relpath(path, folder)} ({why})" for path, why in sorted(missing.items())
+        )
+        count = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        super().__init__(
+            f"{count} of {folder} could not be written, so what is there is old or incomplete: "
+            f"{files}. Make the disk writable (df -h {folder}; df -i {folder}; ls -ld {folder})"
+        )
 
 
 class PatientWriter:
@@ -141,6 +181,11 @@ class PatientWriter:
             self.write(path, write, keep=True)
         return not self.missing
 
+    def lacking(self, folder: Path) -> "Unwritten | None":
+        """For the end of the run of that folder: try what was kept once more. The error that says
+        what is missing; None if nothing is."""
+        return None if self.retry() else Unwritten(self.missing, folder)
+
     def _failed(self, path: Path, problem: OSError, keep: Callable[[], object] | None) -> None:
         with self._lock:
             self.missing[path] = reason(problem)
@@ -158,6 +203,12 @@ class PatientWriter:
             f"training goes on, and tries again. {remedy(problem, path)}",
             stacklevel=3,
         )
+
+
+def say(text: str) -> None:
+    """Print a line. A full disk under the log loses it, and ends nothing."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def reason(problem: OSError) -> str:

@@ -6,6 +6,7 @@ YAML -> RunConfig (compose) -> fit -> batches (data) -> logits, loss (models) ->
 """
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import remove_unfinished
+from clf.atomic import remove_unfinished, say
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
-from clf.data.label_errors import record_trained_on
+from clf.data.label_errors import fingerprints, is_recorded, record_trained_on
 from clf.data.sampler import micro_batch_size
+from clf.metrics.measures import line
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model, check_size, look_at_one_image
 from clf.models.mix import mixer
@@ -85,15 +87,24 @@ def fit(
 
     Raises:
         Preempted: asked to leave; on all ranks at the same step, with `last.ckpt` written
+        Unwritten: it is trained and tested, but the disk has not taken all of its files
     """
-    agreement = Agreement(request or StopRequest())
+    folder, agreement = RunFolder.create(run_dir), Agreement(request or StopRequest())
     try:
-        return _fit(cfg, RunFolder.create(run_dir), progress, agreement, job)
-    except Preempted:
-        agreement.leave_together()
+        scalars = _fit(cfg, folder, progress, agreement, job)
+    except BaseException as leaving:
+        if lacking := folder.writer.lacking(folder.path):
+            say(f"clf: {lacking}")
+        if isinstance(leaving, Preempted):
+            agreement.leave_together()
         raise
     finally:
         agreement.close()
+    if lacking := folder.writer.lacking(folder.path):
+        for split in ("val", "test"):
+            say(f"{split} {line(scalars, split)}")
+        raise lacking
+    return scalars
 
 
 def _fit(
@@ -123,7 +134,7 @@ def leave_report(folder: RunFolder) -> None:
     try:
         from clf.report import write_report  # plotly and matplotlib
 
-        print(f"report: {write_report(folder.path)}", flush=True)
+        say(f"report: {write_report(folder.path)}")
     except Exception as problem:
         again = f"python launch/report.py {folder.path} writes it again"
         rank_zero_warn(f"no report was written ({type(problem).__name__}: {problem}); {again}")
@@ -138,7 +149,12 @@ def _prepare(
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
     datamodule = ClassificationDataModule(
-        cfg.data, cfg.seed, cfg.trusted_packages, folder.bad_images, folder.data_index
+        cfg.data,
+        cfg.seed,
+        cfg.trusted_packages,
+        folder.bad_images,
+        folder.writer,
+        folder.data_index,
     )
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -146,7 +162,7 @@ def _prepare(
         record = read_checkpoint(resume)[RECORD]
         of_resume += check_own(record, resume, folder, cfg)
         datamodule.number_like(record["class_to_idx"], resume)
-    folder.write_json(folder.labels_mapping, datamodule.class_to_idx)
+    folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
     model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
     if cfg.model.weights_head and resume is None:
         model.take_head(datamodule.classes)
@@ -182,9 +198,11 @@ def _prepare(
         remove_unfinished(folder.path)
         run_id(folder)
         _note(folder, notes)
-        record_trained_on(
-            folder.trained_on, datamodule.splits.train, datamodule.cfg, folder.data_index
-        )
+        if not is_recorded(folder.trained_on, folder.data_index):
+            train = datamodule.splits.train
+            trained_on = fingerprints(map(train.path, range(len(train))), datamodule.cfg)
+            record = partial(record_trained_on, folder.trained_on, trained_on)
+            folder.writer.write(folder.trained_on, record, keep=True)
         write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
         write_environment(folder)
     return model, datamodule, trainer, resume
@@ -192,7 +210,7 @@ def _prepare(
 
 def _note(folder: RunFolder, notes: list[str]) -> None:
     for note in folder.add_notes(notes):
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
 
 
 def _weights_notes(
@@ -253,7 +271,7 @@ def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
     code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
     config = {**asdict(cfg), **code, "job_id": job}
     wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
-    return [CsvLogger(folder.metrics_csv), *([wandb] if wandb else [])]
+    return [CsvLogger(folder.metrics_csv, folder.writer), *([wandb] if wandb else [])]
 
 
 def _log_end(cfg: RunConfig, folder: RunFolder, trainer: Any) -> None:

@@ -36,6 +36,7 @@ class RunFolder:
 
     path: Path
     writer: PatientWriter = field(default_factory=PatientWriter, compare=False, repr=False)
+    _noted: list[str] = field(default_factory=list, compare=False, repr=False)  # by this process
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
@@ -54,13 +55,19 @@ class RunFolder:
         text = re.sub("[\\ud800-\\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)
         write_text(path, text + "\n")
 
+    def keep_json(self, path: Path, content: Any) -> None:
+        """`write_json`, which goes on where the disk takes nothing, and is tried again."""
+        self.writer.write(path, lambda: self.write_json(path, content), keep=True)
+
     def add_notes(self, notes: Iterable[str]) -> list[str]:
         """Write those notes that notes.txt lacks, a line each, and give them back to be shown."""
-        known = self.notes
+        known = [*self.notes, *self._noted]
         lines = (printable(" ".join(note.splitlines())) for note in notes)
         new = [line for line in dict.fromkeys(lines) if line not in known]
         if new:
-            write_text(self.notes_file, "".join(f"{line}\n" for line in known + new))
+            self._noted.extend(new)
+            text = "".join(f"{line}\n" for line in dict.fromkeys(known + new))
+            self.writer.write(self.notes_file, lambda: write_text(self.notes_file, text), keep=True)
         return new
 
     @property
@@ -131,6 +138,10 @@ class RunFolder:
     @property
     def per_class(self) -> Path:
         return self.path / "per_class"
+
+    def epoch_table(self, split: str, number: int) -> Path:
+        """The per-class table after an epoch, the first of which is 1."""
+        return self.per_class / f"{split}_epoch{number:03d}.csv"
 
     def predictions_of(self, split: str) -> Path:
         """The predictions of the evaluation that ended the run (`clf.predictions`)."""

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clf.atomic import PatientWriter, append_line
 from clf.config import RunConfig
 from clf.config.faults import is_for_the_user
 from clf.run_folder import RunFolder, read_events, read_json
 from slurm import environment
 from slurm.submitit_adapter import node_names
 
+_writer = PatientWriter()
 LOCAL = "local"  # job.json's cluster, without SLURM
 SWEEP = "sweep.json"
 
@@ -73,7 +75,8 @@ def note_cancelled(run_dir: Path) -> None:
 
 
 def record_event(run_dir: Path, event: str, **fields: Any) -> None:
-    """Add an event: "start", "preempted", "requeued", "ended", "failed" or "finished".
+    """Add an event: "start", "preempted", "requeued", "ended", "failed" or "finished". A disk that
+    does not take it is warned of, and ends nothing.
 
     Args:
         fields: reason; epoch and step: where a start stopped if it was preempted, and where it had
@@ -91,9 +94,7 @@ def record_event(run_dir: Path, event: str, **fields: Any) -> None:
         **fields,
     }
     path = RunFolder(run_dir).events
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    _writer.write(path, lambda: append_line(path, json.dumps(line)))
 
 
 def events_of_last_start(run_dir: Path) -> list[dict[str, Any]]:
@@ -117,7 +118,8 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
         "for_the_user": is_for_the_user(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    RunFolder.write_json(RunFolder(run_dir).error(rank), record)
+    path = RunFolder(run_dir).error(rank)
+    _writer.write(path, lambda: RunFolder.write_json(path, record))
 
 
 def first_error(run_dir: Path) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clf.atomic import Unwritten
+
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSW")
 
 
@@ -92,7 +94,7 @@ def one_a_key(faults: Iterable[str]) -> list[str]:
 
 def is_for_the_user(error: BaseException) -> bool:
     """Whether one of our own checks raised it, so that its message alone says what to do."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | Unwritten):
         return True
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False

@@ -2,12 +2,13 @@
 and how many are too many."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import write_file
+from clf.atomic import PatientWriter, write_file
 from clf.config import DataConfig
 from clf.data.exclude import place_in_data
 from clf.data.reader import DataError, first_and_count
@@ -20,10 +21,14 @@ class BadImages:
         cfg: its `max_bad_fraction` of an epoch's images may be left out
         file: lists their paths, one a line, as `data.exclude` takes them; those of earlier starts
             of the run come first. None: no list
+        writer: of the list, where a disk takes nothing
     """
 
-    def __init__(self, cfg: DataConfig, file: Path | None = None) -> None:
+    def __init__(
+        self, cfg: DataConfig, file: Path | None = None, writer: PatientWriter | None = None
+    ) -> None:
         self.cfg, self.limit, self.file = cfg, cfg.max_bad_fraction, file
+        self._writer = writer or PatientWriter()
         self.reasons: dict[str, str] = {}  # by path, in the order in which they were met
         self._new: dict[str, str] = {}  # of which the other ranks do not know yet
 
@@ -54,7 +59,7 @@ class BadImages:
         self.reasons |= new
         if new:
             if _rank() == 0:
-                self._list(new)
+                self._list()
             listed = f", listed in {self.file}" if self.file is not None else ""
             rank_zero_warn(
                 f"{split}: {count} of {images} images cannot be read and are left out{listed}; new "
@@ -67,28 +72,32 @@ class BadImages:
         if count <= self.limit * images:
             return
         if self._new:  # this rank leaves alone
-            self._list(self._new)
+            self._list()
         raise DataError(
             f"data.max_bad_fraction={self.limit:g}: {count} of {images} images of the {split} "
             f"split, {count / images:.2%}, cannot be read: {_examples(self.reasons)}. Replace them "
             "or take them out, or set data.max_bad_fraction higher"
         )
 
-    def _list(self, paths: dict[str, str]) -> None:
-        if self.file is None:
-            return
-        try:
-            text = self.file.read_text(encoding="utf-8", errors="surrogateescape")
-            listed = text.removesuffix("\n").split("\n")  # a name may hold other line breaks
-        except FileNotFoundError:
-            listed = []
-        lines = dict.fromkeys([*listed, *(path.replace("\n", "\\n") for path in paths)])
-        text = "".join(f"{line}\n" for line in lines)
+    def _list(self) -> None:
+        if self.file is not None:
+            file, paths = self.file, list(self.reasons)
+            self._writer.write(file, lambda: _add_to_list(file, paths), keep=True)
 
-        def write(file: Path) -> None:
-            file.write_text(text, encoding="utf-8", errors="surrogateescape")  # for other names
 
-        write_file(self.file, write)
+def _add_to_list(file: Path, paths: Iterable[str]) -> None:
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        listed = text.removesuffix("\n").split("\n")  # a name may hold other line breaks
+    except FileNotFoundError:
+        listed = []
+    lines = dict.fromkeys([*listed, *(path.replace("\n", "\\n") for path in paths)])
+    content = "".join(f"{line}\n" for line in lines)
+
+    def write(temporary: Path) -> None:  # for names that are no UTF-8
+        temporary.write_text(content, encoding="utf-8", errors="surrogateescape")
+
+    write_file(file, write)
 
 
 def _examples(reasons: dict[str, str]) -> str:

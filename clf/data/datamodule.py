@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from lightning import LightningDataModule
 
+from clf.atomic import PatientWriter
 from clf.config import DataConfig
 from clf.config.faults import show
 from clf.cores import cores_per_rank
@@ -32,6 +33,7 @@ class ClassificationDataModule(LightningDataModule):
         seed: of the order and the augmentation
         trusted_packages: packages besides clf and torchvision that `cfg` may name transforms of
         bad_images: file that lists the images that are left out; None: no list
+        writer: of that list, where a disk takes nothing
         kept_index: file of the run that keeps its images and labels (`clf.data.kept_index`); None:
             they are read anew
         keep: write that file if it is not there; False: only read it
@@ -43,12 +45,13 @@ class ClassificationDataModule(LightningDataModule):
         seed: int,
         trusted_packages: Sequence[str] = (),
         bad_images: Path | None = None,
+        writer: PatientWriter | None = None,
         kept_index: Path | None = None,
         keep: bool = True,
     ) -> None:
         super().__init__()
         skips = cfg.on_bad_image == "skip"
-        self._bad = BadImages(cfg, bad_images) if skips else None
+        self._bad = BadImages(cfg, bad_images, writer) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
         self._kept_index, self._keep = kept_index, keep
         self._splits: ImageSplits | None = None

@@ -26,7 +26,6 @@ from clf.atomic import write_file
 from clf.config import DataConfig
 from clf.data.exclude import place_in_data
 from clf.data.findings import LOOK, Finding, Item, with_words
-from clf.data.index import Split
 from clf.data.inspection import Facts
 from clf.data.overlap import Member
 from clf.data.reader import DataError
@@ -50,16 +49,15 @@ def fingerprints(paths: Iterable[str], cfg: DataConfig) -> np.ndarray:
     return np.array([_fingerprint(place_in_data(path, cfg)) for path in paths], dtype=np.uint64)
 
 
-def record_trained_on(path: Path, train: Split, cfg: DataConfig, listed: Path) -> None:
-    """Add the fingerprints of these images to the file, which a resumed run has already: it may
-    have been told to leave some out in between.
+def is_recorded(path: Path, listed: Path) -> bool:
+    """Whether the file of fingerprints is younger than the list of the run's images: then there is
+    nothing to add."""
+    return path.exists() and listed.stat().st_mtime_ns < path.stat().st_mtime_ns
 
-    Args:
-        listed: the file that keeps the run's images; if it is the older one, nothing is to be added
-    """
-    if path.exists() and listed.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        return
-    new = fingerprints(map(train.path, range(len(train))), cfg)
+
+def record_trained_on(path: Path, new: np.ndarray) -> None:
+    """Add the fingerprints of images to the file, which a resumed run has already: its images may
+    have changed in between."""
     known = read_trained_on(path) if path.exists() else new[:0]
 
     def write(temporary: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.distributed
@@ -43,6 +44,7 @@ class PerClassTables(Callback):
     def __init__(self, folder: RunFolder, class_scalars: bool = False) -> None:
         self.folder, self.class_scalars = folder, class_scalars
         self.nodes: list[str] = []
+        self._last: tuple[Path, list[PerClassRow]] | None = None  # the newest table of an epoch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.num_nodes > 1 and not self.nodes:
@@ -63,20 +65,31 @@ class PerClassTables(Callback):
         rows = rows_from_counts(classes, support_NC, correct_NC, predicted_C, self.nodes)
         for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
             rank_zero_warn(f"{split}: {sentence}")
-        write_csv(rows, self.folder.per_class / f"{split}.csv")
+        self._save(rows, self.folder.per_class / f"{split}.csv")
         before = None
         if trainer.state.fn == "fit":
             number = epoch_number(trainer)
-            write_csv(rows, self.folder.per_class / f"{split}_epoch{number:03d}.csv")
-            # From the disk, because an earlier start may have written it.
-            last = self.folder.per_class / f"{split}_epoch{number - 1:03d}.csv"
-            before = read_csv(last) if last.exists() else []
+            before = self._of_epoch(split, number - 1)
+            path = self.folder.epoch_table(split, number)
+            self._save(rows, path)
+            self._last = path, rows
         epoch, step = trainer.current_epoch, step_of_scalars(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, GuardedWandbLogger):
                 logger.log_per_class(f"{split}/per_class", rows, epoch, step, before)
             if self.class_scalars:
                 logger.log_metrics(_class_scalars(rows, split) | {"epoch": epoch}, step)
+
+    def _save(self, rows: list[PerClassRow], path: Path) -> None:
+        self.folder.writer.write(path, lambda: write_csv(rows, path), keep=True)
+
+    def _of_epoch(self, split: str, number: int) -> list[PerClassRow]:
+        """The table of an epoch, [] if there is none: from the disk if an earlier start has written
+        it."""
+        path = self.folder.epoch_table(split, number)
+        if self._last and self._last[0] == path:
+            return self._last[1]
+        return read_csv(path) if path.exists() else []
 
 
 class StatusFile(Callback):
@@ -86,11 +99,15 @@ class StatusFile(Callback):
     done), run, host, pid, device, epoch and step (completed so far), epochs and steps (in all),
     images_per_second, metrics (the latest of each name), stopped_early (why, or None), eta_s (of
     the training), started and updated (seconds since 1970), error, wandb (page, or folder to sync;
-    None without W&B) and wandb_id, began and left (completed epochs, step, batch within the epoch,
-    learning_rate: where this start began to train, and where it was asked to leave).
+    None without W&B) and wandb_id, not_written (file -> why the disk has not taken it), began and
+    left (completed epochs, step, batch within the epoch, learning_rate: where this start began to
+    train, and where it was asked to leave).
+
+    What a full disk did not take, of this and of other files, is tried again here.
     """
 
     EVERY_S = 1.0
+    RETRY_S = 10.0
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -100,7 +117,7 @@ class StatusFile(Callback):
         self._begun: tuple[float, int] | None = None  # (seconds, steps) when training began
         self._constant: dict[str, Any] = {}
         self._stopped_early: str | None = None
-        self._warned = False
+        self._retried = 0.0  # seconds of the monotonic clock
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         loggers = [one for one in trainer.loggers if isinstance(one, GuardedWandbLogger)]
@@ -167,13 +184,11 @@ class StatusFile(Callback):
     def _write(self, trainer: Trainer, state: str, error: str | None = None) -> None:
         if not trainer.is_global_zero:
             return
-        self._written = time.monotonic()
-        try:
-            self.folder.write_json(self.folder.status, self._content(trainer, state, error))
-        except OSError as problem:  # a full disk must not end the training, or hide its error
-            if not self._warned:
-                rank_zero_warn(f"{self.folder.status} cannot be written: {problem}")
-            self._warned = True
+        self._written, writer = time.monotonic(), self.folder.writer
+        if writer.missing and (state != "running" or self._written - self._retried > self.RETRY_S):
+            self._retried = self._written
+            writer.retry()
+        self.folder.keep_json(self.folder.status, self._content(trainer, state, error))
 
     def _content(self, trainer: Trainer, state: str, error: str | None) -> dict[str, Any]:
         now, step = time.time(), trainer.global_step
@@ -198,8 +213,14 @@ class StatusFile(Callback):
             "eta_s": eta_s,
             "started": self.started,
             "updated": now,
+            "not_written": self._not_written(),
             "error": error,
         }
+
+    def _not_written(self) -> dict[str, str]:
+        folder, status = self.folder.path, self.folder.status
+        missing = self.folder.writer.missing.items()
+        return {os.path.relpath(path, folder): why for path, why in missing if path != status}
 
 
 def _class_scalars(rows: list[PerClassRow], split: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
+from clf.atomic import say
 from clf.metrics.measures import as_trained, line
 from clf.tracking.early_stopping import why_stopped
 
@@ -56,7 +57,7 @@ class EpochLines(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(trainer)
         if trainer.is_global_zero and (reason := why_stopped(trainer)):
-            print(reason, flush=True)
+            say(reason)
 
     def _print_line(self, trainer: Trainer) -> None:
         if self._validated is None or not trainer.is_global_zero:
@@ -68,7 +69,7 @@ class EpochLines(Callback):
             f"val {line(scalars, 'val')}{as_trained(scalars)}",
             f"train loss {scalars['train/loss']:.4g}",
         ]
-        print("   ".join(parts), flush=True)
+        say("   ".join(parts))
         self._validated = None
 
 

@@ -48,8 +48,9 @@ class TrainingImages(Callback):
         def save(temporary: Any) -> None:
             grid.save(temporary, "PNG")
 
-        write_file(self.folder.train_images, save)
-        self.folder.write_json(self.folder.train_images.with_suffix(".json"), names)
+        writer, images = self.folder.writer, self.folder.train_images
+        writer.write(images, lambda: write_file(images, save), keep=True)
+        self.folder.keep_json(images.with_suffix(".json"), names)
 
 
 def _grid(images_BCHW: Tensor) -> Image.Image:
@@ -68,7 +69,7 @@ def write_data(folder: RunFolder, root: str, counts: Mapping[str, Mapping[str, i
         root: where the images are
         counts: split -> class -> number of images
     """
-    folder.write_json(folder.data, {"root": root, "images": counts})
+    folder.keep_json(folder.data, {"root": root, "images": counts})
 
 
 def write_environment(folder: RunFolder) -> None:
@@ -83,4 +84,4 @@ def write_environment(folder: RunFolder) -> None:
     found["cores"] = os.cpu_count()
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-    folder.write_json(folder.environment, found)
+    folder.keep_json(folder.environment, found)

@@ -99,13 +99,11 @@ class KeepPredictions(Callback):
 
     def _write(self, folder: RunFolder, predictions: Predictions) -> None:
         path = folder.predictions_of(predictions.split)
-        try:
-            predictions.write(path)
-            if self.thumbnails is not None:
-                path = folder.pictures_of(predictions.split)
-                self.thumbnails(predictions.split, worth_seeing(predictions), path)
-        except OSError as problem:  # a full disk must not end a run that has trained
-            rank_zero_warn(f"{path} cannot be written: {problem}")
+        folder.writer.write(path, lambda: predictions.write(path), keep=True)
+        if (thumbnails := self.thumbnails) is not None:
+            small = folder.pictures_of(predictions.split)
+            what = predictions.split, worth_seeing(predictions), small
+            folder.writer.write(small, lambda: thumbnails(*what), keep=True)
 
 
 class KeepTop(Callback):

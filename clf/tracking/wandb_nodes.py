@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
+from clf.atomic import say
 from clf.run_folder import RunFolder
 from clf.tracking.nodes import node_name
 from clf.tracking.wandb_run import GuardedWandbLogger, start_run
@@ -49,7 +50,7 @@ class NodeMetrics(Callback):
             x_label=name,
         )
         if run is None:
-            print(f"W&B gets no system metrics of node {name} ({problem})", flush=True)
+            say(f"W&B gets no system metrics of node {name} ({problem})")
         return run
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,7 +68,7 @@ class NodeMetrics(Callback):
             try:
                 run.finish()
             except Exception as error:  # W&B's errors have no common class, and none is worth a run
-                print(f"W&B has lost the last system metrics of this node ({error})", flush=True)
+                say(f"W&B has lost the last system metrics of this node ({error})")
 
 
 def _shared_run(trainer: Any) -> tuple[dict[str, Any], str] | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from clf.atomic import Unwritten
 from clf.config.faults import ConfigError, is_for_the_user
 from launch.typed import as_typed
 from launch.typed import sibling as sibling  # for those that print commands
@@ -98,7 +99,7 @@ def exit_code(act: Callable[..., int], *arguments: Any, heading: bool = True) ->
     """
     try:
         return act(*arguments)
-    except QueueError as error:
+    except (QueueError, Unwritten) as error:
         return fail(error, 1)
     except ConfigError as error:
         return fail(error if heading else "\n".join(error.faults))

@@ -263,18 +263,6 @@ def test_a_failed_run_is_closed_in_wandb_too(folder):
     assert logger.closed
 
 
-def test_a_full_disk_under_the_status_does_not_stop_the_training(folder, monkeypatch):
-    def full(path, content):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(RunFolder, "write_json", staticmethod(full))
-    made = trainer(folder, epochs=1)
-    with pytest.warns(UserWarning, match=r"status\.json cannot be written: No space left") as told:
-        made.fit(Tiny(), Data())
-    assert made.global_step == TRAIN_BATCHES
-    assert sum("status.json" in str(warning.message) for warning in told) == 1
-
-
 class Clock:
     """Stands in for the time module: a training step takes 0.25 s, one of an evaluation 100 s."""
 
