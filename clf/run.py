@@ -37,6 +37,7 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
+from clf.resilience.anew import from_its_weights
 from clf.resilience.checkpoint import (
     RECORD,
     AtomicCheckpointIO,
@@ -163,15 +164,16 @@ def _prepare(
         of_resume += check_own(record, resume, folder, cfg)
         datamodule.number_like(record["class_to_idx"], resume)
     folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
-    model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
-    if cfg.model.weights_head and resume is None:
+    begun = from_its_weights(cfg, folder, resume, datamodule.classes)
+    model = build_model(begun, datamodule.num_classes, pretrained=resume is None)
+    if begun.model.weights_head and resume is None:
         model.take_head(datamodule.classes)
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
         *of_resume,
         *datamodule.splits.notes,
-        *_weights_notes(cfg, model, resume),
+        *_weights_notes(begun, model, resume),
         *_batchnorm_notes(cfg, model),
     ]
     if weights := datamodule.class_weights():

@@ -5,6 +5,7 @@ runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.jso
               checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
+              start.ckpt  before-<N>/
               report.html  curves.png  confusion.png
               logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
 """
@@ -120,6 +121,11 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def start(self) -> Path:
+        """The weights that the run began from after --refresh-data (`clf.resilience.anew`)."""
+        return self.path / "start.ckpt"
 
     @property
     def replaced(self) -> list[Path]:

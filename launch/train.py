@@ -63,10 +63,10 @@ def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
         pattern, settings = settings_group(arguments.list_models, settings)
         print_models(console(), models(pattern or "", settings))
         return 0
-    request = to_train(settings, "debug" if arguments.debug else "train")
+    request = to_train(settings, "debug" if arguments.debug else "train", arguments.refresh_data)
     cfg = request.cfg
     request.notes += forget_ranks()
-    run = find_run(cfg, arguments.allow_change)
+    run = find_run(cfg, arguments.allow_change, arguments.refresh_data)
     device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
     if arguments.dry_run:
         print_notes(request.notes, sys.stderr)
