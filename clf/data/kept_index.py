@@ -197,8 +197,8 @@ def _resized(file: KnownFile, size: int) -> str:
 def _gone(kept: Kept, gone: list[str]) -> str:
     return (
         f"data.root: {_some(kept, gone)} are gone: {first_and_count(gone, SHOWN)}. Put them "
-        "back; give data.root=FOLDER with --allow-change if all were moved there; leave them out "
-        f"with data.on_bad_image=skip; or {REFRESH}"
+        "back; give data.root=FOLDER if all were moved there; leave them out with "
+        f"data.on_bad_image=skip; or {REFRESH}"
     )
 
 

@@ -124,10 +124,10 @@ def test_files_that_are_gone_are_named_and_left_out_only_where_that_is_wanted(tm
     bees = [path for path in splits.train.paths if "/bee/" in path]
     assert str(caught.value) == (
         f"data.root: 12 of the 24 images that the run began with are gone: {', '.join(bees[:3])} "
-        "and 9 more. Put them back; give data.root=FOLDER with --allow-change if all were moved "
-        "there; leave them out with data.on_bad_image=skip; or start again from the weights of the "
-        "run with the images that are there now: --refresh-data (jobs.py resume NAME "
-        "--refresh-data, or the command that began the run)"
+        "and 9 more. Put them back; give data.root=FOLDER if all were moved there; leave them out "
+        "with data.on_bad_image=skip; or start again from the weights of the run with the images "
+        "that are there now: --refresh-data (jobs.py resume NAME --refresh-data, or the command "
+        "that began the run)"
     )
     survey = known_survey(file, data)
     assert survey is not None

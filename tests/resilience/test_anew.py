@@ -3,7 +3,6 @@ commands as they are typed, on images that change between two starts."""
 
 import csv
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -50,9 +49,13 @@ def test_the_typed_command_goes_on_with_the_images_and_classes_of_the_run(run, t
     folder = RunFolder(tmp_path / "runs" / "mine")
     assert (read_status(folder.path) or {})["epoch"] == 2
     assert "aardvark" not in folder.labels_mapping.read_text()
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert run("epochs=3", "data.root=moved") == 0
+    assert "its own images are read from there" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "moved").rename(tmp_path / "images")
     (tmp_path / "images" / "bee").rename(tmp_path / "images" / "wasp")
     capsys.readouterr()
-    assert run("epochs=3") == 2
+    assert run("epochs=4") == 2
     said = capsys.readouterr().err
     assert "40 of the 80 images that the run began with are gone: " in said
     assert "--refresh-data" in said
