@@ -29,9 +29,8 @@ def run(tmp_path, monkeypatch) -> Train:
         write_images(tmp_path / "images" / name, 40, seed=seed, side=32)
     monkeypatch.chdir(tmp_path)
 
-    def typed(*words: str) -> int:
-        given = ["--name", "mine", "--data", "images", *SETTINGS, *words]
-        return train.main(given)
+    def typed(*words: str, images: str = "images") -> int:
+        return train.main(["--name", "mine", "--data", images, *SETTINGS, *words])
 
     assert typed("epochs=1") == 0
     return typed
@@ -50,7 +49,7 @@ def test_the_typed_command_goes_on_with_the_images_and_classes_of_the_run(run, t
     assert (read_status(folder.path) or {})["epoch"] == 2
     assert "aardvark" not in folder.labels_mapping.read_text()
     (tmp_path / "images").rename(tmp_path / "moved")
-    assert run("epochs=3", "data.root=moved") == 0
+    assert run("epochs=3", images="moved") == 0
     assert "its own images are read from there" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "moved").rename(tmp_path / "images")
     (tmp_path / "images" / "bee").rename(tmp_path / "images" / "wasp")
