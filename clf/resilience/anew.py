@@ -17,7 +17,7 @@ from clf.resilience.whole import check_whole
 from clf.run_folder import RunFolder
 
 BEFORE = r"before-(\d+)"
-STAYS = ("start.ckpt", "lease.json")
+STAYS = ("start.ckpt", "lease.json", ".lease.json.")  # names, or how they begin
 COPIED = ("config.yaml", "code", "commit.json")  # which the run still needs
 
 
@@ -65,7 +65,7 @@ def set_aside(folder: RunFolder) -> None:
         elif source.exists():
             shutil.copyfile(source, unfinished / name)
     for entry in sorted(folder.path.iterdir()):
-        stays = entry == unfinished or entry.name in (*STAYS, *COPIED)
+        stays = entry == unfinished or entry.name.startswith((*STAYS, *COPIED))
         if not stays and not re.fullmatch(BEFORE, entry.name):
             entry.rename(unfinished / entry.name)
     unfinished.rename(target)

@@ -30,6 +30,8 @@ class Request:
 
     cfg: RunConfig
     notes: list[str] = field(default_factory=list)  # for the user; nothing to correct
+    named: bool = True  # by the user; False: the name is made of data, model and time
+    refresh: bool = False  # begin the run anew, with the data as they are now
 
 
 def to_submit(
@@ -53,6 +55,7 @@ def to_submit(
     """
     examined = with_devices(settings, refresh)
     cfg, found = examined.cfg, Findings(examined.faults, examined.notes)
+    named = cfg is not None and cfg.name is not None
     if cfg is not None and not _unsound(found.faults):
         resolve(cfg, refresh=refresh)
         assert cfg.name is not None
@@ -60,7 +63,7 @@ def to_submit(
         found.add(before_the_queue(cfg, runs, None, fetch, queued, announce))
     if cfg is None or found.faults:
         raise ConfigError(found.faults)
-    return Request(cfg, found.notes)
+    return Request(cfg, found.notes, named, refresh)
 
 
 def to_train(settings: Sequence[str], config_name: str, refresh: bool = False) -> Request:
@@ -86,7 +89,8 @@ def to_train(settings: Sequence[str], config_name: str, refresh: bool = False) -
         faults = one_a_key([*too_many, *resources(cfg).faults, *faults])
     if cfg is None or faults:
         raise ConfigError(faults)
-    return Request(resolve(cfg, refresh=refresh), examined.notes)
+    named = cfg.name is not None
+    return Request(resolve(cfg, refresh=refresh), examined.notes, named, refresh)
 
 
 def with_devices(settings: Sequence[str], refresh: bool = False) -> Composed:
