@@ -65,7 +65,7 @@ def set_aside(folder: RunFolder) -> None:
         elif source.exists():
             shutil.copyfile(source, unfinished / name)
     for entry in sorted(folder.path.iterdir()):
-        stays = entry == unfinished or entry.name.startswith((*STAYS, *COPIED))
+        stays = entry == unfinished or entry.name in COPIED or entry.name.startswith(STAYS)
         if not stays and not re.fullmatch(BEFORE, entry.name):
             entry.rename(unfinished / entry.name)
     unfinished.rename(target)

@@ -106,7 +106,12 @@ def test_a_class_less_takes_the_last_layer_of_those_that_stay(run, tmp_path, cap
 def test_resume_refreshes_too_and_what_cannot_be_is_refused(run, tmp_path, capsys, monkeypatch):
     write_images(tmp_path / "images" / "wasp", 40, seed=8, side=32)
     submitted = []
-    monkeypatch.setattr(lifecycle, "submit", lambda cfg, path: submitted.append(cfg))
+
+    def submit_nothing(cfg, path, lease) -> None:
+        submitted.append(cfg)
+        lease.release()
+
+    monkeypatch.setattr(lifecycle, "submit", submit_nothing)
     monkeypatch.setattr(jobs, "follow_job", lambda *words: 0)
     assert jobs.main(["resume", "mine", "--refresh-data"]) == 0
     folder = RunFolder(tmp_path / "runs" / "mine")
