@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 UNFINISHED = r"^\..+\.[0-9a-f]{8}\.part$"  # what `beside` names
@@ -117,6 +117,17 @@ def remove_unfinished(folder: Path, older_than_s: float = 60) -> None:
             with contextlib.suppress(OSError):  # another process has finished it; a read-only disk
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Files that are written within, by this process and those that it starts, can be read by their
+    owner alone. Also a decorator: `@private_files()`."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 class Unwritten(OSError):

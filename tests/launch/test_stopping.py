@@ -184,3 +184,5 @@ def test_a_run_saves_at_ctrl_c_and_says_how_to_go_on(
     assert (left["state"], left["error"]) == ("stopped", None)
     assert "stopped (by SIGINT)" in said(typed("jobs.py", "status", "real"))
     assert (run / "checkpoints" / "last.ckpt").is_file()
+    files = [path for path in (run, *run.rglob("*")) if not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o077] == [], "private one by one"
