@@ -59,7 +59,9 @@ class Run:
         os.environ["PYTHONPATH"] = str(ROOT)  # for the process that imports, at the first start
         try:
             self.ranks = [
-                _forkserver.Process(target=_rank, args=(self._variables(rank, port), *self.places), daemon=True)
+                _forkserver.Process(
+                    target=_rank, args=(self._variables(rank, port), *self.places), daemon=True
+                )
                 for rank in range(self.world)
             ]
             for rank in self.ranks:
@@ -165,12 +167,14 @@ def _rank(variables: dict[str, str], folder: Path, log: Path) -> None:
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
-    from slurm.job import Job
+    from slurm import job
 
     rank_zero_only.rank = int(variables["SUBMITIT_LOCAL_GLOBALID"])  # read when it was imported
     torch.set_num_threads(1)
+    process = job.process  # in a job, a rank's parent ends with the start; here it forks the next
+    job.process = lambda pid: process(os.getpid())  # type: ignore[attr-defined]
     try:
-        Job(str(folder))()
+        job.Job(str(folder))()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
