@@ -17,6 +17,7 @@ SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_e
 # Two processes share the tests: many of them wait, for SLURM or for one another.
 SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 FAULTS ?= 200
+SLURM_FAULTS ?= 0
 SEED ?= 0
 # deepspeed comes as source: without its compiled kernels no compiler is needed.
 export DS_BUILD_OPS := 0
@@ -35,7 +36,7 @@ test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest $(SHARED) $(SLOW:%=--ignore=%)
 
 chaos: $(READY)
-	$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED)
+	$(BIN)/python -m tests.chaos --faults $(FAULTS) --slurm-faults $(SLURM_FAULTS) --seed $(SEED)
 
 testbed: $(READY)
 	$(BIN)/python -m tests.slurm.testbed up --install

@@ -18,7 +18,8 @@ OF_THE_CLOCK = ("train/images_per_second", "train/waiting_share", "checkpoint/")
 
 
 def differences(run: RunFolder, whole: RunFolder) -> list[str]:
-    """Compares weights, optimizer, schedules and average to the bit, tables and rows as text."""
+    """Compares weights, optimizer, schedules and average to the bit, tables and rows as text, in the
+    columns that `whole` has."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
         mine, other = (_entries(folder.checkpoints / name) for folder in (run, whole))
@@ -26,8 +27,10 @@ def differences(run: RunFolder, whole: RunFolder) -> list[str]:
     mine, other = (sorted(p.name for p in f.per_class.glob("*.csv")) for f in (run, whole))
     found += [f"per_class: {mine} and {other}"] if mine != other else []
     for name in other:
-        texts = [_text(folder.per_class / name) for folder in (run, whole)]
-        found += [f"per_class/{name}"] if texts[0] != texts[1] else []
+        rows, others = (_table(folder.per_class / name) for folder in (run, whole))
+        columns = others[0].keys()  # of several nodes there are further ones
+        if [{name: row.get(name) for name in columns} for row in rows] != others:
+            found.append(f"per_class/{name}")
     rows, others = (_rows(folder.metrics_csv) for folder in (run, whole))
     if [row["step"] for row in rows] != [row["step"] for row in others]:
         found.append(f"metrics.csv: the steps {[row['step'] for row in rows]}")
@@ -82,13 +85,13 @@ def _entries(path: Path) -> dict[str, Any]:
     return {name: checkpoint[name] for name in ENTRIES if name in checkpoint}
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: text for name, text in row.items() if not name.startswith(OF_THE_CLOCK)}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {name: text for name, text in row.items() if not name.startswith(OF_THE_CLOCK)}
+        for row in _table(path)
+    ]
