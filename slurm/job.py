@@ -14,6 +14,7 @@ from clf.cores import CORES_PER_RANK
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.run_folder import RunFolder
 from slurm import submitit_adapter
+from slurm.bad_nodes import record_lost
 from slurm.environment import cores_of_task, job_id, restarts
 from slurm.failures import START_MARK
 from slurm.records import record_error, record_event
@@ -78,6 +79,8 @@ def begin(run_dir: Path, rank: int) -> None:
     if rank == 0:
         for note in RunFolder(run_dir).notes:
             print(f"note: {note}", flush=True)
+        if restarts():
+            record_lost(run_dir)
         record_event(run_dir, "start")
 
 

@@ -75,8 +75,8 @@ def note_cancelled(run_dir: Path) -> None:
 
 
 def record_event(run_dir: Path, event: str, **fields: Any) -> None:
-    """Add an event: "start", "preempted", "requeued", "ended", "failed" or "finished". A disk that
-    does not take it is warned of, and ends nothing.
+    """Add an event: "start", "preempted", "requeued", "ended", "failed", "finished", "lost" or
+    "left out" (`slurm.bad_nodes`). A disk that does not take it is warned of, and ends nothing.
 
     Args:
         fields: reason; epoch and step: where a start stopped if it was preempted, and where it had
@@ -87,7 +87,7 @@ def record_event(run_dir: Path, event: str, **fields: Any) -> None:
         "event": event,
         "job_id": environment.job_id(),
         "restart": environment.restarts(),  # 0 for the first start
-        "nodes": node_names(os.environ.get("SLURM_JOB_NODELIST", "")),
+        "nodes": node_names(environment.node_list()),
         "reason": None,
         "epoch": None,
         "step": None,
@@ -122,10 +122,15 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
     _writer.write(path, lambda: RunFolder.write_json(path, record))
 
 
+def errors(run_dir: Path) -> list[dict[str, Any]]:
+    """What `record_error` has written, of all ranks."""
+    records = [read_json(path) for path in RunFolder(run_dir).errors]
+    return [record for record in records if record]
+
+
 def first_error(run_dir: Path) -> dict[str, Any] | None:
     """The error that came first over all ranks; later ones mostly follow from it."""
-    records = [read_json(path) for path in RunFolder(run_dir).errors]
-    records = [record for record in records if record]
+    records = errors(run_dir)
     real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
     return min(real or records, key=lambda record: record["time"], default=None)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.run_folder import SILENT_S, RunFolder, read_scalars, read_status
-from slurm import environment, queue, records
+from slurm import bad_nodes, environment, queue, records
 from slurm.devices import has_slurm
 from slurm.failures import diagnose
 
@@ -43,6 +43,7 @@ class RunState:
     reason: str | None
     job_id: str | None
     nodes: str | None
+    nodes_asked: str | None  # a range, such as 1-4
     epoch: int | None
     epochs: int | None
     best: float | None  # top-1 on the validation images, 0..1
@@ -53,6 +54,7 @@ class RunState:
     diagnosis: str | None
     wandb: str | None
     stopped_early: str | None  # why
+    left_out: list[str]  # nodes, and why
 
     @property
     def lives(self) -> bool:
@@ -91,6 +93,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         reason=reason,
         job_id=record.get("job_id"),
         nodes=nodes or status.get("host"),
+        nodes_asked=asked if isinstance(asked := record.get("nodes"), str) else None,
         epoch=status.get("epoch"),
         epochs=status.get("epochs"),
         best=best_top1(run_dir),
@@ -101,6 +104,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         diagnosis=None if state == "finished" else diagnosis(run_dir),
         wandb=status.get("wandb"),
         stopped_early=status.get("stopped_early"),
+        left_out=bad_nodes.left_out(run_dir, events),
     )
 
 

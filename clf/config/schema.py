@@ -444,6 +444,12 @@ class SlurmConfig:
         100, "further starts after a preemption, a time limit or a lost node", 0
     )
     retries: int = setting(0, "further starts after an error in code", 0)
+    max_excluded: int = setting(
+        2,
+        "nodes that the run adds to exclude by itself: those on which it has failed twice by the "
+        "hardware's doing",
+        0,
+    )
 
 
 @dataclass
