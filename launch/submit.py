@@ -21,6 +21,7 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import read
 from clf.config.describe import settings_table
 from clf.config.listing import models
+from clf.config.node_range import in_words, least_nodes
 from clf.config.saved import to_yaml
 from launch.arguments.parser import parse
 from launch.arguments.run import overrides, settings_group, submit_parser
@@ -47,6 +48,7 @@ from launch.terminal.summary import (
     resources,
 )
 from launch.terminal.tables import print_models, print_results, print_settings
+from slurm.bad_nodes import with_own
 from slurm.devices import has_slurm
 from slurm.environment import allocated, allocation_faults, job_id, many_of_this
 from slurm.executor import inside
@@ -84,6 +86,8 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[str]) -> int:
     request = to_submit(settings, fetch=not arguments.dry_run, announce=announce)
     cfg = request.cfg
+    assert cfg.name is not None
+    cfg.slurm.exclude = with_own(Path(cfg.runs_dir, cfg.name), cfg.slurm.exclude)
     run = find_run(cfg, arguments.allow_change)
     out = console()
     if arguments.dry_run:
@@ -178,7 +182,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         )  # fmt: skip
     request = to_submit([*settings, *allocated(settings)], True, queued=False, announce=announce)
     cfg = request.cfg
-    if faults := allocation_faults(cfg.gpus or 1):
+    if faults := allocation_faults(least_nodes(cfg), cfg.gpus or 1):
         raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
@@ -188,7 +192,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
     if run.state == "finished":
         print_complete(out, run)
         return 0
-    print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    print_run(out, cfg, run, f"SLURM job {this_job}, {in_words(cfg)} x {cfg.gpus} tasks")
     print_changes(out, run.changes)
     print_notes(request.notes)
     if run.state == "new" or read_job(run.path).get("job_id") != this_job:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.config.node_range import most_nodes
 from clf.cores import cores_per_rank
 from clf.run_folder import RunFolder
 from slurm import environment, queue, submitit_adapter
@@ -102,7 +103,7 @@ def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = N
     job = submitit_adapter.hand_over(
         RunFolder(run_dir).logs,
         job_id,
-        cfg.nodes * cfg.gpus,
+        most_nodes(cfg) * cfg.gpus,
         Job(str(run_dir)),
         cfg.slurm.max_requeues,
     )
