@@ -51,7 +51,9 @@ def main(argv: list[str]) -> int:
         waits = verdict == "ended" and (job := _job()) is not None and job.waits
         blame = bad_nodes.suspect(run_dir) if verdict != "ended" or waits else {}
         record_event(run_dir, verdict, reason=reason, step=_began(run_dir), **blame)
-        if bad_nodes.leave_out(run_dir) and (verdict == "requeued" or waits):
+        bad_nodes.leave_out(run_dir)
+        leaves_out = bad_nodes.left_out(run_dir, read_events(run_dir))  # also of an earlier start
+        if leaves_out and (verdict == "requeued" or waits):
             job_id, nodes = os.environ.get("SLURM_JOB_ID", ""), bad_nodes.excluded(run_dir)
             if waits:
                 bad_nodes.update(job_id, nodes)

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -174,17 +173,17 @@ def requeue(job_id: str, nodes: str) -> bool:
     SLURM refused.
 
     SLURM changes the nodes of a waiting job only. From the first of these commands on it waits, and
-    SLURM sends SIGTERM to this process, and SIGKILL some seconds later.
+    SLURM sends SIGTERM to all that is left of its start, and SIGKILL some seconds later. So the
+    commands have it blocked, as what this process starts inherits.
     """
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         queue.ask(["scontrol", "requeue", job_id])
     except queue.QueueError as error:
         print(f"clf: {error}", flush=True)
         return False
     update(job_id, nodes)
-    asked.wait(LEAVE_S)
+    signal.sigtimedwait({signal.SIGTERM}, LEAVE_S)
     return True
 
 
@@ -193,7 +192,7 @@ def update(job_id: str, nodes: str) -> None:
     try:
         queue.ask(["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}"])
     except queue.QueueError as error:
-        print(f"clf: only the next submission leaves out {nodes}: {error}", flush=True)
+        print(f"clf: this job does not leave out {nodes} yet: {error}", flush=True)
 
 
 def left_out(run_dir: Path, events: list[dict[str, Any]]) -> list[str]:

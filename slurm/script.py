@@ -155,11 +155,11 @@ def _srun(cfg: RunConfig) -> str:
     would wait for it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
     container = cfg.slurm.container
-    words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--ntasks-per-node={cfg.gpus}"]
+    most = most_nodes(cfg)
+    tasks = [f"--nodes={most}", f"--ntasks={most * cfg.gpus}", f"--ntasks-per-node={cfg.gpus}"]
     if is_elastic(cfg):
-        tasks = ['--nodes="$nodes"', f"--ntasks=$((nodes * {cfg.gpus}))"]
-    else:
-        tasks = [f"--nodes={most_nodes(cfg)}", f"--ntasks={most_nodes(cfg) * cfg.gpus}"]
+        tasks[:2] = ['--nodes="$nodes"', f"--ntasks=$((nodes * {cfg.gpus}))"]
+    words: list[str] = []
     if cfg.slurm.cpus_per_gpu is not None:  # srun does not inherit it from sbatch
         words.append(f"--cpus-per-task={cfg.slurm.cpus_per_gpu}")
     python = sys.executable if container.image is None else container.python
@@ -174,8 +174,8 @@ def _srun(cfg: RunConfig) -> str:
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
     return " ".join(
         [
+            *("srun", "--unbuffered", "--kill-on-bad-exit=1", *tasks),
             *map(_shell, words),
-            *tasks,
             '--output="${log}_%t_log.out"',
             *map(_shell, inside),
             _python(blocking, python),

@@ -82,7 +82,7 @@ def test_the_second_failure_of_the_hardware_leaves_the_node_out(
     assert bad_nodes.with_own(run_dir, "node9") == "node9,node2", "of the same command once more"
     assert bad_nodes.with_own(run_dir, "node[2-3]") == "node[2-3]"
     # One is allowed.
-    assert fails(run_dir, "node3", ECC, monkeypatch) == EXIT_REQUEUE
+    assert fails(run_dir, "node3", ECC, monkeypatch) == 0
     assert "not left out: slurm.max_excluded=1 is reached" in capsys.readouterr().out
     assert load(run_dir / "config.yaml").slurm.exclude == "node9,node2"
 
@@ -118,6 +118,28 @@ def test_where_slurm_refuses_the_batch_script_tries_it_once_more(
     monkeypatch.setattr(queue, "ask", ask)
     assert [fails(run_dir, "node1", ECC, monkeypatch) for _ in range(2)] == [EXIT_REQUEUE] * 2
     assert "clf: scontrol requeue 7: busy" in capsys.readouterr().out
+
+
+def test_a_job_that_slurm_did_not_change_is_changed_at_its_next_end(
+    run_dir: Path,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    agree = queue.ask
+
+    def ask(command: list[str], environment: object = None) -> str:
+        if command[:2] == ["scontrol", "update"]:
+            raise queue.QueueError("busy")
+        return agree(command)
+
+    monkeypatch.setattr(queue, "ask", ask)
+    assert [fails(run_dir, "node1", ECC, monkeypatch) for _ in range(2)] == [EXIT_REQUEUE, 0]
+    assert "clf: this job does not leave out node9,node1 yet: busy" in capsys.readouterr().out
+    monkeypatch.setattr(queue, "ask", agree)
+    assert fails(run_dir, "node1", ECC, monkeypatch) == 0
+    assert asked[-1] == "scontrol update JobId=7 ExcNodeList=node9,node1"
 
 
 def test_an_error_in_code_blames_no_node(

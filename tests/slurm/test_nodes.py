@@ -48,7 +48,7 @@ def test_srun_takes_the_most_nodes_over_which_a_step_can_be_spread(
         check=False,
     )
     assert f"SLURM has given {given}, and the run uses {used}" in done.stdout
-    assert f"--ntasks-per-node=2 --nodes={used} --ntasks={used * 2} " in done.stdout
+    assert f"--nodes={used} --ntasks={used * 2} --ntasks-per-node=2 " in done.stdout
 
 
 @pytest.mark.parametrize(("ranks", "nodes"), [("2", 1), ("4", 2), ("8", 4), (None, 1)])
