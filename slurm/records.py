@@ -9,7 +9,6 @@ SWEEP/sweep.json               the runs of a sweep
 """
 
 import json
-import os
 import re
 import socket
 import time
