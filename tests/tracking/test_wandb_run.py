@@ -441,8 +441,9 @@ def test_scalars_and_config_of_an_offline_run_can_be_uploaded_later(folder):
 
 
 def test_the_uploaded_starts_of_a_preempted_run_are_one_run_with_every_step_once(
-    folder, monkeypatch
+    folder, monkeypatch, tmp_path
 ):
+    monkeypatch.chdir(tmp_path)  # where `wandb sync` leaves a log of its own
     for first in (0, 10, 20):
         logger = start(folder, "offline")
         for step in range(first, first + 10):
