@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from lightning.pytorch.utilities import rank_zero_only
 
-import wandb
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder
 from clf.tracking import wandb_key, wandb_run, wandb_start
