@@ -30,8 +30,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the schedule (default: 0)")
     arguments = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="clf-chaos-") as folder:
-        struck = suffer(Path(folder), arguments.faults, arguments.seed, say)
+    struck = []
+    if arguments.faults:
+        with tempfile.TemporaryDirectory(prefix="clf-chaos-") as folder:
+            struck += suffer(Path(folder), arguments.faults, arguments.seed, say)
     if arguments.slurm_faults:
         struck += on_slurm.suffer(arguments.slurm_faults, arguments.seed, say)
     print(f"\n{report(struck)}\n\n{len(struck)} faults in {time.monotonic() - began:.0f} s")

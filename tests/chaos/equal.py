@@ -18,8 +18,8 @@ OF_THE_CLOCK = ("train/images_per_second", "train/waiting_share", "checkpoint/")
 
 
 def differences(run: RunFolder, whole: RunFolder) -> list[str]:
-    """Compares weights, optimizer, schedules and average to the bit, tables and rows as text, in the
-    columns that `whole` has."""
+    """Compares weights, optimizer, schedules and average to the bit, and tables and rows as text,
+    in the columns that `whole` has."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
         mine, other = (_entries(folder.checkpoints / name) for folder in (run, whole))

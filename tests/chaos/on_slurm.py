@@ -2,6 +2,7 @@
 rank, and go on by themselves."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -79,8 +80,7 @@ def suffer(faults: int, seed: int, say: Callable[[str], None]) -> list[Struck]:
     drawn = [one for _ in range(faults) for one in random.sample(FAULTS, len(FAULTS))][:faults]
     with (
         tempfile.TemporaryDirectory(prefix="clf-chaos-") as user,
-        tempfile.TemporaryDirectory(prefix="clf-bed-") as bed,
-        Testbed(Path(bed) / "slurm") as testbed,
+        Testbed(Path(tempfile.gettempdir()) / f"clf-test-{secrets.token_hex(4)}") as testbed,
         patch.dict(os.environ, testbed.environment),
     ):
         place = Place(Path(user), testbed)

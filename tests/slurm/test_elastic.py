@@ -17,7 +17,7 @@ import torch
 from clf.config.saved import load
 from clf.run_folder import read_status
 from slurm.records import read_events
-from tests.slurm.test_preemption import ROOT, SETTINGS, STEPS, Place, read_job, table
+from tests.slurm.place import ROOT, SETTINGS, STEPS, Place, read_job, table
 from tests.slurm.testbed import Testbed
 
 
