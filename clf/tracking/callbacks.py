@@ -97,7 +97,8 @@ class StatusFile(Callback):
 
     Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
     done), run, host, pid, device, epoch and step (completed so far), epochs and steps (in all),
-    images_per_second, metrics (the latest of each name), stopped_early (why, or None), eta_s (of
+    images_per_second, metrics (the latest of each name), checkpoint (the newest that is on the
+    disk: `BackgroundCheckpointIO.saved`), stopped_early (why, or None), eta_s (of
     the training), started and updated (seconds since 1970), error, wandb (page, or folder to sync;
     None without W&B) and wandb_id, not_written (file -> why the disk has not taken it), began and
     left (completed epochs, step, batch within the epoch, learning_rate: where this start began to
@@ -209,6 +210,7 @@ class StatusFile(Callback):
             "steps": steps,
             "images_per_second": speeds[0] if speeds else None,
             "metrics": self.metrics,
+            "checkpoint": getattr(trainer.strategy.checkpoint_io, "saved", None),
             "stopped_early": self._stopped_early,
             "eta_s": eta_s,
             "started": self.started,

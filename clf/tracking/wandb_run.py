@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
 from clf.predictions import Predictions
+from clf.resilience.background import Background
 from clf.resilience.own import run_id
 from clf.run_folder import RunFolder
-from clf.tracking.background import Background
 from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
 from clf.tracking.nodes import node_name
@@ -41,7 +41,8 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._background = Background()
+        self._background = Background("clf-wandb")
+        self._latest: tuple[int | None, Any] | None = None
 
     @property
     def location(self) -> str:
@@ -52,6 +53,9 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         numbered = self.with_epoch_number(metrics)
+        if (step, numbered) == self._latest:
+            return  # a step that was saved is logged before, and once more by Lightning
+        self._latest = step, numbered
         self._guarded(lambda: self._log_numbered(numbered, step))
 
     def _log_numbered(self, metrics: dict[str, Any], step: int | None) -> None:

@@ -10,20 +10,25 @@ class Background:
     by then is lost.
 
     The work must not raise.
+
+    Args:
+        name: of the thread
+        most: works that may wait; `do` blocks while there are as many. 0: any number
     """
 
-    def __init__(self) -> None:
-        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue()
+    def __init__(self, name: str, most: int = 0) -> None:
+        self.name = name
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(most)
         self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], None]) -> None:
         self._waiting.put(work)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="clf-wandb", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
             self._thread.start()
 
-    def wait(self, timeout_s: float) -> bool:
-        """Whether everything was done within the time."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether everything was done within the time; None: it waits as long as it takes."""
         with self._waiting.all_tasks_done:
             return self._waiting.all_tasks_done.wait_for(
                 lambda: not self._waiting.unfinished_tasks, timeout_s
