@@ -6,7 +6,7 @@ runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.jso
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               report.html  curves.png  confusion.png
-              logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
+              logs/{events.jsonl,error_rank<r>.json,stacks_rank<r>.txt,<job>_<rank>_log.out}
 """
 
 import csv
@@ -23,6 +23,7 @@ from clf.atomic import PatientWriter, write_text
 from clf.config.faults import printable
 
 TILES = 8  # columns of `RunFolder.train_images`
+HANG = "Hang"  # the type of an error record that a hang left (`clf.resilience.hang_report`)
 SILENT_S = 60  # a running job rewrites status.json far more often
 
 
@@ -197,6 +198,10 @@ class RunFolder:
     def errors(self) -> list[Path]:
         """The error files of all ranks that failed."""
         return sorted(self.logs.glob("error_rank*.json"))
+
+    def stacks(self, rank: int) -> Path:
+        """Where the threads of a rank were when the run hung."""
+        return self.logs / f"stacks_rank{rank}.txt"
 
     def log(self, job_id: str, rank: int | str) -> Path:
         """The log of a rank; all starts of a job append to it. submitit writes the same name."""

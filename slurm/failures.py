@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.run_folder import RunFolder
+from clf.run_folder import HANG, RunFolder
 from slurm.records import events_of_last_start, first_error
 
 START_MARK = "clf: start "  # a rank prints it first; the log after it is that of the latest start
@@ -16,7 +16,7 @@ TAIL = 200_000  # characters at the end of the log that are searched
 class Diagnosis:
     """The cause of a job's early end."""
 
-    # "out of memory", "time limit", "node failure", "NCCL", "bad data", "preempted",
+    # "out of memory", "time limit", "node failure", "NCCL", "hang", "bad data", "preempted",
     # "error in code" or "killed"
     kind: str
     rank: int | None
@@ -37,6 +37,7 @@ REMEDIES = {
     "time limit": "go on with launch/jobs.py resume, or give it longer with --time",
     "node failure": "SLURM puts the job into the queue again, without nodes that are down",
     "NCCL": "look at the other ranks' logs; NCCL_DEBUG=INFO shows the network that it uses",
+    "hang": "read {stacks}; hang_timeout_s says how long a rank may stall",
     "bad data": "repair or remove the file, then go on with launch/jobs.py resume",
     "preempted": "its state is saved; launch/jobs.py resume goes on if it is not in the queue",
     "error in code": "step through it with launch/train.py --debug; go on with jobs.py resume",
@@ -67,6 +68,9 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
     from_slurm, error = _from_log(_log(run_dir)), first_error(run_dir)
     if error is None:
         return from_slurm
+    if error["type"] == HANG:
+        stacks = RunFolder(run_dir).stacks(error["rank"] or 0).relative_to(run_dir)
+        return _diagnosis("hang", error, REMEDIES["hang"].format(stacks=stacks))
     if FOLLOWING.search(_text(error)):
         return from_slurm or _diagnosis("node failure", error, REMEDIES["node failure"])
     return _from_error(error)

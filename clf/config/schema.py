@@ -471,6 +471,12 @@ class RunConfig:
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
     )
+    hang_timeout_s: float | None = setting(
+        600,
+        "seconds without progress in training after which a run hangs: it writes every rank's "
+        "stack and ends, and on SLURM starts again; null: never",
+        1,
+    )
     report: bool = setting(True, "write report.html, with curves and pictures, when the run ends")
     debug: bool = setting(
         False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"
