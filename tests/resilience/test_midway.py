@@ -170,12 +170,8 @@ def test_what_waits_for_the_disk_keeps_its_content_and_is_not_more_than_a_few(
     writer, save = BackgroundCheckpointIO(writer=disk), saving.save
     monkeypatch.setattr(saving, "save", full)
     with pytest.warns(UserWarning, match="cannot be written"):
-        for epoch in range(1, 6):
-            writer.save_checkpoint({"global_step": epoch}, tmp_path / "best.ckpt")
-            writer.link(tmp_path / "best.ckpt", tmp_path / f"top-epoch00{epoch}.ckpt")
-            writer.save_checkpoint({"global_step": epoch}, tmp_path / "last.ckpt")
-        writer.delete(tmp_path, "top-*.ckpt", {tmp_path / f"top-epoch00{n}.ckpt" for n in (3, 5)})
-        assert set(writer.wait().values()) == {"No space left on device"}
+        waiting = five_epochs(writer, tmp_path)
+    assert set(waiting.values()) == {"No space left on device"}
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(saving, "save", save)
     assert writer.wait() == {}
@@ -184,9 +180,19 @@ def test_what_waits_for_the_disk_keeps_its_content_and_is_not_more_than_a_few(
     assert [path.name for path in disk.missing] == ["top-epoch003.ckpt"], "it is given up, and said"
 
 
+def five_epochs(writer: BackgroundCheckpointIO, folder: Path) -> dict[Path, str]:
+    """Save five epochs, each better than the one before; of the top ones 3 and 5 are to stay."""
+    for epoch in range(1, 6):
+        writer.save_checkpoint({"global_step": epoch}, folder / "best.ckpt")
+        writer.link(folder / "best.ckpt", folder / f"top-epoch00{epoch}.ckpt")
+        writer.save_checkpoint({"global_step": epoch}, folder / "last.ckpt")
+    writer.delete(folder, "top-*.ckpt", {folder / f"top-epoch00{n}.ckpt" for n in (3, 5)})
+    return writer.wait()
+
+
 WAYS = {"limit": "File too large"}
 if not why_no_disk():
-    WAYS |= {"full": "No space left", "read-only": "Read-only"}
+    WAYS |= {"full": "No space left on device", "read-only": "Read-only file system"}
 
 
 @contextmanager
@@ -203,6 +209,15 @@ def stingy(way: str, folder: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def save_twice(writer: BackgroundCheckpointIO, path: Path) -> list[str]:
+    """Save two megabytes, twice; why each is not written."""
+    found = []
+    for _ in range(2):
+        writer.save_checkpoint({"weights": torch.zeros(500_000)}, path)
+        found.append(writer.wait()[path])
+    return found
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_real_disk_that_takes_nothing_leaves_the_old_checkpoint_and_no_half_file(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,9 +231,8 @@ def test_a_real_disk_that_takes_nothing_leaves_the_old_checkpoint_and_no_half_fi
         writer.save_checkpoint({"clf_train_metrics": {}, "global_step": 7}, last)
         assert writer.wait() == {}
         with stingy(way, folder), pytest.warns(UserWarning, match=rf"last\.ckpt.*{WAYS[way]}"):
-            for _ in range(2):
-                writer.save_checkpoint({"weights": torch.zeros(500_000)}, last)
-                assert WAYS[way] in writer.wait()[last]
+            waiting = save_twice(writer, last)
+        assert waiting == [WAYS[way]] * 2
         assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
         assert torch.load(last)["global_step"] == 7
     assert [line.split(":")[0] for line in lines] == ["saved last.ckpt after step 7"]
