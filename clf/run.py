@@ -44,7 +44,7 @@ from clf.resilience.checkpoint import (
     checkpoint_callbacks,
     read_checkpoint,
 )
-from clf.resilience.midway import SaveMidway, unwritten
+from clf.resilience.midway import SaveMidway
 from clf.resilience.own import check_own, run_id
 from clf.resilience.preempt import LoaderPosition, Preemption
 from clf.resilience.saving import BackgroundCheckpointIO
@@ -99,7 +99,9 @@ def fit(
         scalars = _fit(cfg, folder, progress, agreement, job)
     except BaseException as leaving:
         lacking = folder.writer.lacking(folder.path)
-        if lacking and not isinstance(leaving, Unwritten):
+        if isinstance(leaving, Unwritten):  # of the checkpoints alone
+            raise lacking or leaving from None
+        if lacking:
             say(f"clf: {lacking}")
         if isinstance(leaving, Preempted):
             agreement.leave_together()
@@ -119,8 +121,6 @@ def _fit(
     with held():  # processes that start here must not get the signals that this one waits for
         model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    if missing := unwritten(trainer):  # the same error on all ranks
-        raise Unwritten({**missing, **folder.writer.missing}, folder.path)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from clf.atomic import Unwritten
 from clf.config import CheckpointConfig
 from clf.parallel import lightning_internals as internals
 from clf.resilience.agreement import Agreement
@@ -20,7 +21,7 @@ class Alarm:
     """Asks for a save once `seconds` have passed since it was set."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self.is_read = seconds, False
         self.set()
 
     def set(self) -> None:
@@ -69,6 +70,10 @@ class SaveMidway(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if missing := unwritten(trainer):  # the same error on all ranks
+            raise Unwritten(missing, self.path.parents[1])
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -139,8 +139,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self._raise()
         if self._write_due():
             return {}
-        first = next(iter(self._due))
-        return dict.fromkeys(self._due, self._disk.missing[first])
+        return {path: why for path, why in self._disk.missing.items() if path in self._due}
 
     def teardown(self) -> None:
         self._background.wait()
@@ -178,9 +177,15 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         since `last.ckpt` must not know of a best one that is not there."""
         for path, work in list(self._due.items()):
             if not self._disk.write(path, work):
+                self._hold_up(self._disk.missing[path])
                 return False
             del self._due[path]
         return True
+
+    def _hold_up(self, why: str) -> None:
+        for path, work in self._due.items():
+            if isinstance(work, _Save):
+                self._disk.missing.setdefault(path, why)
 
     def _give_up_some(self) -> None:
         """Keep no more than a few in memory: the oldest of those that no later one replaces go."""
@@ -191,7 +196,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         ]
         for path in others[:-MOST_COPIES]:
             del self._due[path]
-            self._disk.missing.setdefault(path, "the disk took nothing for too long")
+            self._disk.missing[path] = "the disk took nothing for too long"
 
 
 def save(content: Any, path: Path) -> None:

@@ -153,6 +153,7 @@ def test_a_run_that_could_not_save_at_its_end_says_so(
     message = r"checkpoints/best\.ckpt \(No space left on device\), checkpoints/last.*df -h"
     with pytest.warns(UserWarning, match="Make space"), pytest.raises(Unwritten, match=message):
         tiny.fit(config(root, epochs=1), str(tmp_path / "end"))
+    assert (read_status(tmp_path / "end") or {})["state"] == "failed"
     with pytest.warns(UserWarning, match="Make space"):
         left = tiny.fit(config(root, epochs=1), str(tmp_path / "left"), leave_after_step=2)
     assert "scalars" not in left
