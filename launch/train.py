@@ -88,12 +88,13 @@ def _run(
     out: Any,
     stop: LocalStopRequest,
 ) -> int:
-    request = to_train(settings, "debug" if arguments.debug else "train")
+    refresh = arguments.refresh_data
+    request = to_train(settings, "debug" if arguments.debug else "train", refresh)
     cfg = request.cfg
     request.notes += forget_ranks()
     device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
     if arguments.dry_run:
-        run = find_run(cfg, arguments.allow_change)
+        run = find_run(cfg, arguments.allow_change, refresh)
         print_notes(request.notes, sys.stderr)
         print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
         for line in run.changes:

@@ -27,6 +27,11 @@ class Background:
             self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
             self._thread.start()
 
+    @property
+    def left(self) -> int:
+        """How much is not done yet."""
+        return self._waiting.unfinished_tasks
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether everything was done within the time; None: it waits as long as it takes."""
         with self._waiting.all_tasks_done:

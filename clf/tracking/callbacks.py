@@ -229,7 +229,7 @@ class StatusFile(Callback):
 
     def _not_written(self) -> dict[str, str]:
         folder, status = self.folder.path, self.folder.status
-        missing = self.folder.writer.missing.items()
+        missing = list(self.folder.writer.missing.items())  # other threads write too
         return {os.path.relpath(path, folder): why for path, why in missing if path != status}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import ConfigError, RunConfig
+from clf.resilience.anew import set_aside
 from clf.resilience.lease import Lease, living
 from clf.run_folder import RunFolder, read_status
 from launch.runs.folders import Run, create, find_run, take_lease, update
@@ -49,6 +50,9 @@ def make_ready(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bo
         notes: what the user was told when the run was checked
         new_code: take the code as it is now; False: the run's own snapshot stays
     """
+    if run.refresh:
+        with private_files():
+            set_aside(RunFolder(run.path))
     if new_code:
         create(cfg, run, notes)
     else:
@@ -65,6 +69,7 @@ def resume(
     overrides: Sequence[str] = (),
     allow_change: bool = False,
     announce: Callable[[str], None] = lambda text: None,
+    refresh: bool = False,
 ) -> tuple[Request, Run]:
     """What `start` takes to continue a run with its own configuration and the `overrides`. A run
     that is finished has nothing to start.
@@ -72,8 +77,8 @@ def resume(
     Raises:
         ConfigError: with every fault
     """
-    cfg = to_resume(run_dir, overrides)
-    run = find_run(cfg, allow_change)
+    cfg = to_resume(run_dir, overrides, refresh)
+    run = find_run(cfg, allow_change, refresh)
     if run.state == "finished":
         return Request(cfg), run
     return Request(cfg, resume_notes(cfg, [run_dir], None, announce)), run
