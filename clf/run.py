@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import Unwritten, remove_unfinished, say
+from clf.atomic import Unwritten, private_files, remove_unfinished, say
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
@@ -69,6 +69,7 @@ from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 __all__ = ["evaluate", "fit"]
 
 
+@private_files()  # of the run folder, one by one: configs, logs and pictures are nobody else's
 def fit(
     cfg: RunConfig,
     run_dir: Path,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from clf.atomic import private_files
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, nearest
 from clf.config.files import ROOT
@@ -17,7 +18,6 @@ from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import Changes, changes
 from launch.runs.requests import Request
 from slurm import environment, queue
-from slurm.records import private_files
 from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clf.atomic import private_files
 from clf.config import ConfigError, RunConfig
 from clf.resilience.anew import set_aside
 from clf.resilience.lease import Lease, living
@@ -15,7 +16,7 @@ from launch.runs.requests import Request, before_the_queue, to_resume
 from slurm import queue
 from slurm.devices import resources
 from slurm.executor import submit
-from slurm.records import LOCAL, clear_errors, note_cancelled, private_files, read_job
+from slurm.records import LOCAL, clear_errors, note_cancelled, read_job
 from slurm.state import local_job_lives, read_state
 
 
