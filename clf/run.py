@@ -36,7 +36,7 @@ from clf.parallel.lightning_internals import (
     remove_sigterm_broadcast,
 )
 from clf.parallel.micro_batch import FindMicroBatch
-from clf.parallel.strategies import trainer_arguments, world_size
+from clf.parallel.strategies import on_nodes_here, trainer_arguments, world_size
 from clf.resilience.agreement import Agreement
 from clf.resilience.anew import from_its_weights
 from clf.resilience.checkpoint import (
@@ -155,6 +155,7 @@ def _prepare(
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume, of_resume = newest_whole(folder)
+    asked, cfg = cfg.nodes, on_nodes_here(cfg)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -193,7 +194,7 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder, job),
+        logger=_loggers(cfg, folder, {"job_id": job, "nodes_asked": asked}),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             *_callbacks(cfg, folder, datamodule, progress),
@@ -284,9 +285,9 @@ def _common(cfg: RunConfig, folder: RunFolder, progress: bool) -> dict[str, Any]
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+def _loggers(cfg: RunConfig, folder: RunFolder, job: dict[str, Any]) -> list[Any]:
     code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
-    config = {**asdict(cfg), **code, "job_id": job}
+    config = {**asdict(cfg), **code, **job}
     wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv, folder.writer), *([wandb] if wandb else [])]
 

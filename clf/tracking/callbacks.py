@@ -64,8 +64,10 @@ class PerClassTables(Callback):
         support_NC, correct_NC, predicted_C = pl_module.per_class_counts(split)
         classes = trainer.datamodule.classes
         rows = rows_from_counts(classes, support_NC, correct_NC, predicted_C, self.nodes)
-        for sentence in departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes):
+        departing = departing_nodes(support_NC.numpy(), correct_NC.numpy(), self.nodes)
+        for node, sentence in departing.items():
             rank_zero_warn(f"{split}: {sentence}")
+            self.folder.record_departure(node, split, epoch_number(trainer))
         self._save(rows, self.folder.per_class / f"{split}.csv")
         before = None
         if trainer.state.fn == "fit":
