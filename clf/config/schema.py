@@ -329,6 +329,12 @@ class CheckpointConfig:
     every_epochs: int | None = setting(
         None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )
+    every_steps: int | None = setting(
+        None, "last.ckpt also after each so many optimizer steps; null: not by steps", 1
+    )
+    every_minutes: float | None = setting(
+        10.0, "last.ckpt also when the one before is so old; null: not by time", 0.01
+    )
 
 
 @dataclass
