@@ -465,6 +465,12 @@ class RunConfig:
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
     )
+    on_bad_loss: str = setting(
+        "stop",
+        "where a step's loss or gradient is not finite: stop; skip its update; or rollback to the "
+        "last checkpoint, and leave the step out",
+        choices=("stop", "skip", "rollback"),
+    )
     report: bool = setting(True, "write report.html, with curves and pictures, when the run ends")
     debug: bool = setting(
         False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.config.faults import printable
 from clf.metrics.measures import SPLITS
+from clf.resilience.bad_steps import RollBack
 from clf.resilience.signals import Preempted
 from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
@@ -165,6 +166,8 @@ class StatusFile(Callback):
         if isinstance(exception, Preempted):
             self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
             self._write(trainer, "preempted")
+        elif isinstance(exception, RollBack):  # this process goes on at once
+            self._write(trainer, "running")
         else:
             self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
 
