@@ -50,6 +50,7 @@ from clf.resilience.own import check_own, run_id
 from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
+from clf.resilience.watchdog import Watchdog
 from clf.resilience.whole import best_or_last, newest_whole
 from clf.run_folder import RunFolder, read_commit
 from clf.scoring import evaluate
@@ -57,6 +58,7 @@ from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from clf.tracking.early_stopping import StopEarly
 from clf.tracking.epochs import EpochLines, ProgressBar
+from clf.tracking.nodes import node_name
 from clf.tracking.pictures import TrainingImages, write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
 from clf.tracking.steps import GradientNorm, Throughput
@@ -316,6 +318,7 @@ def _callbacks(
     - The search for the micro-batch (before this list) sets the accumulation, which others count.
     - BadLoss (before this list too) takes a bad step back before others look at what it did, and
       refuses a checkpoint after one.
+    - Watchdog comes first, so that a callback that hangs is found too.
     - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
     - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
     - FreezeBackbone comes before AgreeOnBatchNorm, which looks at what trains.
@@ -337,7 +340,11 @@ def _callbacks(
     nodes = [NodeMetrics(folder)] if cfg.nodes > 1 else []
     freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
     averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
+    watch, timeout_s = [], cfg.hang_timeout_s
+    if timeout_s is not None and not cfg.debug:  # nobody hurries a breakpoint
+        watch = [Watchdog(timeout_s, folder, node_name(), cfg.strategy.compile)]
     return [
+        *watch,
         LoaderPosition(),
         SeedEachMicroBatch(cfg.seed),
         *freezing,

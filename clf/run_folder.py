@@ -1,12 +1,12 @@
 """The run folder: the names of the files that a run writes, in open formats. Imports no torch.
 
-runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.json  notes.txt
-              metrics.csv  per_class/*.csv
+runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.json  lease.json
+              notes.txt  metrics.csv  per_class/*.csv
               checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               report.html  curves.png  confusion.png  bad_loss.jsonl  left_out.json
-              logs/{events.jsonl,error_rank<r>.json,<job>_<rank>_log.out}
+              logs/{events.jsonl,error_rank<r>.json,stacks_rank<r>.txt,<job>_<rank>_log.out}
 """
 
 import csv
@@ -23,6 +23,7 @@ from clf.atomic import PatientWriter, write_text
 from clf.config.faults import printable
 
 TILES = 8  # columns of `RunFolder.train_images`
+HANG = "Hang"  # the type of an error record that a hang left (`clf.resilience.hang_report`)
 SILENT_S = 60  # a running job rewrites status.json far more often
 
 
@@ -48,12 +49,16 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def write_json(path: Path, content: Any) -> None:
-        """Replace a file by indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
+    def as_json(content: Any) -> str:
+        """Indented JSON; numbers that JSON lacks (NaN, infinity) become null."""
         text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
         # A byte of a name that is no UTF-8: JSON has no bytes, and Python reads this escape back.
-        text = re.sub("[\\ud800-\\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)
-        write_text(path, text + "\n")
+        return re.sub("[\\ud800-\\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text) + "\n"
+
+    @staticmethod
+    def write_json(path: Path, content: Any) -> None:
+        """Replace a file by the text that `as_json` makes of the content."""
+        write_text(path, RunFolder.as_json(content))
 
     def keep_json(self, path: Path, content: Any) -> None:
         """`write_json`, which goes on where the disk takes nothing, and is tried again."""
@@ -198,6 +203,11 @@ class RunFolder:
         return self.path / "job.json"
 
     @property
+    def lease(self) -> Path:
+        """Who writes into the folder now (`clf.resilience.lease`); absent where nobody does."""
+        return self.path / "lease.json"
+
+    @property
     def events(self) -> Path:
         return self.logs / "events.jsonl"
 
@@ -208,6 +218,10 @@ class RunFolder:
     def errors(self) -> list[Path]:
         """The error files of all ranks that failed."""
         return sorted(self.logs.glob("error_rank*.json"))
+
+    def stacks(self, rank: int) -> Path:
+        """Where the threads of a rank were when the run hung."""
+        return self.logs / f"stacks_rank{rank}.txt"
 
     def log(self, job_id: str, rank: int | str) -> Path:
         """The log of a rank; all starts of a job append to it. submitit writes the same name."""

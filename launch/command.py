@@ -6,6 +6,7 @@ This file imports nothing that acts or shows, so that `--help` answers at once.
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,12 +17,16 @@ from launch.typed import sibling, this_command
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """End the process with the exit code of `main`, without a traceback where the reader of a pipe
-    has gone, as in `jobs.py list | head`."""
+    has gone, as in `jobs.py list | head`, and after Ctrl-C, which is code 130."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `answer_help`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             code: object = main()
         except SystemExit as leaving:  # argparse, after --help
             code = leaving.code
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more when it ends.
@@ -31,7 +36,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 def answer_help(parser: argparse.ArgumentParser) -> None:
-    """Answer `--help` if that was typed; before a command imports what it needs to act."""
+    """Answer `--help` if that was typed; before a command imports what it needs to act. Until
+    `run_command`, Ctrl-C ends the process without a word: there is nothing to say yet."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if {"-h", "--help"} & set(sys.argv[1:]):
         run_command(lambda: parser.parse_args() is None)
 

@@ -26,7 +26,7 @@ from launch.arguments.parser import parse
 from launch.arguments.run import overrides, settings_group, submit_parser
 from launch.command import again, debug_command, run_command
 from launch.runs import sweep
-from launch.runs.folders import Run, create, find_run, shown
+from launch.runs.folders import Run, create, find_run, shown, take
 from launch.runs.lifecycle import start
 from launch.runs.requests import to_submit
 from launch.terminal.follow import follow_each, follow_job
@@ -83,20 +83,21 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[str]) -> int:
     request = to_submit(settings, fetch=not arguments.dry_run, announce=announce)
-    cfg = request.cfg
-    run = find_run(cfg, arguments.allow_change)
-    out = console()
+    cfg, out = request.cfg, console()
     if arguments.dry_run:
+        run = find_run(cfg, arguments.allow_change)
         print_notes(request.notes, sys.stderr)
         _print_dry(cfg, run)
         return 0
+    run, lease = take(request, arguments.allow_change)
     if run.state == "finished":
+        lease.release()
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, resources(cfg))
     print_changes(out, run.changes)
     print_notes(request.notes)
-    job = start(cfg, run, request.notes)
+    job = start(cfg, run, request.notes, lease=lease)
     if has_slurm():
         print_submitted(out, job.job_id, run.path)
         if not arguments.follow:
@@ -183,9 +184,11 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
         cfg.name = f"{cfg.name.rsplit('-', 2)[0]}-job{this_job}"
-    run = find_run(cfg, allow_change)
+        request.named = True
+    run, lease = take(request, allow_change)
     out = console()
     if run.state == "finished":
+        lease.release()
         print_complete(out, run)
         return 0
     print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
@@ -195,6 +198,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         create(cfg, run, request.notes)
     clear_errors(run.path)
     path = inside(cfg, run.path)
+    lease.release()  # rank 0 takes it, and this process becomes the shell
     print(f"logs: {run.path}/logs/{this_job}_RANK_log.out", flush=True)
     return os.execvp("bash", ["bash", str(path)])
 

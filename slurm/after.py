@@ -17,6 +17,7 @@ from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE
 from slurm.records import events_of_last_start, read_events, record_event
 
+HANGS = 2  # further starts of a job after a rank that hung
 IDLE_STARTS = 5  # in a row without a saved step, after which the job is not requeued any more
 # For bash: without a trap SIGTERM would end the script while the ranks still save, and with -e,
 # which a line of slurm.setup may have set, srun's exit code would.
@@ -63,19 +64,28 @@ def decide(run_dir: Path, code: int) -> tuple[str, str]:
         return "ended", f"by SLURM ({job.state})"
     preempted = [one for one in events_of_last_start(run_dir) if one["event"] == "preempted"]
     diagnosis = diagnose(run_dir)
-    lost = diagnosis is not None and diagnosis.kind == "node failure"
-    if not (preempted or out_of_time or lost):
+    kind = diagnosis.kind if diagnosis else None
+    if not (preempted or out_of_time or kind in ("node failure", "hang")):
         return _retry(
             run_dir, settings["retries"], diagnosis.line() if diagnosis else f"code {code}"
         )
     reason = preempted[0]["reason"] if preempted else "time limit"
-    if lost and diagnosis is not None:
+    if diagnosis is not None and kind in ("node failure", "hang"):
         reason = diagnosis.line()
+    if kind == "hang" and _hangs(run_dir) >= HANGS:
+        return "failed", f"{reason} (it hung {HANGS + 1} times)"
     if environment.restarts() >= settings["max_requeues"]:
         return "failed", f"{reason} (slurm.max_requeues={settings['max_requeues']} reached)"
     if _idle_starts(run_dir) >= IDLE_STARTS:
         return "failed", f"{reason} ({IDLE_STARTS} starts saved no step; set a longer slurm.time)"
     return "requeued", reason
+
+
+def _hangs(run_dir: Path) -> int:
+    """How often this job went into the queue again because a rank hung."""
+    mine = [one for one in read_events(run_dir) if one["job_id"] == environment.job_id()]
+    again = [one["reason"] for one in mine if one["event"] == "requeued"]
+    return sum(reason.startswith("hang") for reason in again)
 
 
 def _retry(run_dir: Path, retries: int, reason: str) -> tuple[str, str]:

@@ -6,8 +6,6 @@ jobs = submit_array(cfg, runs, folder)  # the runs of a sweep
 
 import os
 import re
-import shlex
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from typing import Any
 
 from clf.config import RunConfig
 from clf.cores import cores_per_rank
+from clf.resilience.lease import Lease
 from clf.run_folder import RunFolder
 from slurm import environment, queue, submitit_adapter
 from slurm.devices import has_slurm, local_gpus, uses_gpus
@@ -25,8 +24,11 @@ from slurm.records import LOCAL, private_files, write_job
 from slurm.script import body, script
 
 
-def submit(cfg: RunConfig, run_dir: Path) -> Any:
+def submit(cfg: RunConfig, run_dir: Path, lease: Lease) -> Any:
     """Start the run of `run_dir` as a job and return submitit's handle of it.
+
+    Args:
+        lease: of the run; the job's rank 0 takes it over
 
     The pickle holds the run folder's path and the name `slurm.job.Job`, which the job's process
     imports from the snapshot. Files are private: the pickle, the logs and the sbatch script show
@@ -40,10 +42,12 @@ def submit(cfg: RunConfig, run_dir: Path) -> Any:
     if has_slurm():
         with private_files():
             job_id = _sbatch(script(cfg, [run_dir]), RunFolder(run_dir).logs)
-            return _hand_over(cfg, run_dir, job_id)
+            job = _hand_over(cfg, run_dir, job_id)
+        lease.release()  # from here on job.json says whose the run is; rank 0 waits for this
+        return job
     log = RunFolder(run_dir).logs / "submitit.log"
-    with private_files(), _own_stderr(log), _default_sigint():
-        job = local_executor(cfg, run_dir).submit(Job(str(run_dir)))
+    with private_files(), _own_stderr(log):
+        job = local_executor(cfg, run_dir, lease.pass_on()).submit(Job(str(run_dir)))
         write_job(cfg, run_dir, job.job_id, LOCAL)
     return job
 
@@ -76,11 +80,17 @@ def inside(cfg: RunConfig, run_dir: Path) -> Path:
     return path
 
 
-def local_executor(cfg: RunConfig, run_dir: Path) -> Any:
-    """submitit's executor for `cfg.gpus` processes on this machine, logging into `run_dir/logs`."""
+def local_executor(cfg: RunConfig, run_dir: Path, variables: dict[str, str]) -> Any:
+    """submitit's executor for `cfg.gpus` processes on this machine, logging into `run_dir/logs`.
+
+    Args:
+        variables: of their environment, beside the usual ones
+    """
     assert cfg.gpus is not None
-    python = _python(run_dir, _local_environment(cfg))
-    return submitit_adapter.local_executor(RunFolder(run_dir).logs, python, cfg.gpus)
+    logs = RunFolder(run_dir).logs
+    python = _python(run_dir, {**_local_environment(cfg), **variables})
+    control = [*python, "-m", "slurm.controller", str(logs), str(cfg.gpus)]
+    return submitit_adapter.local_executor(logs, control, cfg.gpus)
 
 
 def _sbatch(text: str, logs: Path) -> str:
@@ -110,8 +120,8 @@ def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = N
     return job
 
 
-def _python(run_dir: Path, own: dict[str, str]) -> str:
-    """The shell command that starts Python with the snapshot first on its path, and without the
+def _python(run_dir: Path, own: dict[str, str]) -> list[str]:
+    """The command that starts Python with the snapshot first on its path, and without the
     working directory (-P).
 
     Args:
@@ -123,7 +133,7 @@ def _python(run_dir: Path, own: dict[str, str]) -> str:
     settings = [f"{name}={value}" for name, value in variables.items()]
     left_over = sorted(os.environ.keys() - environment.without_job(os.environ).keys())
     options = [word for name in left_over for word in ("-u", name)]
-    return shlex.join(["env", *options, *settings, sys.executable, "-P"])
+    return ["env", *options, *settings, sys.executable, "-P"]
 
 
 def _local_environment(cfg: RunConfig) -> dict[str, str]:
@@ -143,19 +153,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _default_sigint() -> Iterator[None]:
-    """Processes started within react to SIGINT, which cancels a job of this machine, even if this
-    process ignores it because a script started it with `&`."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

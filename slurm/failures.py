@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.run_folder import RunFolder
-from slurm.records import events_of_last_start, first_error
+from clf.run_folder import HANG, RunFolder
+from slurm.records import FOLLOWING, LOCAL, events_of_last_start, first_error, read_job
 
 START_MARK = "clf: start "  # a rank prints it first; the log after it is that of the latest start
 TAIL = 200_000  # characters at the end of the log that are searched
@@ -16,8 +16,8 @@ TAIL = 200_000  # characters at the end of the log that are searched
 class Diagnosis:
     """The cause of a job's early end."""
 
-    # "out of memory", "time limit", "node failure", "NCCL", "bad data", "preempted",
-    # "error in code" or "killed"
+    # "out of memory", "time limit", "node failure", "lost rank", "NCCL", "hang", "bad data",
+    # "preempted", "error in code", "killed" or "stopped"
     kind: str
     rank: int | None
     host: str | None
@@ -36,11 +36,16 @@ REMEDIES = {
     "host memory": "ask for more with slurm.mem_gb, or lower data.prefetch or data.threads",
     "time limit": "go on with launch/jobs.py resume, or give it longer with --time",
     "node failure": "SLURM puts the job into the queue again, without nodes that are down",
+    "lost rank": "look at the other ranks' logs; jobs.py resume goes on",
     "NCCL": "look at the other ranks' logs; NCCL_DEBUG=INFO shows the network that it uses",
+    "hang": "read {stacks}; hang_timeout_s says how long a rank may stall",
     "bad data": "repair or remove the file, then go on with launch/jobs.py resume",
     "preempted": "its state is saved; launch/jobs.py resume goes on if it is not in the queue",
     "error in code": "step through it with launch/train.py --debug; go on with jobs.py resume",
     "killed": "somebody or the kernel killed it; a node out of memory kills the largest process",
+    "killed here": "somebody or the kernel ended it, as a machine out of memory does with the "
+    "largest process; its log has its last words, and jobs.py resume goes on",
+    "stopped": "jobs.py resume goes on",
 }
 # What SLURM writes into the batch script's log when it ends a job whose ranks cannot report it.
 SLURM_LINES = (
@@ -52,11 +57,6 @@ SLURM_LINES = (
 # The first such line is the cause; srun then ends the other tasks.
 TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")
 BY_ITSELF = "Exited with exit code"
-# The errors of a rank that has lost the connection to another one.
-FOLLOWING = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|remote process exit|did not answer",
-    re.IGNORECASE,
-)
 
 
 def diagnose(run_dir: Path) -> Diagnosis | None:
@@ -67,7 +67,12 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
     from_slurm, error = _from_log(_log(run_dir)), first_error(run_dir)
     if error is None:
         return from_slurm
+    if error["type"] == HANG:
+        stacks = RunFolder(run_dir).stacks(error["rank"] or 0).relative_to(run_dir)
+        return _diagnosis("hang", error, REMEDIES["hang"].format(stacks=stacks))
     if FOLLOWING.search(_text(error)):
+        if read_job(run_dir).get("cluster") == LOCAL:
+            return _diagnosis("lost rank", error, REMEDIES["lost rank"])
         return from_slurm or _diagnosis("node failure", error, REMEDIES["node failure"])
     return _from_error(error)
 
@@ -80,6 +85,10 @@ def _from_error(error: dict[str, Any]) -> Diagnosis:
         return _diagnosis("out of memory", error, REMEDIES["host memory"])
     elif re.search(r"\bnccl|DistBackendError|gloo", text, re.IGNORECASE):
         kind = "NCCL"
+    elif error["type"] == "RankDied":
+        return _diagnosis("killed", error, REMEDIES["killed here"])
+    elif error["type"] == "KeyboardInterrupt":
+        return _diagnosis("stopped", error, REMEDIES["stopped"])
     elif error["type"] == "DataError" or text.partition(": ")[2].startswith("data."):
         kind = "bad data"
     else:

@@ -9,17 +9,22 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
+from clf.config import ConfigError
 from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
-from clf.resilience.signals import Preempted, StopRequest, held
+from clf.resilience import lease
+from clf.resilience.lease import Lease
+from clf.resilience.processes import process
+from clf.resilience.signals import LocalStopRequest, Preempted, Stopped, StopRequest, held
 from clf.run_folder import RunFolder
-from slurm import submitit_adapter
+from slurm import queue, submitit_adapter
 from slurm.environment import cores_of_task, job_id, restarts
 from slurm.failures import START_MARK
-from slurm.records import record_error, record_event
+from slurm.records import note_stopped, record_error, record_event
 from slurm.stage import stage
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
+EXIT_REFUSED = 73  # EX_CANTCREAT: another job or process writes into the run folder
 END_S = 30  # for a rank to end after an error, which collectives and uploads may delay
 
 
@@ -36,24 +41,27 @@ class Job:
     def __call__(self) -> dict[str, float]:
         """Run one rank's part and return its final scalars. An error is also written to the logs.
 
-        A rank that was asked to stop ends the process with `EXIT_REQUEUE`.
+        A rank that was asked to stop ends the process with `EXIT_REQUEUE`, and rank 0 with
+        `EXIT_REFUSED` where another job or process writes into the run folder.
         """
-        request = StopRequest()
-        request.listen()  # submitit's own handler would requeue in the middle of anything
         os.umask(0o077)
-        run_dir, rank = Path(self.run_dir), 0
+        run_dir, rank, held_lease = Path(self.run_dir), 0, None
+        request = LocalStopRequest() if submitit_adapter.is_local() else StopRequest()
         try:
+            request.listen()  # submitit's own handler would requeue in the middle of anything
             rank = export_ranks()
+            held_lease = take_lease(run_dir) if rank == 0 else None
             begin(run_dir, rank)
             with held():  # not for the helpers that copy
                 cfg = stage(load(RunFolder(run_dir).config))
             from clf.run import fit  # it imports torch
 
             scalars = fit(cfg, run_dir, progress=False, request=request, job=job_id())
-        except Preempted as stop:
+        except (Preempted, Stopped) as stop:
             if rank == 0:
-                place = {"epoch": stop.epoch, "step": stop.step}
-                record_event(run_dir, "preempted", reason=str(stop), **place)
+                record_stop(run_dir, stop)
+            if held_lease:
+                held_lease.release()
             end(EXIT_REQUEUE, str(stop))
         except BaseException as error:  # Ctrl-C and sys.exit too, so that the reason is recorded
             record_error(run_dir, rank, error)
@@ -61,13 +69,43 @@ class Job:
             watchdog.daemon = True
             watchdog.start()
             raise
-        if rank == 0:
+        if held_lease:
             record_event(run_dir, "finished")
+            held_lease.release()
         return scalars
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again: the same job."""
         return submitit_adapter.submission(Job(self.run_dir))
+
+
+def take_lease(run_dir: Path) -> Lease:
+    """Become the one writer of the run folder, or end this process: an error must not be recorded
+    in a folder that is another's."""
+    local = submitit_adapter.is_local()
+    try:
+        return lease.take(
+            run_dir,
+            job_id=None if local else job_id(),
+            restart=0 if local else restarts(),
+            beside=process(os.getppid()) if local else None,  # it ends all ranks together
+            passed_on=os.environ.pop(lease.PASS_ON, None),
+            has_ended=queue.has_ended,
+            waits=not local,
+            command="submit.py",
+        )
+    except ConfigError as refused:
+        end(EXIT_REFUSED, refused.faults[0])
+
+
+def record_stop(run_dir: Path, stop: Preempted | Stopped) -> None:
+    """Record that the run was asked to leave, and where it has."""
+    if isinstance(stop, Preempted):
+        place = {"epoch": stop.epoch, "step": stop.step}
+        record_event(run_dir, "preempted", reason=str(stop), **place)
+    else:
+        note_stopped(run_dir, stop.signal)
+        record_event(run_dir, "preempted", reason=str(stop))
 
 
 def begin(run_dir: Path, rank: int) -> None:

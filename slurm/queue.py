@@ -78,6 +78,14 @@ def lives(job_id: str) -> bool:
     return found is not None and found.lives
 
 
+def has_ended(job_id: str) -> bool:
+    """Whether SLURM says that a job is over; False where it does not answer."""
+    try:
+        return not lives(job_id)
+    except QueueError:
+        return False
+
+
 def cancel(job_id: str) -> None:
     """End a job, or take it out of the queue. Raises QueueError if SLURM refuses."""
     ask(["scancel", job_id])

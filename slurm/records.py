@@ -10,6 +10,7 @@ SWEEP/sweep.json               the runs of a sweep
 
 import json
 import os
+import re
 import socket
 import time
 import traceback
@@ -21,13 +22,19 @@ from typing import Any
 from clf.atomic import PatientWriter, append_line
 from clf.config import RunConfig
 from clf.config.faults import is_for_the_user
-from clf.run_folder import RunFolder, read_events, read_json
+from clf.resilience.processes import process
+from clf.run_folder import RunFolder, read_events, read_json, read_status
 from slurm import environment
 from slurm.submitit_adapter import node_names
 
 _writer = PatientWriter()
 LOCAL = "local"  # job.json's cluster, without SLURM
 SWEEP = "sweep.json"
+# The errors of a rank that has lost the connection to another one.
+FOLLOWING = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|remote process exit|did not answer",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -44,8 +51,10 @@ def private_files() -> Iterator[None]:
 
 
 def read_job(run_dir: Path) -> dict[str, Any]:
-    """The latest submission: job_id, cluster ("slurm" or "local"), host, submitted (seconds since
-    1970), nodes, gpus, sweep, and cancelled if somebody ended the job. {} if there was none."""
+    """The latest submission: job_id (without SLURM the number of the process that controls the
+    ranks), began (when that process began), cluster ("slurm" or "local"), host, submitted (seconds
+    since 1970), nodes, gpus, sweep, and cancelled if somebody ended the job. {} if there was
+    none."""
     return read_json(RunFolder(run_dir).job) or {}
 
 
@@ -53,8 +62,10 @@ def write_job(
     cfg: RunConfig, run_dir: Path, job_id: str, cluster: str, sweep: str | None = None
 ) -> None:
     """Record a submission, replacing an earlier one."""
+    control = process(int(job_id)) if cluster == LOCAL else None
     record = {
         "job_id": job_id,
+        "began": control.began if control else None,
         "cluster": cluster,
         "host": socket.gethostname(),
         "submitted": time.time(),
@@ -69,6 +80,16 @@ def note_cancelled(run_dir: Path) -> None:
     """Add to job.json that somebody ended the job; SLURM forgets this within minutes."""
     with private_files():
         RunFolder.write_json(RunFolder(run_dir).job, {**read_job(run_dir), "cancelled": True})
+
+
+def note_stopped(run_dir: Path, signal: str) -> None:
+    """Write into status.json that the run was asked to leave before it could write this itself, as
+    it does while it trains."""
+    status = read_status(run_dir) or {"run": run_dir.name}
+    if status.get("state") != "finished":
+        new = {"state": "stopped", "signal": signal, "error": None, "updated": time.time()}
+        with private_files():
+            RunFolder.write_json(RunFolder(run_dir).status, {**status, **new})
 
 
 # --- events.jsonl ---------------------------------------------------------------------------------
@@ -107,6 +128,10 @@ def events_of_last_start(run_dir: Path) -> list[dict[str, Any]]:
 # --- error_rank<r>.json ---------------------------------------------------------------------------
 
 
+class RankDied(Exception):
+    """A rank ended and could not say why."""
+
+
 def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
     """Write the error of a rank, for `first_error`."""
     record = {
@@ -115,7 +140,7 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
         "host": environment.node_name(),
         "type": type(error).__name__,
         "message": str(error),
-        "for_the_user": is_for_the_user(error),
+        "for_the_user": is_for_the_user(error) or isinstance(error, RankDied),
         "traceback": "".join(traceback.format_exception(error)),
     }
     path = RunFolder(run_dir).error(rank)
@@ -123,10 +148,13 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
 
 
 def first_error(run_dir: Path) -> dict[str, Any] | None:
-    """The error that came first over all ranks; later ones mostly follow from it."""
+    """The error that came first over all ranks; later ones mostly follow from it. Of a rank that
+    was killed the others know before whoever started it has written it down."""
     records = [read_json(path) for path in RunFolder(run_dir).errors]
     records = [record for record in records if record]
     real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
+    if any(one["type"] == RankDied.__name__ for one in real):
+        real = [one for one in real if not FOLLOWING.search(f"{one['type']}: {one['message']}")]
     return min(real or records, key=lambda record: record["time"], default=None)
 
 

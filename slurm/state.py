@@ -5,15 +5,16 @@
 `slurm.records` reads and writes the records. Imports no torch.
 """
 
-import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clf.resilience import lease
+from clf.resilience.lease import Holder
+from clf.resilience.processes import UNSEEN, Process, this_process
 from clf.run_folder import SILENT_S, RunFolder, read_scalars, read_status
 from slurm import environment, queue, records
 from slurm.devices import has_slurm
@@ -122,6 +123,9 @@ def what_it_does(run_dir: Path) -> str:
         return ""
     if job is not None and job.lives:
         return f"is job {job.job_id} of SLURM, {job.state.lower()}"
+    who = _writer(run_dir, record, job)
+    if who is not None:
+        return f"is running now ({who.line()})"
     if state == "starting":
         return "is starting now"
     return f"is running now (epoch {status.get('epoch')} of {status.get('epochs')})"
@@ -146,10 +150,7 @@ def local_job_lives(run_dir: Path) -> bool:
         return False
     if record.get("host", socket.gethostname()) != socket.gethostname():
         return False  # it cannot be seen from here
-    # By now the number may be that of another process, whose command has no such folder in it.
-    command = ["ps", "-ww", "-o", "command=", "-p", str(record["job_id"])]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return str(RunFolder(run_dir).logs) in shown
+    return Process(int(record["job_id"]), record.get("began", "")).lives()
 
 
 def _is_of_slurm(record: Mapping[str, Any]) -> bool:
@@ -183,18 +184,23 @@ def _state(
     if job is not None and job.lives:
         return _of_living_job(status, record, job)
     own = status.get("state")
-    if _is_old(status, record) and local_job_lives(run_dir):
-        return "starting", None
+    who = _writer(run_dir, record, job)
+    if who is not None or local_job_lives(run_dir):
+        return _of_living_process(run_dir, status, record, who), None
     if own == "finished":
         return "finished", None
     if job is not None and job.state in ENDED and job.state != "COMPLETED":
         return ENDED[job.state], job.reason
     if record.get("cancelled"):  # SLURM forgets how a job ended within minutes
         return "cancelled", None
-    if own == "failed" or records.first_error(run_dir) is not None:
+    if records.first_error(run_dir) is not None:
         return "failed", None
-    if own == "preempted":
-        return "preempted", "it was not started again"
+    if left := _left_without_a_word(run_dir, status):
+        return "lost", f"its process {left.processes[0].pid} is gone"
+    if own == "failed":
+        return "failed", None
+    if own in ("preempted", "stopped"):
+        return _stopped(status, record)
     if job is not None:
         reason = f"exit code {job.exit_code}" if job.exit_code else None
         return ("failed" if job.state == "FAILED" else "ended"), reason
@@ -214,6 +220,49 @@ def _of_living_job(
     return ("running" if status.get("state") == "running" and not old else "starting"), None
 
 
+def _of_living_process(
+    run_dir: Path, status: Mapping[str, Any], record: Mapping[str, Any], who: Holder | None
+) -> str:
+    """Of a run whose process is there, of which only the status that it has written itself counts:
+    another one is of an earlier start."""
+    if status.get("state") == "finished" and not _is_old(status, record):
+        return "finished"
+    if record.get("cancelled") or records.first_error(run_dir) is not None:
+        return "ending"
+    if who is None or status.get("state") != "running" or status.get("host") != who.host:
+        return "starting"
+    own = status.get("pid") in [process.pid for process in who.processes]
+    return "running" if own else "starting"
+
+
+def _writer(run_dir: Path, record: Mapping[str, Any], job: queue.QueuedJob | None) -> Holder | None:
+    """The living process that holds the run's lease, if it is not this one. That of a SLURM job
+    which has ended does not live, even if its last renewal is young."""
+    who = lease.living(run_dir)
+    if who is None or this_process() in who.processes:
+        return None
+    ended = _is_of_slurm(record) and (job is None or not job.lives)
+    return None if ended and not who.is_here() and who.job_id == record["job_id"] else who
+
+
+def _left_without_a_word(run_dir: Path, status: Mapping[str, Any]) -> Holder | None:
+    """Who holds the lease and is gone, where the status says nothing of its end: it may hold that
+    of an earlier start."""
+    who = lease.holder(run_dir)
+    if who is None or not who.is_gone():
+        return None
+    own = status.get("pid") in [process.pid for process in who.processes]
+    own = own or status.get("updated", 0) > who.since
+    return None if own and status.get("state") != "running" else who
+
+
+def _stopped(status: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Of a run that was asked to leave, and has."""
+    if status.get("state") == "preempted" and record.get("cluster", records.LOCAL) != records.LOCAL:
+        return "preempted", "it was not started again"
+    return "stopped", f"by {status['signal']}" if status.get("signal") else None
+
+
 def _without_a_job(
     run_dir: Path, status: Mapping[str, Any], record: Mapping[str, Any]
 ) -> tuple[str, str | None]:
@@ -228,8 +277,6 @@ def _without_a_job(
     on_slurm = record.get("cluster", records.LOCAL) != records.LOCAL
     if on_slurm and time.time() - record["submitted"] < SILENT_S:
         return "starting", None
-    if local_job_lives(run_dir):
-        return "starting", None
     return "ended", NO_RECORD
 
 
@@ -243,13 +290,7 @@ def _process_is_gone(status: Mapping[str, Any]) -> bool:
     """Whether the run's process has ended, if it was one of this machine."""
     if status.get("host") != socket.gethostname() or "pid" not in status:
         return False  # it cannot be seen from here
-    try:
-        os.kill(int(status["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        return False
-    return False
+    return not Process(int(status["pid"]), status.get("process_began", UNSEEN)).lives()
 
 
 def _last(events: list[dict[str, Any]], name: str) -> Any:

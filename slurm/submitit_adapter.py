@@ -7,6 +7,7 @@ something that we rely on: a part that was renamed must not be passed over in si
 import functools
 import importlib
 import inspect
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,8 @@ EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
         "LocalExecutor": ("folder", "python"),
         "LocalExecutor.submit": (),
         "LocalExecutor.update_parameters": (),
+        "LocalExecutor._submit_command": ("command",),  # private
+        "LocalJob": ("folder", "job_id", "tasks", "process"),
         "JobEnvironment.node": (),
         "JobEnvironment.name": (),
         "JobEnvironment.global_rank": (),
@@ -107,16 +110,24 @@ def _installed() -> str:
         return "(none)"
 
 
-def local_executor(logs: Path, python: str, tasks: int) -> Any:
-    """An executor that starts processes on this machine.
+def local_executor(logs: Path, control: Sequence[str], tasks: int) -> Any:
+    """An executor that starts processes on this machine, without a limit of their time.
 
     Args:
-        python: the shell command that starts Python
+        control: the command that starts them and ends them together, whose number is the job's
     """
-    executor = library().LocalExecutor(logs, python=python)
-    executor.update_parameters(
-        tasks_per_node=tasks, timeout_min=YEAR_MINUTES, stderr_to_stdout=True
-    )
+    parts = library()
+
+    class Local(parts.LocalExecutor):  # type: ignore[misc,name-defined]
+        """submitit's own controller waits for the ranks that a dead one has left behind, and gives
+        a rank that is to save one second for it."""
+
+        def _submit_command(self, command: str) -> Any:
+            process = subprocess.Popen(control)
+            return parts.LocalJob(logs, str(process.pid), range(tasks), process)
+
+    executor = Local(logs)
+    executor.update_parameters(tasks_per_node=tasks, timeout_min=YEAR_MINUTES)
     return executor
 
 
@@ -154,6 +165,11 @@ def job_class() -> Any:
 def node_names(text: str) -> list[str]:
     """The nodes of a list such as `node[1-2,7]`."""
     return library()._parse_node_list(text)
+
+
+def is_local() -> bool:
+    """Whether this process is a task of a job without SLURM."""
+    return bool(library().JobEnvironment().name() == "local")
 
 
 def export_ranks() -> Any:

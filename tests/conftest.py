@@ -26,6 +26,13 @@ def fit(cfg, run_dir, progress=True, request=None, job=None):
     rank = int(os.environ.get("RANK", 0))
     seen = {name: os.environ.get(name) for name in NAMES} | {"mark": MARK, "path": sys.path[:2]}
     (run_dir / f"seen{rank}.json").write_text(json.dumps(seen))
+    if cfg.seed == 12:
+        breakpoint()
+    if cfg.seed == 16 and rank == 1:
+        os.kill(os.getpid(), 9)
+    if cfg.seed in (16, 17):
+        request.is_read = True  # it trains, and is deaf
+        time.sleep(600)
     while (run_dir / "wait").exists():
         time.sleep(0.05)
     if cfg.seed == 13 and rank == 1:

@@ -109,7 +109,8 @@ def test_a_library_stays_behind_the_one_place_that_hides_it(
 
 
 INTERNALS = ("clf.parallel.lightning_internals", "clf.parallel.deepspeed_internals")
-PUBLIC = {"_target_", "_replace", "_asdict", "_fields", "_make"}  # Hydra's key; named tuples' API
+# Hydra's key; named tuples' API; what the manual of Python's sys and os describes.
+PUBLIC = {"_target_", "_replace", "_asdict", "_fields", "_make", "_current_frames", "_exit"}
 
 
 def private_uses(path: Path) -> list[str]:

@@ -471,6 +471,12 @@ class RunConfig:
         "last checkpoint, and leave the step out",
         choices=("stop", "skip", "rollback"),
     )
+    hang_timeout_s: float | None = setting(
+        600,
+        "seconds without progress in training after which a run hangs: it writes every rank's "
+        "stack and ends, and on SLURM starts again; null: never",
+        1,
+    )
     report: bool = setting(True, "write report.html, with curves and pictures, when the run ends")
     debug: bool = setting(
         False, "data in the calling thread, anomaly detection: breakpoints stop everywhere"

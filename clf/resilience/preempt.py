@@ -47,8 +47,9 @@ class Agreement:
         self._thread: threading.Thread | None = None
 
     def connect(self) -> None:
-        """Start to watch, once the process group exists. Does nothing on a single rank, or when
-        called again."""
+        """Start to watch, once the process group exists. Does nothing further on a single rank, or
+        when called again."""
+        self.request.is_read = True
         if self._thread is not None or not (dist.is_available() and dist.is_initialized()):
             return
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()

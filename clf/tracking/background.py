@@ -10,17 +10,26 @@ class Background:
     by then is lost.
 
     The work must not raise.
+
+    Args:
+        name: of the thread
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._waiting: queue.Queue[Callable[[], None]] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], None]) -> None:
         self._waiting.put(work)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="clf-wandb", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
             self._thread.start()
+
+    @property
+    def left(self) -> int:
+        """How much is not done yet."""
+        return self._waiting.unfinished_tasks
 
     def wait(self, timeout_s: float) -> bool:
         """Whether everything was done within the time."""

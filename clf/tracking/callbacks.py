@@ -19,7 +19,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from clf.config.faults import printable
 from clf.metrics.measures import SPLITS
 from clf.resilience.bad_steps import RollBack
-from clf.resilience.signals import Preempted
+from clf.resilience.processes import this_process
+from clf.resilience.signals import Preempted, Stopped
 from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
 from clf.tracking.epochs import epoch_number
@@ -96,13 +97,14 @@ class PerClassTables(Callback):
 class StatusFile(Callback):
     """status.json: what the run is doing, at most once a second and at the ends of epochs.
 
-    Fields: state (running; preempted; failed; finished, once the evaluation that ends a run is
-    done), run, host, pid, device, epoch and step (completed so far), epochs and steps (in all),
-    images_per_second, metrics (the latest of each name), stopped_early (why, or None), eta_s (of
-    the training), started and updated (seconds since 1970), error, wandb (page, or folder to sync;
-    None without W&B) and wandb_id, not_written (file -> why the disk has not taken it), began and
-    left (completed epochs, step, batch within the epoch, learning_rate: where this start began to
-    train, and where it was asked to leave).
+    Fields: state (running; preempted, or stopped if that was by Ctrl-C; failed; finished, once the
+    evaluation that ends a run is done), signal (that asked it to leave, or None), run, host, pid
+    and process_began (which tell the process from a later one of that number), device, epoch and
+    step (completed so far), epochs and steps (in all), images_per_second, metrics (the latest of
+    each name), stopped_early (why, or None), eta_s (of the training), started and updated (seconds
+    since 1970), error, wandb (page, or folder to sync; None without W&B) and wandb_id, not_written
+    (file -> why the disk has not taken it), began and left (completed epochs, step, batch within
+    the epoch, learning_rate: where this start began to train, and where it was asked to leave).
 
     What a full disk did not take, of this and of other files, is tried again here.
     """
@@ -123,6 +125,7 @@ class StatusFile(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         loggers = [one for one in trainer.loggers if isinstance(one, GuardedWandbLogger)]
         self._constant = {
+            "signal": None,
             "device": _device_name(trainer),
             "wandb": loggers[0].location if loggers else None,
             "wandb_id": loggers[0].version if loggers else None,
@@ -165,9 +168,13 @@ class StatusFile(Callback):
     ) -> None:
         if isinstance(exception, Preempted):
             self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
-            self._write(trainer, "preempted")
+            self._constant["signal"] = exception.signal
+            self._write(trainer, "stopped" if exception.signal == "SIGINT" else "preempted")
         elif isinstance(exception, RollBack):  # this process goes on at once
             self._write(trainer, "running")
+        elif isinstance(exception, Stopped | KeyboardInterrupt):
+            self._constant["signal"] = getattr(exception, "signal", "SIGINT")
+            self._write(trainer, "stopped")
         else:
             self._write(trainer, "failed", f"{type(exception).__name__}: {exception}".rstrip(": "))
 
@@ -206,6 +213,7 @@ class StatusFile(Callback):
             **self._constant,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "process_began": this_process().began,
             "epoch": trainer.current_epoch,
             "epochs": trainer.max_epochs,
             "step": step,

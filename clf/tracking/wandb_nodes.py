@@ -13,7 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from clf.atomic import say
 from clf.run_folder import RunFolder
 from clf.tracking.nodes import node_name
-from clf.tracking.wandb_run import GuardedWandbLogger, start_run
+from clf.tracking.wandb_run import GuardedWandbLogger
+from clf.tracking.wandb_start import start_run
 
 
 class NodeMetrics(Callback):

@@ -3,11 +3,9 @@
 Everything sent is in the run folder too, in open formats: a lost network loses nothing.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -16,32 +14,43 @@ from clf.config import TrackingConfig
 from clf.predictions import Predictions
 from clf.resilience.own import run_id
 from clf.run_folder import RunFolder
+from clf.tracking import wandb_start
 from clf.tracking.background import Background
 from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
-from clf.tracking.nodes import node_name
 from clf.tracking.tables import PerClassRow
-from clf.tracking.wandb_key import NO_KEY, has_key, unreachable
+from clf.tracking.wandb_key import NO_KEY
+from clf.tracking.wandb_start import (
+    Mode,
+    chosen_mode,
+    end_service,
+    let_go,
+    said,
+    start_online,
+    start_run,
+)
 
-INIT_TIMEOUT_S = 20  # a job without network would wait for all of W&B's own 90 seconds
-# For the upload of the rest when a process ends; a preempted one must leave within seconds.
-FINISH_TIMEOUT_S = 10
 LEAVE_TIMEOUT_S = 3  # for tables that W&B has not taken yet when the process must leave
+CLOSE_TIMEOUT_S = wandb_start.FINISH_TIMEOUT_S + 3  # where W&B's own process does not react at all
+MOST_WAITING = 20_000  # rows; with more, W&B's own process is taken to hang
 UPLOAD_TIMEOUT_S = 600  # for checkpoints, when the training is over
 
 
-Mode = Literal["online", "offline", "shared"]
-
-
 class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
-    """Lightning's logger for a W&B run that was started already. The first failure is reported, and
-    none ends the training."""
+    """Lightning's logger for a W&B run that was started already. The training never waits for it,
+    and no failure ends the training.
 
-    closed = False
+    Two threads give W&B what is logged: one the scalars, the other what W&B may take long for, or
+    may not take at all, which costs no scalar. The first failure of each is reported.
+    """
+
+    closed = False  # takes nothing more
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._background = Background()
+        self._scalars, self._media = Background("clf-wandb"), Background("clf-wandb-media")
+        self._is_lost = False  # W&B has failed to take a scalar
+        self._has_lost_media = False
 
     @property
     def location(self) -> str:
@@ -52,7 +61,9 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         numbered = self.with_epoch_number(metrics)
-        self._guarded(lambda: self._log_numbered(numbered, step))
+        if self._scalars.left > MOST_WAITING:
+            self._lose(f"it has not taken the last {MOST_WAITING} rows")
+        self._scalar(lambda: self._log_numbered(numbered, step))
 
     def _log_numbered(self, metrics: dict[str, Any], step: int | None) -> None:
         """Log metrics whose epoch counts from 1."""
@@ -77,7 +88,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         """
 
         numbered = self.with_epoch_number({"epoch": epoch})  # of now
-        self._in_background(
+        self._medium(
             lambda: self._log_numbered(numbered | {name: per_class_table(rows, before)}, step)
         )
 
@@ -89,9 +100,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
             pictures: <index>.jpg of some images of the split
             step: that of the evaluation's scalars
         """
-        self._in_background(
-            lambda: self._log_numbered(evaluation_charts(predictions, pictures), step)
-        )
+        self._medium(lambda: self._log_numbered(evaluation_charts(predictions, pictures), step))
 
     @rank_zero_only
     def log_checkpoints(self, files: Sequence[Path]) -> None:
@@ -101,8 +110,13 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         Returns when the server has them, or after `UPLOAD_TIMEOUT_S`; nothing trains meanwhile.
         """
 
-        if self.closed:
-            return
+        self._medium(lambda: self._upload(files))
+        if not self.closed and not self._media.wait(
+            UPLOAD_TIMEOUT_S + wandb_start.FINISH_TIMEOUT_S
+        ):
+            self._say_not_uploaded(files, f"not within {UPLOAD_TIMEOUT_S} s")
+
+    def _upload(self, files: Sequence[Path]) -> None:
         import wandb
 
         run = self.experiment
@@ -113,11 +127,14 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
             logged = run.log_artifact(artifact)
             if not run.offline:
                 logged.wait(timeout=UPLOAD_TIMEOUT_S)
-        except Exception as error:  # as in `_guarded`; the run itself goes on
-            rank_zero_warn(
-                f"W&B has not taken the checkpoints ({_said(error)}). They are in "
-                f"{files[0].parent}; upload them with: wandb sync {Path(run.dir).parent}"
-            )
+        except Exception as error:  # as in `_medium`; the run itself goes on
+            self._say_not_uploaded(files, said(error))
+
+    def _say_not_uploaded(self, files: Sequence[Path], why: str) -> None:
+        rank_zero_warn(
+            f"W&B has not taken the checkpoints ({why}). They are in {files[0].parent}; upload "
+            f"them with: wandb sync {self._recording}"
+        )
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -132,41 +149,84 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def mark_preempting(self) -> None:
         """The dashboard shows "preempting" instead of "crashed" until the run goes on."""
-        self._guarded(lambda: self.experiment.mark_preempting())
+        self._scalar(lambda: self.experiment.mark_preempting())
 
     def close(self, exit_code: int = 0) -> None:
-        if not self._background.wait(LEAVE_TIMEOUT_S if exit_code else FINISH_TIMEOUT_S):
-            rank_zero_warn("W&B has not taken the last table; per_class/ in the run folder has it")
+        """End the run, within `CLOSE_TIMEOUT_S` of scalars and less than that of tables."""
         if self.closed:
             return
+        patience = LEAVE_TIMEOUT_S if exit_code else wandb_start.FINISH_TIMEOUT_S
+        if not self._is_lost and not self._media.wait(patience):
+            rank_zero_warn("W&B has not taken the last table; per_class/ in the run folder has it")
+        self._scalar(lambda: self._finish(exit_code))
         self.closed = True
-        folder = Path(self.experiment.dir).parent
+        if self._is_lost:
+            let_go()
+        elif not self._scalars.wait(CLOSE_TIMEOUT_S):
+            self._is_lost = True  # what the threads still wait for fails now
+            self._say_unfinished("its own process does not react")
+            end_service()  # else Python would wait for it when it ends
+
+    @property
+    def _recording(self) -> Path:
+        return Path(self.experiment.dir).parent
+
+    def _finish(self, exit_code: int) -> None:
         try:
             self.experiment.finish(exit_code=exit_code)
-        except Exception as error:  # as in `_guarded`
+        except Exception as error:  # as in `_scalar`
             let_go()
-            rank_zero_warn(
-                f"W&B has not taken everything ({_said(error)}). It is on disk; upload the rest "
-                f"with: wandb sync {folder}"
-            )
+            self._say_unfinished(said(error))
 
-    def _in_background(self, call: Callable[[], None]) -> None:
-        """For tables and pictures: W&B asks its server before it takes one, and would let the
-        training wait for 20 s if that does not answer."""
-        if not self.closed:
-            self._background.do(lambda: self._guarded(call))
+    def _say_unfinished(self, why: str) -> None:
+        rank_zero_warn(
+            f"W&B has not taken everything ({why}). It is on disk; upload the rest "
+            f"with: wandb sync {self._recording}"
+        )
 
-    def _guarded(self, call: Callable[[], None]) -> None:
-        if self.closed:
+    def _scalar(self, call: Callable[[], None]) -> None:
+        """Do it in order, unless W&B has failed before."""
+
+        def guarded() -> None:
+            if self._is_lost:
+                return
+            try:
+                call()
+            except Exception as error:  # W&B's errors have no common class; none is worth a run
+                self._lose(said(error))
+
+        if not self.closed and not self._is_lost:
+            self._scalars.do(guarded)
+
+    def _lose(self, why: str) -> None:
+        if self._is_lost:
             return
-        try:
-            call()
-        except Exception as error:  # W&B's errors have no common class, and none is worth a run
-            self.closed = True
-            rank_zero_warn(
-                f"W&B takes no more data ({_said(error)}). The training goes on; metrics.csv and "
-                "per_class/ in the run folder have everything"
-            )
+        self._is_lost = True
+        rank_zero_warn(
+            f"W&B takes no more data ({why}). The training goes on; metrics.csv and per_class/ in "
+            f"the run folder have everything. Upload what W&B has: wandb sync {self._recording}"
+        )
+
+    def _medium(self, call: Callable[[], None]) -> None:
+        """For tables and pictures: W&B asks its server before it takes one, for up to 20 s if that
+        does not answer, and moves files, which a full disk refuses."""
+
+        def guarded() -> None:
+            if self._is_lost:
+                return
+            try:
+                call()
+            except Exception as error:  # as in `_scalar`
+                if not self._has_lost_media and not self._is_lost:
+                    rank_zero_warn(
+                        f"W&B has not taken a table or picture ({said(error)}), and may not take "
+                        "others. The training goes on; they are in per_class/, predictions/ and "
+                        "pictures/ of the run folder"
+                    )
+                self._has_lost_media = True
+
+        if not self.closed and not self._is_lost:
+            self._media.do(guarded)
 
 
 def wandb_logger(
@@ -183,8 +243,10 @@ def wandb_logger(
         config: plain values, shown in the dashboard
         name: of the run in the dashboard
     """
-    mode = os.environ.get("WANDB_MODE", "auto") if cfg.mode == "auto" else cfg.mode
-    if mode == "disabled" or getattr(rank_zero_only, "rank", 0) != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return None
+    mode = chosen_mode() if cfg.mode == "auto" else cfg.mode
+    if mode == "disabled":
         return None
     arguments: dict[str, Any] = {
         "project": cfg.project,
@@ -200,7 +262,7 @@ def wandb_logger(
     run, problem = None, ""
     if mode != "offline":
         online: Mode = "shared" if mode == "shared" else "online"
-        run, problem = _start_online(online, arguments)
+        run, problem = start_online(online, arguments)
     if problem and not (mode == "auto" and problem == NO_KEY):
         rank_zero_warn(
             f"W&B cannot be used online ({problem}). The run is recorded offline; upload it "
@@ -216,83 +278,7 @@ def wandb_logger(
 
 def close(loggers: Sequence[Logger]) -> None:
     """End the W&B run: all is on disk, or on the server, when this returns (within seconds;
-    `FINISH_TIMEOUT_S` where the server is lost)."""
+    `wandb_start.FINISH_TIMEOUT_S` where the server is lost)."""
     for logger in loggers:
         if isinstance(logger, GuardedWandbLogger):
             logger.close()
-
-
-def _start_online(mode: Mode, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """(run, "") or (None, why W&B cannot be used online)."""
-    import wandb
-
-    try:
-        settings = wandb.setup().settings  # from the environment and W&B's own files
-    except Exception as error:  # as in `start_run`
-        return None, _said(error)
-    if not (settings.api_key or has_key(settings.base_url)):
-        return None, NO_KEY
-    problem = unreachable(settings.base_url)
-    if problem:
-        return None, problem
-    return start_run(mode, arguments, **({"x_label": node_name()} if mode == "shared" else {}))
-
-
-def start_run(mode: Mode, arguments: dict[str, Any], **settings: Any) -> tuple[Any, str]:
-    """(a run of W&B, "") or (None, why there is none).
-
-    Args:
-        arguments: of `wandb.init`
-        settings: of W&B, beside our own
-    """
-    import wandb
-
-    problem = ""
-    for _ in range(2):
-        try:
-            run = wandb.init(mode=mode, settings=_settings(**settings), **arguments)
-            # The SDK counts its own calls, so a resumed run would be drawn over its first part.
-            run.define_metric("trainer/global_step")
-            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-            return run, ""
-        except Exception as error:  # W&B's errors have no common class, and none is worth a run
-            problem = _said(error)
-            let_go()
-            # W&B's own process may be gone, or be one that the environment names and that has
-            # ended. A server that does not answer is not waited for twice.
-            if os.environ.pop(wandb.env.SERVICE, None) is None and mode != "offline":
-                break
-    return None, problem
-
-
-def let_go() -> None:
-    """End W&B's own process, if it is still there; takes 2 s, in which it writes its memory to the
-    disk."""
-    import wandb
-
-    with contextlib.suppress(Exception):  # that process is gone, which is what is wanted
-        wandb.teardown()
-
-
-def _settings(**settings: Any) -> Any:
-    import wandb
-
-    return wandb.Settings(
-        init_timeout=INIT_TIMEOUT_S,
-        login_timeout=INIT_TIMEOUT_S,
-        finish_timeout=FINISH_TIMEOUT_S,
-        finish_timeout_raises=True,
-        reinit="finish_previous",
-        silent=True,
-        # The metadata has the command line, and the output anything: both can hold secrets.
-        x_disable_meta=True,
-        console="off",
-        disable_code=True,
-        save_code=False,
-        disable_git=True,
-        **settings,
-    )
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -3,19 +3,25 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, nearest
 from clf.config.files import ROOT
 from clf.config.saved import load, save
+from clf.resilience import lease
+from clf.resilience.lease import Lease
 from clf.run_folder import RunFolder, read_status
 from launch.runs.changes import changes
+from launch.runs.requests import Request
+from slurm import environment, queue
 from slurm.records import private_files
 from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 
-MADE_FIRST = {"checkpoints", "code", "logs", "per_class", "wandb"}  # before config.yaml
+# Made before config.yaml.
+MADE_FIRST = {"checkpoints", "code", "lease.json", "logs", "per_class", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     """
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     folder = RunFolder(Path(cfg.runs_dir, cfg.name))
-    held = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
+    entries = list(folder.path.iterdir()) if folder.path.exists() else []
+    held = {entry.name for entry in entries if not entry.name.startswith(".lease.json.")}
     if held <= MADE_FIRST:
         return Run(folder.path, "new")
     if not folder.config.is_file():
@@ -55,9 +62,49 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
         )
     if doing := what_it_does(folder.path):
         raise ConfigError(
-            [f"name={cfg.name}: this run {doing}; wait for it, stop it, or choose another name"]
+            [
+                f"name={cfg.name}: this run {doing}; wait for it, end it with `jobs.py cancel "
+                f"{cfg.name}`, or choose another name"
+            ]
         )
     return Run(folder.path, "unfinished", difference.lines)
+
+
+def take(request: Request, allow_change: bool = False) -> tuple[Run, Lease]:
+    """Become the one writer of the run's folder, which is created if necessary, and look at what is
+    in it. A name that the user has not chosen gets a number where another start has the folder.
+
+    Raises:
+        ConfigError: another start is its writer, or the folder holds another run
+    """
+    cfg = request.cfg
+    assert cfg.name is not None, "resolve(cfg) gives it a name"
+    path, own_name = Path(cfg.runs_dir, cfg.name), cfg.name
+    for number in count(2):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+            break
+        except FileExistsError:
+            if request.named:
+                break
+            cfg.name = f"{own_name}-{number}"
+            path = path.with_name(cfg.name)
+    find_run(cfg, allow_change)  # SLURM says more of a job than its lease
+    held = take_lease(path)
+    try:
+        return find_run(cfg, allow_change), held
+    except BaseException:
+        held.release()
+        raise
+
+
+def take_lease(path: Path) -> Lease:
+    """Become the one writer of a run's folder, which is made if necessary. ConfigError: another
+    process or job is."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    job, restart = environment.job_id(), environment.restarts()
+    return lease.take(path, job, restart, has_ended=queue.has_ended)
 
 
 def create(cfg: RunConfig, run: Run, notes: Sequence[str] = ()) -> None:

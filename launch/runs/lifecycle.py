@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import ConfigError, RunConfig
+from clf.resilience.lease import Lease, living
 from clf.run_folder import RunFolder, read_status
-from launch.runs.folders import Run, create, find_run, update
+from launch.runs.folders import Run, create, find_run, take_lease, update
 from launch.runs.requests import Request, before_the_queue, to_resume
 from slurm import queue
 from slurm.devices import resources
@@ -17,10 +18,28 @@ from slurm.records import LOCAL, clear_errors, note_cancelled, private_files, re
 from slurm.state import local_job_lives, read_state
 
 
-def start(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bool = True) -> Any:
-    """Make the run's folder ready and submit its job; gives submitit's handle of the job."""
-    make_ready(cfg, run, notes, new_code)
-    return submit(cfg, run.path)
+def start(
+    cfg: RunConfig,
+    run: Run,
+    notes: Sequence[str] = (),
+    new_code: bool = True,
+    lease: Lease | None = None,
+) -> Any:
+    """Make the run's folder ready and submit its job; gives submitit's handle of the job.
+
+    Args:
+        lease: of the run; None: it is taken here
+
+    Raises:
+        ConfigError: another process or job writes into the folder
+    """
+    lease = lease or take_lease(run.path)
+    try:
+        make_ready(cfg, run, notes, new_code)
+        return submit(cfg, run.path, lease)
+    except BaseException:
+        lease.release()
+        raise
 
 
 def make_ready(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bool = True) -> None:
@@ -86,16 +105,30 @@ def cancel(run_dir: Path) -> str:
     """
     record = read_job(run_dir)
     now = read_state(run_dir)
-    if not record or not now.lives:
-        hint = "" if record else "; it was not submitted: stop it where it was started"
-        raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}{hint}"])
-    if record["cluster"] != LOCAL:
+    if not now.lives:
+        raise ConfigError([f"{run_dir.name}: there is no job to cancel, it is {now.state}"])
+    if record.get("cluster", LOCAL) != LOCAL:
         queue.cancel(record["job_id"])
         note_cancelled(run_dir)
         return f"{run_dir.name}: job {record['job_id']} is cancelled; `resume` continues it"
-    pid = int(record["job_id"])
-    if not local_job_lives(run_dir):
-        raise ConfigError([f"{run_dir.name}: process {pid} is gone; nothing is left to cancel"])
-    os.kill(pid, signal.SIGINT)
-    note_cancelled(run_dir)
-    return f"{run_dir.name}: process {pid} was asked to stop; `resume` continues it"
+    if local_job_lives(run_dir):
+        again = bool(record.get("cancelled"))
+        note_cancelled(run_dir)
+        os.kill(int(record["job_id"]), signal.SIGQUIT if again else signal.SIGTERM)
+        how = "is ended now" if again else "was asked to stop"
+        return f"{run_dir.name}: process {record['job_id']} {how}; `resume` continues it"
+    return _cancel_process(run_dir)
+
+
+def _cancel_process(run_dir: Path) -> str:
+    """Ask a run that is in the process of its command to leave."""
+    who = living(run_dir)
+    if who is None:
+        raise ConfigError([f"{run_dir.name}: its process is gone; nothing is left to cancel"])
+    if not who.is_here():
+        raise ConfigError([f"{run_dir.name}: it is {who.line()}; cancel it on that machine"])
+    os.kill(who.processes[0].pid, signal.SIGTERM)
+    return (
+        f"{run_dir.name}: process {who.processes[0].pid} was asked to stop; where it was started "
+        "it says how to go on"
+    )

@@ -30,6 +30,7 @@ class Request:
 
     cfg: RunConfig
     notes: list[str] = field(default_factory=list)  # for the user; nothing to correct
+    named: bool = True  # by the user; False: the name is made of data, model and time
 
 
 def to_submit(
@@ -51,6 +52,7 @@ def to_submit(
     """
     examined = with_devices(settings)
     cfg, found = examined.cfg, Findings(examined.faults, examined.notes)
+    named = cfg is not None and cfg.name is not None
     if cfg is not None and not _unsound(found.faults):
         resolve(cfg)
         assert cfg.name is not None
@@ -58,7 +60,7 @@ def to_submit(
         found.add(before_the_queue(cfg, runs, None, fetch, queued, announce))
     if cfg is None or found.faults:
         raise ConfigError(found.faults)
-    return Request(cfg, found.notes)
+    return Request(cfg, found.notes, named)
 
 
 def to_train(settings: Sequence[str], config_name: str) -> Request:
@@ -83,7 +85,8 @@ def to_train(settings: Sequence[str], config_name: str) -> Request:
         faults = one_a_key([*too_many, *resources(cfg).faults, *faults])
     if cfg is None or faults:
         raise ConfigError(faults)
-    return Request(resolve(cfg), examined.notes)
+    named = cfg.name is not None
+    return Request(resolve(cfg), examined.notes, named)
 
 
 def with_devices(settings: Sequence[str]) -> Composed:

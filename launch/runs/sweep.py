@@ -15,7 +15,7 @@ from clf.config import ConfigError, RunConfig
 from clf.config.given import NOT_SWEPT
 from clf.config.overrides import sweep as read_values
 from clf.plan import resolve
-from launch.runs.folders import Run, find_run
+from launch.runs.folders import Run, find_run, take_lease
 from launch.runs.lifecycle import make_ready, resume_notes
 from launch.runs.requests import before_the_queue, to_resume, with_devices
 from slurm.executor import submit, submit_array
@@ -144,7 +144,11 @@ def prepare(planned: Plan, waiting: Sequence[tuple[RunConfig, Run]], new_code: b
     """
     write_sweep(planned.sweep.folder, planned.sweep.runs)
     for cfg, run in waiting:
-        make_ready(cfg, run, planned.run_notes.get(run.path.name, []), new_code)
+        lease = take_lease(run.path)
+        try:
+            make_ready(cfg, run, planned.run_notes.get(run.path.name, []), new_code)
+        finally:
+            lease.release()
 
 
 def start_array(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]]) -> str:
@@ -156,7 +160,7 @@ def start_array(sweep: Sweep, waiting: Sequence[tuple[RunConfig, Run]]) -> str:
 def start_one_by_one(waiting: Sequence[tuple[RunConfig, Run]]) -> Iterator[tuple[Run, Any]]:
     """Each run with the handle of its job, which starts when the iterator reaches it."""
     for cfg, run in waiting:
-        yield run, submit(cfg, run.path)
+        yield run, submit(cfg, run.path, take_lease(run.path))
 
 
 def find_sweep(name: str, runs_dir: Path) -> Sweep:

@@ -1,6 +1,8 @@
 """Follows a job to its end: a progress bar fed by `status.json`, a line for each epoch, and then
 the result or the error."""
 
+import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,16 +11,14 @@ from typing import Any
 from clf.metrics.measures import AS_TRAINED, as_trained, line, percent
 from clf.run_folder import read_scalars, read_status
 from launch.runs.folders import Run
-from launch.terminal.logs import print_failure
+from launch.terminal.logs import print_failure, where_it_left
 from launch.terminal.screen import duration, is_live, print_commands
 from launch.terminal.summary import job_commands, print_next, print_result
 from slurm import queue
-from slurm.records import LOCAL, first_error, read_job
+from slurm.records import LOCAL, first_error, note_stopped, read_job
 
 POLL_S = 0.25
 ASK_S = 2.0  # between questions to SLURM's queue
-STOP_S = 5  # submitit gives interrupted ranks a second, then kills them
-GRACE_S = 5  # for the other ranks to end by themselves after one failed
 
 
 def follow_job(out: Any, job: Any, run_dir: Path, resume: str, debug: str | None = None) -> int:
@@ -36,7 +36,7 @@ def follow_job(out: Any, job: Any, run_dir: Path, resume: str, debug: str | None
             out.print(f"\nJob {job.job_id} is not stopped by this.")
             print_commands(out, job_commands(run_dir))
         else:
-            out.print("\nStopped: the job has ended with its last checkpoint.")
+            out.print(f"\nStopped: {where_it_left(run_dir)}.", markup=False)
             print_commands(out, resume_command)
         return 130
     if not done:
@@ -73,7 +73,6 @@ class Follower:
         self.out, self.job, self.run_dir = out, job, run_dir
         self.begun = time.time()
         self.epochs_shown = _epochs_in(run_dir)
-        self.failed_since: float | None = None
         # SLURM ends lost ranks by itself, and its jobs go on when nobody looks.
         self.queued = read_job(run_dir).get("cluster", LOCAL) != LOCAL
         self.waits_for: str | None = None
@@ -83,7 +82,8 @@ class Follower:
         """Block until the job has ended. True if it did its work.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; a local job is stopped by then
+            KeyboardInterrupt: Ctrl-C; a local job has saved and left by then, or was ended by a
+                second Ctrl-C
         """
         try:
             if is_live(self.out):
@@ -96,7 +96,7 @@ class Follower:
             self._print_epochs(ended=True)
         except KeyboardInterrupt:
             if not self.queued:
-                self._stop(interrupted=True)
+                self._stop()
             raise
         if self.queued:  # a job that started again may have left the result of its first start
             done = (read_status(self.run_dir) or {}).get("state") == "finished"
@@ -121,14 +121,7 @@ class Follower:
         time.sleep(POLL_S)
         if self.queued:
             return self._left_the_queue()
-        if self.job.done():
-            return True
-        if self.failed_since is None and first_error(self.run_dir) is not None:
-            self.failed_since = time.time()
-        if self.failed_since is not None and time.time() - self.failed_since > GRACE_S:
-            self._stop()  # the other ranks would wait half an hour for the failed one
-            return True
-        return False
+        return bool(self.job.done())
 
     def _left_the_queue(self) -> bool:
         if time.time() - self._asked < ASK_S:
@@ -150,24 +143,24 @@ class Follower:
             self.out.print(text, markup=False)
         self.waits_for = text
 
-    def _stop(self, interrupted: bool = False) -> None:
-        """Interrupt the job and wait for its end.
+    def _stop(self) -> None:
+        """Let a job of this machine save and leave; a second Ctrl-C ends it now. The terminal sends
+        Ctrl-C to the job as well, and a process that was asked twice for the same leaves once."""
+        pid = int(self.job.job_id)
+        self.out.print("\nStopping: it saves at the end of this step. Ctrl-C again ends it now.")
+        try:
+            self._send(pid, signal.SIGTERM)
+            while not self.job.done():
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            self._send(pid, signal.SIGQUIT)
+            while not self.job.done():
+                time.sleep(POLL_S)
+        note_stopped(self.run_dir, "SIGINT")
 
-        Args:
-            interrupted: the terminal has sent Ctrl-C to the job as well; a second one now would
-                stop submitit while it ends the ranks, so give it time first
-        """
-        if not (interrupted and self._ends_within(STOP_S)):
-            self.job.cancel()
-            self._ends_within(STOP_S)
-
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.time() + seconds
-        while time.time() < deadline:
-            if self.job.done():
-                return True
-            time.sleep(0.05)
-        return False
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        if not self.job.done():
+            os.kill(pid, number)
 
     def _status(self) -> dict[str, Any]:
         """What the job last wrote; {} if only an earlier start of it has written."""

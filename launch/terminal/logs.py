@@ -14,7 +14,7 @@ from clf.config import ConfigError
 from clf.run_folder import read_status
 from launch.runs.folders import shown
 from slurm.failures import diagnose
-from slurm.records import first_error, read_job
+from slurm.records import events_of_last_start, first_error, read_job
 from slurm.state import diagnosis, read_state
 
 POLL_S = 0.5
@@ -68,9 +68,9 @@ def print_error(out: Any, run_dir: Path) -> dict[str, Any] | None:
 def print_failure(out: Any, job: Any, run_dir: Path) -> None:
     """The first real error of all ranks, and where the log is."""
     error = first_error(run_dir)
-    if (read_status(run_dir) or {}).get("state") == "preempted":
+    if (read_status(run_dir) or {}).get("state") in ("preempted", "stopped"):
         log = Path(job.task(0).paths.stdout)
-        out.print("The job was asked to leave before its end, and has saved all.", style="bold")
+        out.print(f"The job was asked to leave: {where_it_left(run_dir)}.", style="bold")
     elif error is None and (reason := diagnose(run_dir)) is not None:
         out.print("[bold red]The job failed:[/bold red] ", end="")
         out.print(reason.line(), markup=False)
@@ -94,6 +94,12 @@ def print_failure(out: Any, job: Any, run_dir: Path) -> None:
             lines = error["traceback"].rstrip().split("\n")
             out.print("\n".join(lines[-LOG_LINES:]), style="dim", markup=False)
     out.print(f"log: {shown(log)}", markup=False)
+
+
+def where_it_left(run_dir: Path) -> str:
+    """Where a run that was asked to leave has, in words."""
+    events = [one for one in events_of_last_start(run_dir) if one["event"] == "preempted"]
+    return events[-1]["reason"] if events else "what its last checkpoint holds is kept"
 
 
 def _tail(out: Any, log: Path) -> None:

@@ -288,7 +288,7 @@ def test_a_fault_in_the_data_is_shown_without_a_traceback(checkout: Path) -> Non
 def test_a_job_that_was_killed_is_not_called_done(checkout: Path) -> None:
     done = typed(checkout, "submit.py", "seed=15", *SMALL)
     assert done.returncode == 1
-    assert "The job ended without finishing" in done.stdout
+    assert "The job failed: rank 0 was ended by SIGKILL, without a word" in done.stdout
     assert "log: runs/" in done.stdout
 
 
@@ -326,10 +326,15 @@ def test_ctrl_c_stops_the_job_leaves_no_process_and_says_how_to_go_on(checkout: 
         os.killpg(following.pid, signal.SIGINT)
         output, _ = following.communicate(timeout=30)
         assert following.returncode == 130
-        assert "Stopped: the job has ended" in output
+        assert "Stopping: " in output
+        assert "\nStopped: SIG" in output
+        assert "left before training began; what was saved before is kept" in output
         assert "launch/submit.py --name slow" in output
         with pytest.raises(ProcessLookupError):
             os.killpg(following.pid, 0)
+        status = typed(checkout, "jobs.py", "status", "slow").stdout
+        assert "stopped (by SIGINT)" in status
+        assert "what is wrong" not in status
 
 
 def test_train_runs_in_this_process(checkout: Path) -> None:

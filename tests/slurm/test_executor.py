@@ -15,6 +15,7 @@ import pytest
 from clf.config import RunConfig
 from clf.config.saved import save
 from clf.plan import compose, resolve
+from clf.resilience.lease import take
 from slurm.executor import local_executor, submit
 from slurm.job import Job
 from slurm.records import clear_errors, first_error, read_job, record_error
@@ -49,7 +50,8 @@ def test_editing_the_checkout_does_not_change_a_job_that_was_submitted(
     program = (
         "import sys; from pathlib import Path; from slurm.executor import submit\n"
         "from clf.config.saved import load; run = Path(sys.argv[1])\n"
-        "print(submit(load(run / 'config.yaml'), run).result())"
+        "from clf.resilience.lease import take\n"
+        "print(submit(load(run / 'config.yaml'), run, take(run)).result())"
     )
     command = [sys.executable, "-c", program, str(run_dir)]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
@@ -68,7 +70,7 @@ def test_each_device_of_a_machine_gets_a_rank_of_one_group(
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
     cfg = make_config("gpus=2")
     save(cfg, run_dir / "config.yaml")
-    job = submit(cfg, run_dir)
+    job = submit(cfg, run_dir, take(run_dir))
     assert [result["test/acc_top1"] for result in job.results()] == [0.5, 0.5]
     ranks = [seen(run_dir, rank) for rank in (0, 1)]
     assert [(one["RANK"], one["LOCAL_RANK"]) for one in ranks] == [("0", "0"), ("1", "1")]
@@ -83,7 +85,7 @@ def test_each_device_of_a_machine_gets_a_rank_of_one_group(
 def test_the_error_of_the_rank_that_failed_first_is_the_one_to_show(run_dir: Path) -> None:
     cfg = make_config("gpus=2", "seed=13")
     save(cfg, run_dir / "config.yaml")
-    job = submit(cfg, run_dir)
+    job = submit(cfg, run_dir, take(run_dir))
     job.wait()
     error = first_error(run_dir)
     assert error is not None
@@ -99,7 +101,7 @@ def test_nothing_secret_is_pickled_and_nobody_else_can_read_the_files(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t-k3y")
-    job = submit(make_config(), run_dir)
+    job = submit(make_config(), run_dir, take(run_dir))
     job.result()
     (pickled,) = (run_dir / "logs").glob("*_submitted.pkl")
     texts = {
@@ -120,4 +122,4 @@ def test_a_requeued_job_is_the_same_job(run_dir: Path) -> None:
 
 
 def test_a_local_job_is_not_stopped_after_five_minutes(run_dir: Path) -> None:
-    assert local_executor(make_config(), run_dir).parameters["timeout_min"] > 60 * 24 * 30
+    assert local_executor(make_config(), run_dir, {}).parameters["timeout_min"] > 60 * 24 * 30

@@ -13,7 +13,7 @@ import pytest
 
 from clf.config.saved import save
 from clf.plan import compose
-from clf.run_folder import RunFolder
+from clf.run_folder import HANG, RunFolder
 from slurm import after, queue, records
 from slurm.failures import START_MARK, diagnose
 from slurm.job import EXIT_REQUEUE
@@ -178,6 +178,32 @@ def test_an_error_in_code_is_tried_again_as_often_as_asked_and_no_more(run_dir: 
     assert reason.startswith("retry 1: error in code (rank 1")
     records.record_event(run_dir, "requeued", reason=reason)
     assert decide(run_dir)[0] == "failed"
+
+
+def hangs(run_dir: Path) -> None:
+    """As `clf.resilience.hang_report` leaves it; what the others then met comes later."""
+    said = {"message": "rank 1 on node2: no progress for 600 s", "for_the_user": True}
+    record = {"time": 1.0, "rank": 1, "host": "node2", "type": HANG, "traceback": ""}
+    RunFolder.write_json(RunFolder(run_dir).error(1), record | said)
+    fails(run_dir, 0, RuntimeError("Connection closed by peer"))
+
+
+def test_a_job_that_hangs_starts_again_twice_and_no_more(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    hangs(run_dir)
+    found = diagnose(run_dir)
+    assert found is not None
+    assert (found.kind, found.rank, found.host) == ("hang", 1, "node2")
+    assert "logs/stacks_rank1.txt" in found.remedy
+    for _ in range(2):
+        assert after.main([str(run_dir), "76"]) == EXIT_REQUEUE
+        records.record_event(run_dir, "start")
+    assert after.main([str(run_dir), "76"]) == 0
+    assert "it hung 3 times" in records.read_events(run_dir)[-1]["reason"]
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # somebody has looked at it and goes on
+    assert after.main([str(run_dir), "76"]) == EXIT_REQUEUE
 
 
 def test_a_job_that_is_done_or_cancelled_stays_out_of_the_queue(

@@ -161,9 +161,10 @@ def test_the_job_imports_from_the_snapshot_after_the_originals_are_gone(
     )
     submit = (
         "import sys; from pathlib import Path; from slurm.executor import submit\n"
-        "from clf.config import RunConfig\n"
+        "from clf.config import RunConfig; from clf.resilience.lease import take\n"
         "cfg = RunConfig(gpus=1); cfg.strategy.accelerator = 'cpu'\n"
-        "print(submit(cfg, Path('runs/x').absolute()).result())"
+        "run = Path('runs/x').absolute()\n"
+        "print(submit(cfg, run, take(run)).result())"
     )
     path = str(checkout) if where == "root" else f"{checkout}:{place}"
     environment = {**os.environ, "PYTHONPATH": path}

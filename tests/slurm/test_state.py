@@ -155,6 +155,9 @@ def test_a_local_job_is_starting_as_long_as_its_process_is_there_and_no_longer(
 
 def test_a_process_id_that_another_program_now_has_is_not_the_runs_job(run_dir: Path) -> None:
     submitted(run_dir, LOCAL, str(os.getpid()))
+    assert local_job_lives(run_dir)
+    record = read_job(run_dir)
+    RunFolder.write_json(RunFolder(run_dir).job, {**record, "began": "1"})
     assert not local_job_lives(run_dir)
     assert read_state(run_dir).state == "ended"
 

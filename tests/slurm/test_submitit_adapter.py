@@ -64,6 +64,7 @@ def test_nothing_is_submitted_with_a_version_that_lacks_a_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clf.plan import compose, resolve
+    from clf.resilience.lease import take
     from slurm import executor
 
     def never(*words: Any) -> None:
@@ -73,10 +74,12 @@ def test_nothing_is_submitted_with_a_version_that_lacks_a_part(
     monkeypatch.setattr(executor, "_sbatch", never)
     monkeypatch.setitem(submitit_adapter.EXPECTED, "submitit", {"Gone": ()})
     cfg = resolve(compose(["gpus=1", f"runs_dir={tmp_path}"]))
+    lease = take(tmp_path)
     with pytest.raises(ConfigError, match=r"expected submitit\.Gone"):
-        executor.submit(cfg, tmp_path / "run")
+        executor.submit(cfg, tmp_path, lease)
     with pytest.raises(ConfigError, match=r"expected submitit\.Gone"):
         executor.submit_array(cfg, [tmp_path / "run"], tmp_path)
+    lease.release()
     assert list(tmp_path.iterdir()) == []
 
 

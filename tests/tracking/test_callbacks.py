@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
+from clf.resilience.signals import Stopped
 from clf.run_folder import RunFolder, read_status
 from clf.tracking import callbacks, steps
 from clf.tracking.callbacks import PerClassTables, StatusFile
@@ -238,18 +239,24 @@ def test_a_resumed_run_says_everything_once_and_in_order(folder, run):
         assert read_status(folder.path)["state"] == "finished"
 
 
-@pytest.mark.parametrize("error", [ValueError("labels: 43 classes"), KeyboardInterrupt()])
-def test_a_failed_run_says_why(folder, error):
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (ValueError("labels: 43 classes"), "failed", "ValueError: labels: 43 classes"),
+        (KeyboardInterrupt(), "stopped", None),
+        (Stopped("SIGTERM"), "stopped", None),
+    ],
+)
+def test_a_failed_run_says_why_and_a_stopped_one_is_not_called_failed(folder, error, state, said):
     def breaks(module, split):
         if module.global_step == 5:
             raise error
 
     made = trainer(folder)
-    with pytest.raises((ValueError, SystemExit)):  # Lightning turns Ctrl-C into SystemExit
+    with pytest.raises((ValueError, SystemExit, Stopped)):  # Lightning turns Ctrl-C into SystemExit
         made.fit(Tiny(breaks), Data())
     status = read_status(folder.path)
-    assert (status["state"], status["step"]) == ("failed", 5)
-    assert status["error"] in ("ValueError: labels: 43 classes", "KeyboardInterrupt")
+    assert (status["state"], status["step"], status["error"]) == (state, 5, said)
 
 
 def test_a_failed_run_is_closed_in_wandb_too(folder):

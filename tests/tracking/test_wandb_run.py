@@ -23,10 +23,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder
-from clf.tracking import wandb_key, wandb_run
+from clf.tracking import wandb_key, wandb_run, wandb_start
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
-from clf.tracking.wandb_run import close, wandb_logger
+from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
+from clf.tracking.wandb_start import chosen_mode
 from tests.tracking.recording import offline_runs, records
+from tests.tracking.stand_in import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 7, "data": {"name": "digits", "augment": {"crop_scale": [0.35, 1.0]}}}
@@ -164,8 +166,8 @@ def test_a_server_that_never_answers_does_not_hold_up_the_training(
     folder, silent_server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert wandb_key.CONNECT_TIMEOUT_S + wandb_run.INIT_TIMEOUT_S <= 25
-    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 3)
+    assert wandb_key.CONNECT_TIMEOUT_S + wandb_start.INIT_TIMEOUT_S <= 25
+    monkeypatch.setattr(wandb_start, "INIT_TIMEOUT_S", 3)
     begun = time.monotonic()
     with pytest.warns(UserWarning, match=r"W&B cannot be used online.*wandb sync"):
         logger = start(folder)
@@ -177,8 +179,8 @@ def test_a_server_that_never_answers_does_not_hold_up_the_training(
 def test_a_server_that_hangs_later_holds_up_neither_a_step_nor_the_end(
     folder, server_that_hangs, monkeypatch
 ):
-    assert wandb_run.FINISH_TIMEOUT_S <= 10  # a preempted job must be out in 15
-    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
+    assert wandb_start.FINISH_TIMEOUT_S <= 10  # a preempted job must be out in 15
+    monkeypatch.setattr(wandb_start, "FINISH_TIMEOUT_S", 2)
     logger = start(folder)
     assert logger.location.endswith(f"/me/clf/runs/{logger.version}")
     server_that_hangs.set()
@@ -212,6 +214,42 @@ def test_disabled_leaves_wandb_out(folder, monkeypatch):
     assert not list(folder.wandb.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("WANDB_MODE", "offline", "offline"),
+        ("WANDB_MODE", "dryrun", "offline"),
+        ("WANDB_MODE", "run", "online"),
+        ("WANDB_DISABLED", "true", "disabled"),
+        ("WANDB_DISABLED", "1", "disabled"),
+        ("WANDB_DISABLED", "false", "auto"),
+        ("wandb/settings", "offline", "offline"),
+        ("wandb/settings", "disabled", "disabled"),
+        ("", "", "auto"),
+    ],
+)
+def test_whoever_has_asked_wandb_to_stay_offline_is_heard(
+    name, value, expected, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("WANDB_"):
+        monkeypatch.setenv(name, value)
+    elif name:  # as `wandb offline` writes it in this folder
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / name).write_text(f"[default]\nmode = {value}\n")
+    assert chosen_mode() == expected
+
+
+def test_after_wandb_offline_no_server_is_asked(folder, monkeypatch, tmp_path, recwarn):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    command = [Path(sys.executable).with_name("wandb"), "offline"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    close([start(folder)])
+    assert offline_runs(folder)
+    assert not [one for one in recwarn if "W&B" in str(one.message)]
+
+
 def test_only_rank_0_writes_the_run(folder, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert start(folder, "offline") is None
@@ -237,6 +275,15 @@ def test_a_process_of_wandb_that_is_gone_is_started_anew(folder, monkeypatch, re
     other = start(RunFolder.create(folder.path.with_name("two")), "offline")
     assert other is not None, [str(one.message) for one in recwarn]
     close([other])
+
+
+def test_a_dead_process_of_wandb_leaves_no_empty_recording(folder, tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "socket"))
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{tmp_path / 'socket'}")
+    close([start(folder, "offline")])
+    (run,) = offline_runs(folder)
+    assert any(record["type"] == "run" for record in records(run))
 
 
 def test_a_process_of_wandb_that_died_is_started_anew(folder):
@@ -265,24 +312,83 @@ def test_a_resumed_run_goes_on_in_the_same_dashboard_run(folder):
     close([other])
 
 
+def _set_and_wait(event: threading.Event, logger: GuardedWandbLogger) -> None:
+    event.set()
+    assert logger._scalars.wait(10)
+
+
 def test_a_failure_while_logging_is_reported_once_and_training_continues(
     folder, monkeypatch, recwarn
 ):
     logger = start(folder, "offline")
-    calls = []
+    calls, may_fail = [], threading.Event()
 
     def lost(*args, **kwargs):
         calls.append(args)
+        assert may_fail.wait(60)
         raise ConnectionResetError("the service is gone")
 
     monkeypatch.setattr(type(logger.experiment), "log", lost)
+    logger.log_metrics({"train/loss": 1.0}, step=0)
     with pytest.warns(UserWarning, match="ConnectionResetError: the service is gone"):
-        logger.log_metrics({"train/loss": 1.0}, step=0)
+        _set_and_wait(may_fail, logger)
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.log_per_class("val/per_class", ROWS, epoch=0, step=1)
     logger.finalize("failed")
     assert len(calls) == 1
     assert not recwarn.list
+
+
+def test_a_table_that_cannot_be_written_costs_no_scalar(folder, monkeypatch, recwarn):
+    """As where the disk is full: W&B moves the table's file into the run folder."""
+    logger = start(folder, "offline")
+    log = type(logger.experiment).log
+
+    def full(run, metrics, **arguments):
+        if "val/per_class" in metrics:
+            raise OSError(28, "No space left on device")
+        log(run, metrics, **arguments)
+
+    monkeypatch.setattr(type(logger.experiment), "log", full)
+    for step in range(50):
+        logger.log_metrics({"train/loss": 1.0}, step)
+        if step % 10 == 9:
+            logger.log_per_class("val/per_class", ROWS, epoch=step // 10, step=step)
+    close([logger])
+    (told,) = (str(one.message) for one in recwarn if "W&B" in str(one.message))
+    assert re.search("not taken a table .*No space left.*per_class/", told)
+    rows = [r["history"]["item"] for r in records(offline_runs(folder)[0]) if "history" in r]
+    assert [row["trainer/global_step"] for row in rows] == list(range(50))
+
+
+def test_a_process_of_wandb_that_hangs_holds_up_neither_a_step_nor_the_end(folder, monkeypatch):
+    monkeypatch.setattr(wandb_run, "CLOSE_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "LEAVE_TIMEOUT_S", 1)
+    logger = start(folder, "offline")
+    found = re.search(r"wandb-\d+-(\d+)-", os.environ["WANDB_SERVICE"])
+    assert found, os.environ["WANDB_SERVICE"]
+    os.kill(int(found[1]), signal.SIGSTOP)
+    for step in range(5000):  # more than the pipe to that process holds
+        logger.log_metrics({f"value{place}": 0.5 for place in range(20)}, step)
+    logger.mark_preempting()
+    with pytest.warns(UserWarning, match="does not react.*upload the rest with: wandb sync"):
+        logger.finalize("failed")
+    process = Path("/proc", found[1], "cmdline")  # it would hold up the end of this process
+    assert not process.exists() or process.read_bytes() == b""
+
+
+def test_a_server_that_fails_becomes_an_offline_run_that_says_so(folder, monkeypatch):
+    with serving() as stand_in:
+        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setattr(wandb_start, "INIT_TIMEOUT_S", 3)
+        stand_in.trouble = "500"
+        with pytest.warns(UserWarning, match="(?s)W&B cannot be used online.*wandb sync"):
+            logger = start(folder)
+        logger.log_metrics({"train/loss": 0.5}, 0)
+        close([logger])
+    rows = [r["history"]["item"] for r in records(offline_runs(folder)[-1]) if "history" in r]
+    assert [row["trainer/global_step"] for row in rows] == [0]
 
 
 def test_the_training_does_not_wait_until_wandb_has_taken_a_table(folder, monkeypatch):
