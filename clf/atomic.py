@@ -20,10 +20,10 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-UNFINISHED = r"^\..+\.[0-9a-f]{8}\.part$"  # what `_beside` names
+UNFINISHED = r"^\..+\.[0-9a-f]{8}\.part$"  # what `beside` names
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,7 +43,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     new one. If `write` raises an error, the old file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         write(temporary)
         _sync(temporary)
@@ -93,7 +93,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         OSError: `path` is there already and is not an empty folder; it stays as it is
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     temporary.mkdir(mode=0o700)
     try:
         fill(temporary)
@@ -117,6 +117,17 @@ def remove_unfinished(folder: Path, older_than_s: float = 60) -> None:
             with contextlib.suppress(OSError):  # another process has finished it; a read-only disk
                 if time.time() - path.stat().st_mtime > older_than_s:
                     path.unlink()
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Files that are written within, by this process and those that it starts, can be read by their
+    owner alone. Also a decorator: `@private_files()`."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 class Unwritten(OSError):
@@ -230,7 +241,8 @@ def remedy(problem: OSError, path: Path) -> str:
     return f"See what is wrong with that disk: ls -ld {folder}; df -h {folder}"
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """A new name in the folder of `path`; `remove_unfinished` deletes what is left under it."""
     # Not the process id: two nodes that share a file system may have the same one.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 

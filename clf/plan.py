@@ -19,9 +19,10 @@ from clf.config.rules import check, monitor_faults, notes
 from clf.config.weight_entries import file_fault
 from clf.config.weights import fill as fill_from_weights
 from clf.data.generated import folder, is_generated
-from clf.data.index import survey
+from clf.data.index import Survey, survey
 from clf.data.reader import DataError
 from clf.data.recognise import data_settings_of
+from clf.run_folder import RunFolder
 
 FEW = 4  # images of a forward pass
 
@@ -46,12 +47,14 @@ def examine(
     config_name: str = "train",
     config_dir: Path = CONFIG_DIR,
     fill: Callable[[RunConfig], None] = lambda cfg: None,
+    refresh: bool = False,
 ) -> Composed:
     """`compose` for those who look for further faults: the configuration without what does not
     fit (None if there can be none), all faults, and notes.
 
     Args:
         fill: as for `clf.config.rules.check`
+        refresh: look at the data as they are now, though a run of that name has its list of them
     """
     composed = read(overrides, config_name, config_dir)
     cfg = composed.cfg
@@ -63,7 +66,7 @@ def examine(
         faults = check(cfg, fill)
         if composed.files_are_right:
             at_fault = {fault.split("=")[0] for fault in composed.faults + faults}
-            of_data = class_findings(cfg)
+            of_data = class_findings(cfg, refresh)
             faults += [one for one in of_data.faults if one.split("=")[0] not in at_fault]
             composed.notes += of_data.notes
         composed.faults = one_a_key(composed.faults + faults)
@@ -92,8 +95,9 @@ def _recognise(cfg: RunConfig) -> list[str]:
     ]
 
 
-def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
-    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes."""
+def resolve(cfg: RunConfig, now: datetime | None = None, refresh: bool = False) -> RunConfig:
+    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes.
+    `refresh`: as for `examine`."""
     if cfg.name is None:
         model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
         cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
@@ -108,7 +112,7 @@ def resolve(cfg: RunConfig, now: datetime | None = None) -> RunConfig:
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
         cfg.model.weights = _absolute(cfg.model.weights)
     if cfg.model.num_classes is None:
-        names = survey(cfg.data).classes
+        names = _survey(cfg, refresh).classes
         cfg.model.num_classes = len(names) if names else None
     return cfg
 
@@ -156,9 +160,21 @@ def _weight_notes(cfg: RunConfig) -> Iterator[str]:
     )
 
 
-def class_findings(cfg: RunConfig) -> Findings:
-    """What is wrong with the data, what does not fit its classes, and the notes of its reader."""
-    names, faults, notes = survey(cfg.data, contents=True)
+def _survey(cfg: RunConfig, refresh: bool, contents: bool = False) -> Survey:
+    """What there is to say of the data, or of the run's list of them, with which it goes on."""
+    kept = RunFolder(Path(cfg.runs_dir, cfg.name)).data_index if cfg.name else None
+    if kept is not None and not refresh and kept.is_file():
+        from clf.data.kept_index import known_survey  # imports NumPy
+
+        if (known := known_survey(kept, cfg.data, files=contents)) is not None:
+            return known
+    return survey(cfg.data, contents)
+
+
+def class_findings(cfg: RunConfig, refresh: bool = False) -> Findings:
+    """What is wrong with the data, what does not fit its classes, and the notes of its reader.
+    `refresh`: as for `examine`."""
+    names, faults, notes = _survey(cfg, refresh, contents=True)
     return Findings([*faults, *_class_faults(cfg, names)], list(notes))
 
 

@@ -15,13 +15,13 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import remove_unfinished, say
+from clf.atomic import private_files, remove_unfinished, say
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
-from clf.data.label_errors import fingerprints, record_trained_on
+from clf.data.label_errors import fingerprints, is_recorded, record_trained_on
 from clf.data.sampler import micro_batch_size
 from clf.metrics.measures import line
 from clf.models.base import BaseClassificationModel
@@ -37,6 +37,7 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import trainer_arguments, world_size
+from clf.resilience.anew import from_its_weights
 from clf.resilience.bad_loss import BadLoss, FiniteWeights, read_left_out
 from clf.resilience.bad_steps import RollBack
 from clf.resilience.checkpoint import (
@@ -68,6 +69,7 @@ from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 __all__ = ["evaluate", "fit"]
 
 
+@private_files()  # of the run folder, one by one: configs, logs and pictures are nobody else's
 def fit(
     cfg: RunConfig,
     run_dir: Path,
@@ -176,7 +178,12 @@ def _prepare(
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
     datamodule = ClassificationDataModule(
-        cfg.data, cfg.seed, cfg.trusted_packages, folder.bad_images, folder.writer
+        cfg.data,
+        cfg.seed,
+        cfg.trusted_packages,
+        folder.bad_images,
+        folder.writer,
+        folder.data_index,
     )
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -185,15 +192,16 @@ def _prepare(
         of_resume += check_own(record, resume, folder, cfg)
         datamodule.number_like(record["class_to_idx"], resume)
     folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
-    model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
-    if cfg.model.weights_head and resume is None:
+    begun = from_its_weights(cfg, folder, resume, datamodule.classes)
+    model = build_model(begun, datamodule.num_classes, pretrained=resume is None)
+    if begun.model.weights_head and resume is None:
         model.take_head(datamodule.classes)
     if cfg.data.start_size is not None:
         check_size(model, cfg.data.start_size)
     notes = [
         *of_resume,
         *datamodule.splits.notes,
-        *_weights_notes(cfg, model, resume),
+        *_weights_notes(begun, model, resume),
         *_batchnorm_notes(cfg, model),
     ]
     if weights := datamodule.class_weights():
@@ -221,10 +229,11 @@ def _prepare(
         remove_unfinished(folder.path)
         run_id(folder)
         _note(folder, notes)
-        train = datamodule.splits.train
-        trained_on = fingerprints(map(train.path, range(len(train))), datamodule.cfg)
-        record = partial(record_trained_on, folder.trained_on, trained_on)
-        folder.writer.write(folder.trained_on, record, keep=True)
+        if not is_recorded(folder.trained_on, folder.data_index):
+            train = datamodule.splits.train
+            trained_on = fingerprints(map(train.path, range(len(train))), datamodule.cfg)
+            record = partial(record_trained_on, folder.trained_on, trained_on)
+            folder.writer.write(folder.trained_on, record, keep=True)
         write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
         write_environment(folder)
     return model, datamodule, trainer, resume

@@ -4,7 +4,8 @@ runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.jso
               notes.txt  metrics.csv  per_class/*.csv
               checkpoints/{best,last,last-<N>,top-epoch<N>,epoch<N>}.ckpt
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
-              data.json  environment.json  train_images.png  pictures/<split>/*.jpg
+              data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
+              start.ckpt  before-<N>/
               report.html  curves.png  confusion.png  bad_loss.jsonl  left_out.json
               logs/{events.jsonl,error_rank<r>.json,stacks_rank<r>.txt,<job>_<rank>_log.out}
 """
@@ -103,6 +104,11 @@ class RunFolder:
         return self.path / "left_out.json"
 
     @property
+    def data_index(self) -> Path:
+        """The images and labels that the run began with (`clf.data.kept_index`)."""
+        return self.path / "data_index.npz"
+
+    @property
     def run_id(self) -> Path:
         """The random name of the run (`clf.resilience.own.run_id`)."""
         return self.path / "run_id.txt"
@@ -131,6 +137,11 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def start(self) -> Path:
+        """The weights that the run began from after --refresh-data (`clf.resilience.anew`)."""
+        return self.path / "start.ckpt"
 
     @property
     def replaced(self) -> list[Path]:

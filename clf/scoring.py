@@ -34,6 +34,7 @@ from clf.parallel.lightning_internals import quiet_lightning
 from clf.parallel.strategies import resolve_accelerator, trainer_arguments, world_size
 from clf.predictions import Predictions
 from clf.resilience.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from clf.run_folder import RunFolder
 from clf.tracking.epochs import ProgressBar
 from clf.tracking.predictions import KeepPredictions, KeepTop
 from clf.tracking.tables import PerClassRow, rows_from_counts
@@ -85,7 +86,7 @@ def evaluate(
     cfg, other = with_data(opened.cfg, data or {}, opened.code)
     if stage is not None and cfg.data.stage == "node":
         cfg = stage(cfg)
-    datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
+    datamodule = _data_of_run(cfg, None if other else path)
     images, notes = _images(datamodule, opened.class_to_idx, path, split, other)
     loader = datamodule.loader_of(images)
     if not len(loader):
@@ -104,6 +105,14 @@ def evaluate(
     if predictions and kept:
         kept.write_csv(predictions)
     return Evaluation(images.name, path, scalars, rows, cfg, images, other, notes, kept)
+
+
+def _data_of_run(cfg: RunConfig, checkpoint: Path | None) -> ClassificationDataModule:
+    """The images that the run of a checkpoint began with. None: other images than the run's."""
+    kept = checkpoint and RunFolder(checkpoint.absolute().parent.parent).data_index
+    return ClassificationDataModule(
+        cfg.data, cfg.seed, cfg.trusted_packages, kept_index=kept, keep=False
+    )
 
 
 def _images(
@@ -312,6 +321,7 @@ class Trained:
         classes: names in label order
         epoch, step: after which the checkpoint was saved, counted from 1
         averaged: whether the weights are an average
+        other: whether `cfg` names other data than the run's own
     """
 
     checkpoint: Path
@@ -321,6 +331,7 @@ class Trained:
     epoch: int
     step: int
     averaged: bool
+    other: bool
 
     @property
     def run(self) -> Path:
@@ -338,7 +349,7 @@ class Trained:
         cfg = self.cfg
         if stage is not None and cfg.data.stage == "node":
             cfg = stage(cfg)
-        datamodule = ClassificationDataModule(cfg.data, cfg.seed, cfg.trusted_packages)
+        datamodule = _data_of_run(cfg, None if self.other else self.checkpoint)
         datamodule.prepare_data()
         numbers = {name: label for label, name in enumerate(self.classes)}
         datamodule.number_like(numbers, self.checkpoint, may_lack=True)
@@ -357,10 +368,11 @@ def trained(run_or_checkpoint: Path, data: dict[str, Any] | None = None) -> Trai
     """
     opened = open_checkpoint(run_or_checkpoint)
     path, classes, checkpoint = opened.path, opened.classes, opened.content
-    cfg, _ = with_data(opened.cfg, data or {}, opened.code)
+    cfg, other = with_data(opened.cfg, data or {}, opened.code)
     plain = replace(cfg.strategy, compile=False, gradient_checkpointing=False, channels_last=False)
     cfg = replace(cfg, strategy=plain)
     model = build_model(cfg, len(classes), pretrained=False)
     model.load_state_dict(checkpoint["state_dict"])
     epoch, step = int(checkpoint["epoch"]) + 1, int(checkpoint["global_step"])
-    return Trained(path, cfg, classes, model.eval(), epoch, step, AS_TRAINED in checkpoint)
+    averaged = AS_TRAINED in checkpoint
+    return Trained(path, cfg, classes, model.eval(), epoch, step, averaged, other)

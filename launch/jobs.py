@@ -79,13 +79,16 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    if arguments.sweep and arguments.refresh_data:
+        raise ConfigError(["--refresh-data: is for one run; name it instead of --sweep"])
     if arguments.sweep:
         return _resume_sweep(arguments)
     if not arguments.words or "=" in arguments.words[0]:
         raise ConfigError(["resume: name a run, or a sweep with --sweep NAME"])
     name, *settings = arguments.words
     run_dir, out = named(name, arguments.runs_dir), console()
-    request, run = lifecycle.resume(run_dir, settings, arguments.allow_change, announce)
+    allow, refresh = arguments.allow_change, arguments.refresh_data
+    request, run = lifecycle.resume(run_dir, settings, allow, announce, refresh)
     if run.state == "finished":
         print_complete(out, run)
         return 0

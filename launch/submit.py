@@ -74,6 +74,13 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
         pattern, settings = settings_group(arguments.list_models, settings)
         print_models(console(), models(pattern or "", settings))
         return 0
+    if arguments.refresh_data and (arguments.sweep or arguments.inside_job):
+        raise ConfigError(
+            [
+                "--refresh-data: is for one run and one start of it, not for --sweep or "
+                "--inside-job; use `jobs.py resume NAME --refresh-data`"
+            ]
+        )
     if arguments.sweep:
         return _submit_sweep(arguments, settings)
     if arguments.inside_job:
@@ -82,10 +89,11 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[str]) -> int:
-    request = to_submit(settings, fetch=not arguments.dry_run, announce=announce)
+    fetch, refresh = not arguments.dry_run, arguments.refresh_data
+    request = to_submit(settings, fetch, announce=announce, refresh=refresh)
     cfg, out = request.cfg, console()
     if arguments.dry_run:
-        run = find_run(cfg, arguments.allow_change)
+        run = find_run(cfg, arguments.allow_change, refresh)
         print_notes(request.notes, sys.stderr)
         _print_dry(cfg, run)
         return 0

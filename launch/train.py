@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     answer_help(train_parser())
 
+from clf.atomic import private_files
 from clf.config import RunConfig
 from clf.config.compose import read
 from clf.config.describe import settings_table
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(_train, arguments, sys.argv[1:] if argv is None else argv)
 
 
+@private_files()  # the run folder is nobody else's business
 def _train(arguments: argparse.Namespace, argv: list[str]) -> int:
     settings = _settings(arguments)
     if arguments.list_settings is not None:
@@ -88,12 +90,13 @@ def _run(
     out: Any,
     stop: LocalStopRequest,
 ) -> int:
-    request = to_train(settings, "debug" if arguments.debug else "train")
+    refresh = arguments.refresh_data
+    request = to_train(settings, "debug" if arguments.debug else "train", refresh)
     cfg = request.cfg
     request.notes += forget_ranks()
     device = f"this process, {'one GPU' if uses_gpus(cfg) else 'the CPU (no GPU is used)'}"
     if arguments.dry_run:
-        run = find_run(cfg, arguments.allow_change)
+        run = find_run(cfg, arguments.allow_change, refresh)
         print_notes(request.notes, sys.stderr)
         print(f"# {run.path}/config.yaml\n{to_yaml(cfg)}")
         for line in run.changes:

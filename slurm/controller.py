@@ -19,7 +19,7 @@ from types import FrameType
 from clf.run_folder import RunFolder
 from slurm.job import EXIT_REFUSED, EXIT_REQUEUE
 from slurm.records import RankDied, record_error
-from slurm.submitit_adapter import ENTRY
+from slurm.submitit_adapter import CONTROLLER, ENTRY
 
 POLL_S = 0.1
 GRACE_S = 5  # for the other ranks to end by themselves after one has failed
@@ -67,6 +67,7 @@ class Controller:
     def _start(self, rank: int) -> subprocess.Popen[bytes]:
         job_id = str(os.getpid())
         own = {
+            CONTROLLER: job_id,
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_JOB_ID": job_id,
             "SUBMITIT_LOCAL_NTASKS": str(self.count),

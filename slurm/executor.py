@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clf.atomic import private_files
 from clf.config import RunConfig
 from clf.cores import cores_per_rank
 from clf.resilience.lease import Lease
@@ -20,7 +21,7 @@ from clf.run_folder import RunFolder
 from slurm import environment, queue, submitit_adapter
 from slurm.devices import has_slurm, local_gpus, uses_gpus
 from slurm.job import Job
-from slurm.records import LOCAL, private_files, write_job
+from slurm.records import LOCAL, write_job
 from slurm.script import body, script
 
 

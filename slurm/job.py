@@ -14,7 +14,7 @@ from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
 from clf.resilience import lease
 from clf.resilience.lease import Lease
-from clf.resilience.processes import process
+from clf.resilience.processes import Process, process
 from clf.resilience.signals import LocalStopRequest, Preempted, Stopped, StopRequest, held
 from clf.run_folder import RunFolder
 from slurm import queue, submitit_adapter
@@ -88,7 +88,7 @@ def take_lease(run_dir: Path) -> Lease:
             run_dir,
             job_id=None if local else job_id(),
             restart=0 if local else restarts(),
-            beside=process(os.getppid()) if local else None,  # it ends all ranks together
+            beside=controller(),
             passed_on=os.environ.pop(lease.PASS_ON, None),
             has_ended=queue.has_ended,
             waits=not local,
@@ -96,6 +96,12 @@ def take_lease(run_dir: Path) -> Lease:
         )
     except ConfigError as refused:
         end(EXIT_REFUSED, refused.faults[0])
+
+
+def controller() -> Process | None:
+    """The process that ends the ranks of this local job together; None: there is none."""
+    number = os.environ.get(submitit_adapter.CONTROLLER)
+    return process(int(number)) if number else None
 
 
 def record_stop(run_dir: Path, stop: Preempted | Stopped) -> None:

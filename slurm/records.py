@@ -14,12 +14,11 @@ import re
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clf.atomic import PatientWriter, append_line
+from clf.atomic import PatientWriter, append_line, private_files
 from clf.config import RunConfig
 from clf.config.faults import is_for_the_user
 from clf.resilience.processes import process
@@ -35,16 +34,6 @@ FOLLOWING = re.compile(
     r"connection (closed|reset|refused)|broken pipe|remote process exit|did not answer",
     re.IGNORECASE,
 )
-
-
-@contextmanager
-def private_files() -> Iterator[None]:
-    """Files that are written within can be read by their owner alone."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 # --- job.json -------------------------------------------------------------------------------------

@@ -115,6 +115,8 @@ def _copy(source: Path, target: Path, modules: Sequence[str]) -> None:
             continue
         for path in _paths(spec):
             _copy_path(path, target / path.name)
+    for path in target.rglob("*"):  # a copy has the source's mode
+        path.chmod(path.stat().st_mode & 0o700)
 
 
 def _copy_path(source: Path, target: Path) -> None:

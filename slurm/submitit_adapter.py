@@ -19,6 +19,7 @@ from clf.config import ConfigError
 from slurm import queue
 
 SUPPORTED = ">=1.5.4,<1.6"  # as in pyproject.toml
+CONTROLLER = "CLF_CONTROLLER"  # variable: the process that ends the ranks of a local job together
 ENTRY = "submitit.core._submit"  # the module that each task of a job runs
 YEAR_MINUTES = 60 * 24 * 365  # submitit ends a local job after 5 minutes by default
 # What we use, by module: dotted attribute -> parameters that it must take.

@@ -15,6 +15,7 @@ from clf.data.bad_images import BadImages
 from clf.data.decode import Look, decode
 from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
+from clf.data.kept_index import splits_of_run
 from clf.data.loader import ThreadedLoader
 from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
@@ -33,6 +34,9 @@ class ClassificationDataModule(LightningDataModule):
         trusted_packages: packages besides clf and torchvision that `cfg` may name transforms of
         bad_images: file that lists the images that are left out; None: no list
         writer: of that list, where a disk takes nothing
+        kept_index: file of the run that keeps its images and labels (`clf.data.kept_index`); None:
+            they are read anew
+        keep: write that file if it is not there; False: only read it
     """
 
     def __init__(
@@ -42,17 +46,22 @@ class ClassificationDataModule(LightningDataModule):
         trusted_packages: Sequence[str] = (),
         bad_images: Path | None = None,
         writer: PatientWriter | None = None,
+        kept_index: Path | None = None,
+        keep: bool = True,
     ) -> None:
         super().__init__()
         skips = cfg.on_bad_image == "skip"
         self._bad = BadImages(cfg, bad_images, writer) if skips else None
         self.cfg, self.seed, self.trusted_packages = cfg, seed, trusted_packages
+        self._kept_index, self._keep = kept_index, keep
         self._splits: ImageSplits | None = None
         self._order: Sequence[str] | None = None  # of the classes
 
     def prepare_data(self) -> None:
-        """Write generated images to disk. DataError lists what is wrong with the data."""
-        self._splits = self._read()
+        """Write generated images to disk, and list the images, unless that is done: Lightning asks
+        again before each loop. DataError lists what is wrong with the data."""
+        if self._splits is None:
+            self._splits = self._read()
 
     @property
     def splits(self) -> ImageSplits:
@@ -93,7 +102,10 @@ class ClassificationDataModule(LightningDataModule):
                 )
 
     def _read(self) -> ImageSplits:
-        splits = index.load_splits(self.cfg)
+        if self._kept_index is None:
+            splits = index.load_splits(self.cfg)
+        else:
+            splits = splits_of_run(self._kept_index, self.cfg, self._keep)
         return splits if self._order is None else splits.numbered(self._order)
 
     @property

@@ -146,7 +146,10 @@ def _write(cfg: DataConfig, target: Path) -> None:
     def fill(temporary: Path) -> None:
         function(temporary, **arguments(function, cfg))
         (temporary / RECORD).write_text(json.dumps(_content(cfg)))
-        temporary.chmod(target.parent.stat().st_mode & 0o777)  # whoever can read that folder
+        # Whoever can read that folder; a run itself writes what its user alone can read.
+        mode = target.parent.stat().st_mode & 0o777
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
     try:
         write_folder(target, fill)

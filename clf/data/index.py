@@ -45,7 +45,7 @@ __all__ = ["DataError", "ImageSplits", "Split", "Survey", "load_splits", "read_s
 class Split:
     """N images; `labels` [N] int64 are positions in `ImageSplits.classes`."""
 
-    images: list[Source]
+    images: Sequence[Source]
     labels: "np.ndarray"
     name: str = "train"
     places: dict[int, str] = field(default_factory=dict)  # where an image in memory comes from

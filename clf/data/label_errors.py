@@ -49,6 +49,12 @@ def fingerprints(paths: Iterable[str], cfg: DataConfig) -> np.ndarray:
     return np.array([_fingerprint(place_in_data(path, cfg)) for path in paths], dtype=np.uint64)
 
 
+def is_recorded(path: Path, listed: Path) -> bool:
+    """Whether the file of fingerprints is younger than the list of the run's images: then there is
+    nothing to add."""
+    return path.exists() and listed.stat().st_mtime_ns < path.stat().st_mtime_ns
+
+
 def record_trained_on(path: Path, new: np.ndarray) -> None:
     """Add the fingerprints of images to the file, which a resumed run has already: its images may
     have changed in between."""

@@ -10,7 +10,7 @@ charts and `images.py` the PNGs; `page.py`, style.css and script.js are the page
 from dataclasses import replace
 from pathlib import Path
 
-from clf.atomic import write_text
+from clf.atomic import private_files, write_text
 from clf.predictions import Predictions
 from clf.report.images import write_images
 from clf.report.page import page
@@ -33,7 +33,10 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         ValueError: `folder` is no run folder, or a file in it is damaged
     """
     run = read_run(folder)
-    return write_page(run, out or run.folder.report)
+    if out is not None:
+        return write_page(run, out)
+    with private_files():
+        return write_page(run, run.folder.report)
 
 
 def write_page(run: RunReport, out: Path) -> Path:

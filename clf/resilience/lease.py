@@ -17,12 +17,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clf.config.faults import ConfigError
+from clf.resilience.exclusive import age, create, mark, written
 from clf.resilience.processes import Process, machine, this_process
 from clf.resilience.signals import held
 from clf.run_folder import RunFolder, read_json
@@ -85,8 +86,8 @@ def living(run_dir: Path) -> Holder | None:
     who = holder(run_dir)
     if who is None or who.is_gone():
         return None
-    age = 0.0 if who.is_here() else _age(RunFolder(run_dir).lease)
-    return who if age is not None and age < STALE_S else None
+    silent_s = 0.0 if who.is_here() else age(RunFolder(run_dir).lease)
+    return who if silent_s is not None and silent_s < STALE_S else None
 
 
 def take(
@@ -125,7 +126,7 @@ def take(
         since=time.time(),
     )
     path = RunFolder(run_dir).lease
-    while not _create(path, mine):
+    while not create(path, _text(mine)):
         there = holder(run_dir)
         ours = there is not None and (
             there.token == passed_on
@@ -177,7 +178,7 @@ class Lease:
             os.utime(self.path)  # without a time: the server's own
             return True
         if now is None:  # somebody has deleted it
-            return not self.path.parent.is_dir() or _create(self.path, self.mine)
+            return not self.path.parent.is_dir() or create(self.path, _text(self.mine))
         if not self._passed_on and not self._over.is_set():
             _leave_to(now, self.path.parent)
         return False
@@ -215,13 +216,13 @@ def _lives(
     here = there is not None and there.is_here()
     if there is not None and there.job_id is not None and not here and has_ended(there.job_id):
         return False
-    mark, age = _mark(path), _age(path)
-    quiet = WATCH_S if age is not None and age >= STALE_S else STALE_S
+    last, silent_s = mark(path), age(path)
+    quiet = WATCH_S if silent_s is not None and silent_s >= STALE_S else STALE_S
     renewed = began = time.monotonic()
-    while mark is not None:
+    while last is not None:
         if there is not None and there.is_gone():
             return False
-        if not waits and (here or (age is not None and 0 <= age < STALE_S)):
+        if not waits and (here or (silent_s is not None and 0 <= silent_s < STALE_S)):
             return True
         if not here and time.monotonic() - renewed > quiet:
             return False
@@ -231,78 +232,12 @@ def _lives(
         now = holder(run_dir)
         if (now and now.token) != (there and there.token):
             return False  # `take` looks once more whose it is now
-        if _mark(path) not in (mark, None):
+        if mark(path) not in (last, None):
             if not waits:
                 return True
             renewed = time.monotonic()
-        mark = _mark(path)
+        last = mark(path)
     return False  # it was given back
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    """What every renewal changes; None: there is no lease."""
-    try:
-        # Opening asks the server; a mere stat may be answered from an NFS client's memory.
-        with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
-    except FileNotFoundError:
-        return None
-    return facts.st_ino, facts.st_mtime_ns
-
-
-def _age(path: Path) -> float | None:
-    """Seconds since the file was renewed, by the clock of the file system that it is on; None:
-    there is none. Negative where that clock has jumped back since."""
-    mark = _mark(path)
-    if mark is None:
-        return None
-    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with _written(probe, b""):
-            now = probe.stat().st_mtime
-    except OSError:  # a folder that may only be read
-        now = time.time()
-    return now - mark[1] / 1e9
-
-
-@contextmanager
-def _written(path: Path, content: bytes) -> Iterator[None]:
-    """A private file, until the end of the block or until it has been renamed.
-
-    Raises:
-        FileExistsError: it is there already
-    """
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _create(path: Path, mine: Holder) -> bool:
-    """Create the lease with its content, in one act; whether it was not there."""
-    with _new(path, mine) as temporary:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:  # which over NFS may also answer the repetition of a lost question
-            return os.stat(temporary).st_nlink == 2
-        except OSError:  # no hard links here; a reader may meet the file before its content
-            return _create_in_place(path, temporary.read_bytes())
-    return True
-
-
-def _create_in_place(path: Path, content: bytes) -> bool:
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    return True
 
 
 def _replace(path: Path, there: Holder | None, mine: Holder) -> None:
@@ -313,18 +248,15 @@ def _replace(path: Path, there: Holder | None, mine: Holder) -> None:
     """
     claim = path.with_name(f".{path.name}.{there.token if there else 'unread'}.claim")
     try:
-        with _written(claim, b""):
+        with written(claim, b""):
             now = holder(path.parent)
             if (now and now.token) == (there and there.token):
                 path.unlink(missing_ok=True)
     except FileExistsError:  # by a process that is at it now, or that was killed at it
         time.sleep(0.2)
-        if (_age(claim) or 0) > STALE_S:
+        if (age(claim) or 0) > STALE_S:
             claim.unlink(missing_ok=True)
 
 
-@contextmanager
-def _new(path: Path, mine: Holder) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with _written(temporary, RunFolder.as_json(asdict(mine)).encode()):
-        yield temporary
+def _text(mine: Holder) -> bytes:
+    return RunFolder.as_json(asdict(mine)).encode()

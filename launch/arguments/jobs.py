@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.arguments.parser import Parser, parser, refuse_empty
-from launch.arguments.run import add_allow_change
+from launch.arguments.run import add_flags_of_going_on
 
 EXAMPLES = """\
   python launch/jobs.py list                        every run, newest last
@@ -61,7 +61,7 @@ def jobs_parser() -> Parser:
     resume.add_argument(
         "--new-code", action="store_true", help="use the code as it is now, not the run's snapshot"
     )
-    add_allow_change(resume)
+    add_flags_of_going_on(resume)
     drill = add("drill", "preempt a running job for real, and compare what comes back")
     drill.add_argument("name", metavar="RUN")
     sync = add("sync", "upload what runs recorded offline, also while they are running")

@@ -128,13 +128,18 @@ def _add_run_flags(command: argparse.ArgumentParser, flags: Sequence[str] | dict
         metavar="PATTERN",
         help="list what --model takes: all, or names that hold or match PATTERN; start nothing",
     )
-    add_allow_change(command)
+    add_flags_of_going_on(command)
     command.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS_HELP)
 
 
-def add_allow_change(command: argparse.ArgumentParser) -> None:
+def add_flags_of_going_on(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-change",
         action="store_true",
         help="continue a run even with another seed, batch size, learning rate, ...",
+    )
+    command.add_argument(
+        "--refresh-data",
+        action="store_true",
+        help="begin a run anew from its weights, with the images that are there now",
     )

@@ -72,6 +72,8 @@ ASK = {
     "model.": "the training would go on with other mathematics",
     "": "the run would no longer be the one that its configuration describes",
 }
+# What a change of data.root does to a run that keeps the list of its images.
+MOVED = "its own images are read from there; those that are gone or have another size are named"
 PLACE = ("name", "runs_dir")  # where the folder is now, which says nothing of the run
 
 
@@ -98,6 +100,9 @@ def changes(run_dir: Path, saved: RunConfig, now: RunConfig, allow: bool = False
         different = [key for key in different if not key.startswith("model.")] + ["model._target_"]
     for key in different:
         given, was = f"{key}={show(new.get(key))}", f"{key}={show(old.get(key))}"
+        if key == "data.root" and RunFolder(run_dir).data_index.is_file():
+            outcome.lines.append(f"{was} becomes {show(new.get(key))}: {MOVED}")
+            continue
         reason = _never(run_dir, now, key)
         if reason is None and key.startswith(tuple(FREE)):
             outcome.lines.append(f"{was} becomes {show(new.get(key))}: {_first(FREE, key)}")

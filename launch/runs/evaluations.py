@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clf.atomic import private_files
 from clf.config import ConfigError, DataConfig
 from clf.config.assign import lay
 from clf.config.overrides import parse as parse_settings
@@ -18,7 +19,6 @@ from clf.report import evaluated, read_run, write_page
 from clf.report.read import read_rows
 from clf.run_folder import RunFolder
 from clf.tracking.tables import PerClassRow, write_csv
-from slurm.records import private_files
 
 if TYPE_CHECKING:
     from clf.scoring import Evaluation

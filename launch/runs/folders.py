@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from clf.atomic import private_files
 from clf.config import RunConfig
 from clf.config.faults import ConfigError, nearest
 from clf.config.files import ROOT
 from clf.config.saved import load, save
 from clf.resilience import lease
+from clf.resilience.anew import next_place, weights_of
 from clf.resilience.lease import Lease
 from clf.run_folder import RunFolder, read_status
-from launch.runs.changes import changes
+from launch.runs.changes import Changes, changes
 from launch.runs.requests import Request
 from slurm import environment, queue
-from slurm.records import private_files
 from slurm.snapshot import snapshot_code, user_modules, write_commit
 from slurm.state import what_it_does
 
@@ -31,13 +32,15 @@ class Run:
     path: Path
     state: str
     changes: list[str] = field(default_factory=list)  # what differs from its own configuration
+    refresh: bool = False  # whether it begins anew, from its weights
 
 
-def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
+def find_run(cfg: RunConfig, allow_change: bool = False, refresh: bool = False) -> Run:
     """The folder of a resolved config, and what is in it already. Writes nothing.
 
     Args:
         allow_change: accept settings that change the mathematics of the run
+        refresh: it is to begin anew with the data as they are now (`clf.resilience.anew`)
 
     Raises:
         ConfigError: the folder holds another run, or one that is running now
@@ -47,16 +50,23 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
     entries = list(folder.path.iterdir()) if folder.path.exists() else []
     held = {entry.name for entry in entries if not entry.name.startswith(".lease.json.")}
     if held <= MADE_FIRST:
+        if refresh:
+            raise ConfigError([f"--refresh-data: {folder.path} holds no run yet; leave it out"])
         return Run(folder.path, "new")
     if not folder.config.is_file():
         raise ConfigError(
             [f"name={cfg.name}: {folder.path} exists and is no run folder; choose another name"]
         )
-    difference = changes(folder.path, load(folder.config), cfg, allow_change)
+    saved = load(folder.config)
+    difference = (
+        _begins_anew(folder, saved, cfg)
+        if refresh
+        else changes(folder.path, saved, cfg, allow_change)
+    )
     if difference.faults:
         raise ConfigError(difference.faults)
     status = read_status(folder.path) or {}
-    if status.get("state") == "finished":
+    if status.get("state") == "finished" and not refresh:
         return Run(
             folder.path, "unfinished" if difference.more_epochs else "finished", difference.lines
         )
@@ -67,7 +77,31 @@ def find_run(cfg: RunConfig, allow_change: bool = False) -> Run:
                 f"{cfg.name}`, or choose another name"
             ]
         )
-    return Run(folder.path, "unfinished", difference.lines)
+    return Run(folder.path, "unfinished", difference.lines, refresh)
+
+
+def _begins_anew(folder: RunFolder, saved: RunConfig, cfg: RunConfig) -> Changes:
+    """What --refresh-data does, or why it cannot."""
+    if cfg.model._target_ != saved.model._target_:
+        return Changes(
+            faults=[
+                f"--refresh-data: begins from the weights of {cfg.name}, which are those of "
+                f"{saved.model._target_}, and got model._target_={cfg.model._target_}; give the "
+                "run's own, or another --name"
+            ]
+        )
+    try:
+        weights = weights_of(folder)
+    except ValueError as damaged:
+        return Changes(faults=[f"--refresh-data: {damaged}"])
+    start = f"the weights of {weights.name}" if weights else "new weights: it has no checkpoint yet"
+    return Changes(
+        [
+            "--refresh-data: the images are listed anew, and the training begins again with epoch "
+            f"1, from {start}",
+            f"--refresh-data: what the run has written goes to {shown(next_place(folder))}",
+        ]
+    )
 
 
 def take(request: Request, allow_change: bool = False) -> tuple[Run, Lease]:
@@ -80,6 +114,8 @@ def take(request: Request, allow_change: bool = False) -> tuple[Run, Lease]:
     cfg = request.cfg
     assert cfg.name is not None, "resolve(cfg) gives it a name"
     path, own_name = Path(cfg.runs_dir, cfg.name), cfg.name
+    if request.refresh:
+        find_run(cfg, allow_change, refresh=True)  # before there is a folder
     for number in count(2):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -90,10 +126,10 @@ def take(request: Request, allow_change: bool = False) -> tuple[Run, Lease]:
                 break
             cfg.name = f"{own_name}-{number}"
             path = path.with_name(cfg.name)
-    find_run(cfg, allow_change)  # SLURM says more of a job than its lease
+    find_run(cfg, allow_change, request.refresh)  # SLURM says more of a job than its lease
     held = take_lease(path)
     try:
-        return find_run(cfg, allow_change), held
+        return find_run(cfg, allow_change, request.refresh), held
     except BaseException:
         held.release()
         raise

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clf.atomic import private_files
 from clf.config import ConfigError, RunConfig
+from clf.resilience.anew import set_aside
 from clf.resilience.lease import Lease, living
 from clf.run_folder import RunFolder, read_status
 from launch.runs.folders import Run, create, find_run, take_lease, update
@@ -14,7 +16,7 @@ from launch.runs.requests import Request, before_the_queue, to_resume
 from slurm import queue
 from slurm.devices import resources
 from slurm.executor import submit
-from slurm.records import LOCAL, clear_errors, note_cancelled, private_files, read_job
+from slurm.records import LOCAL, clear_errors, note_cancelled, read_job
 from slurm.state import local_job_lives, read_state
 
 
@@ -49,6 +51,9 @@ def make_ready(cfg: RunConfig, run: Run, notes: Sequence[str] = (), new_code: bo
         notes: what the user was told when the run was checked
         new_code: take the code as it is now; False: the run's own snapshot stays
     """
+    if run.refresh:
+        with private_files():
+            set_aside(RunFolder(run.path))
     if new_code:
         create(cfg, run, notes)
     else:
@@ -65,6 +70,7 @@ def resume(
     overrides: Sequence[str] = (),
     allow_change: bool = False,
     announce: Callable[[str], None] = lambda text: None,
+    refresh: bool = False,
 ) -> tuple[Request, Run]:
     """What `start` takes to continue a run with its own configuration and the `overrides`. A run
     that is finished has nothing to start.
@@ -72,8 +78,8 @@ def resume(
     Raises:
         ConfigError: with every fault
     """
-    cfg = to_resume(run_dir, overrides)
-    run = find_run(cfg, allow_change)
+    cfg = to_resume(run_dir, overrides, refresh)
+    run = find_run(cfg, allow_change, refresh)
     if run.state == "finished":
         return Request(cfg), run
     return Request(cfg, resume_notes(cfg, [run_dir], None, announce)), run

@@ -31,6 +31,7 @@ class Request:
     cfg: RunConfig
     notes: list[str] = field(default_factory=list)  # for the user; nothing to correct
     named: bool = True  # by the user; False: the name is made of data, model and time
+    refresh: bool = False  # begin the run anew, with the data as they are now
 
 
 def to_submit(
@@ -38,6 +39,7 @@ def to_submit(
     fetch: bool,
     queued: bool = True,
     announce: Callable[[str], None] = lambda text: None,
+    refresh: bool = False,
 ) -> Request:
     """The resolved configuration of a run with its number of devices.
 
@@ -46,25 +48,27 @@ def to_submit(
         fetch: download weights that the job will need
         queued: look at what is asked of SLURM too; not for an allocation that exists already
         announce: called with a line before something that takes long
+        refresh: as for `clf.plan.examine`
 
     Raises:
         ConfigError: with every fault
     """
-    examined = with_devices(settings)
+    examined = with_devices(settings, refresh)
     cfg, found = examined.cfg, Findings(examined.faults, examined.notes)
     named = cfg is not None and cfg.name is not None
     if cfg is not None and not _unsound(found.faults):
-        resolve(cfg)
+        resolve(cfg, refresh=refresh)
         assert cfg.name is not None
         runs = [Path(cfg.runs_dir, cfg.name)]
         found.add(before_the_queue(cfg, runs, None, fetch, queued, announce))
     if cfg is None or found.faults:
         raise ConfigError(found.faults)
-    return Request(cfg, found.notes, named)
+    return Request(cfg, found.notes, named, refresh)
 
 
-def to_train(settings: Sequence[str], config_name: str) -> Request:
-    """The resolved configuration of a run in this process, on one device.
+def to_train(settings: Sequence[str], config_name: str, refresh: bool = False) -> Request:
+    """The resolved configuration of a run in this process, on one device. `refresh`: as for
+    `clf.plan.examine`.
 
     Raises:
         ConfigError: with every fault
@@ -73,7 +77,7 @@ def to_train(settings: Sequence[str], config_name: str) -> Request:
     def one_device(cfg: RunConfig) -> None:
         cfg.gpus = 1 if cfg.gpus is None else cfg.gpus
 
-    examined = examine(settings, config_name, fill=one_device)
+    examined = examine(settings, config_name, fill=one_device, refresh=refresh)
     cfg, faults = examined.cfg, examined.faults
     if cfg is not None:
         too_many = [
@@ -86,13 +90,13 @@ def to_train(settings: Sequence[str], config_name: str) -> Request:
     if cfg is None or faults:
         raise ConfigError(faults)
     named = cfg.name is not None
-    return Request(resolve(cfg), examined.notes, named)
+    return Request(resolve(cfg, refresh=refresh), examined.notes, named, refresh)
 
 
-def with_devices(settings: Sequence[str]) -> Composed:
+def with_devices(settings: Sequence[str], refresh: bool = False) -> Composed:
     """The configuration with `gpus` set, and what is wrong with its settings, its data and this
-    machine."""
-    examined = examine(settings, fill=_fill_devices)
+    machine. `refresh`: as for `clf.plan.examine`."""
+    examined = examine(settings, fill=_fill_devices, refresh=refresh)
     if examined.cfg is not None:
         here = resources(examined.cfg)
         examined.faults = one_a_key([*here.faults, *examined.faults])
@@ -100,18 +104,19 @@ def with_devices(settings: Sequence[str]) -> Composed:
     return examined
 
 
-def to_resume(run_dir: Path, overrides: Sequence[str]) -> RunConfig:
+def to_resume(run_dir: Path, overrides: Sequence[str], refresh: bool = False) -> RunConfig:
     """The run's own configuration, in the place where its folder is now, with `overrides` applied.
+    `refresh`: with the classes that the data have now.
 
     Raises:
         ConfigError: with every fault
     """
     cfg = load(run_dir / "config.yaml")
-    if overrides:
-        cfg = _changed(cfg, overrides)
     cfg.name, cfg.runs_dir = run_dir.name, str(run_dir.parent)
-    if overrides:
-        resolve(cfg)
+    if overrides or refresh:
+        cfg = _changed(cfg, overrides, refresh)
+        cfg.name, cfg.runs_dir = run_dir.name, str(run_dir.parent)
+        resolve(cfg, refresh=refresh)
     return cfg
 
 
@@ -141,7 +146,7 @@ def _fill_devices(cfg: RunConfig) -> None:
     cfg.gpus = devices_per_node(cfg)
 
 
-def _changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
+def _changed(saved: RunConfig, overrides: Sequence[str], refresh: bool) -> RunConfig:
     """`saved` with the overrides applied. An option such as strategy=ddp replaces its group."""
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {"recipe"}
     options = [text for text in overrides if text.partition("=")[0] in groups]
@@ -156,9 +161,9 @@ def _changed(saved: RunConfig, overrides: Sequence[str]) -> RunConfig:
     cfg, value_faults = lay([*saved_settings, *typed.settings])
     faults += [*typed.faults, *value_faults]
     if cfg is not None and not faults:
-        if (cfg.data.name, cfg.data.root) != (saved.data.name, saved.data.root):
+        if refresh or (cfg.data.name, cfg.data.root) != (saved.data.name, saved.data.root):
             cfg.model.num_classes = None  # of the new data: `changes` compares it with the run's
-        faults += [*check(cfg), *class_findings(cfg).faults]
+        faults += [*check(cfg), *class_findings(cfg, refresh).faults]
     if cfg is None or faults:
         raise ConfigError(one_a_key(faults))
     return cfg

@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from clf.config import ConfigError
+from clf.plan import compose
 from clf.run_folder import read_status
+from launch.runs.folders import take
+from launch.runs.requests import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("strategy.accelerator=cpu", "tracking.mode=disabled")
@@ -108,6 +113,19 @@ def test_a_start_is_the_only_one_from_its_first_moment_and_is_stopped_before_it_
     said(typed("train.py", "--name", "one", *SMALL))
 
 
+def test_two_starts_in_one_second_without_a_name_get_two_folders(tmp_path: Path) -> None:
+    cfg = compose([f"runs_dir={tmp_path}", "name=digits-20260102-030405"])
+    made, chosen = (Request(replace(cfg), named=named) for named in (False, True))
+    other = Request(replace(cfg), named=False)
+    runs = [take(made), take(other)]
+    assert [run.path.name for run, _ in runs] == [made.cfg.name, other.cfg.name]
+    assert other.cfg.name == "digits-20260102-030405-2"
+    with pytest.raises(ConfigError, match=f"running now .process {os.getpid()} on "):
+        take(chosen)
+    for _, lease in runs:
+        lease.release()
+
+
 def test_a_second_ctrl_c_ends_a_run_that_does_not_listen(
     typed: Callable[..., Typed], tmp_path: Path
 ) -> None:
@@ -166,3 +184,5 @@ def test_a_run_saves_at_ctrl_c_and_says_how_to_go_on(
     assert (left["state"], left["error"]) == ("stopped", None)
     assert "stopped (by SIGINT)" in said(typed("jobs.py", "status", "real"))
     assert (run / "checkpoints" / "last.ckpt").is_file()
+    files = [path for path in (run, *run.rglob("*")) if not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o077] == [], "private one by one"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clf import run
+from clf.atomic import private_files
 from clf.config import TrackingConfig
 from clf.predictions import Predictions
 from clf.run_folder import RunFolder
@@ -28,13 +29,16 @@ def folder(tmp_path_factory) -> RunFolder:
     """Two epochs of a few steps, and the final test."""
     place = tmp_path_factory.mktemp("recorded")
     folder = RunFolder.create(place / "runs" / "one")
-    folder.write_json(folder.commit, COMMIT)
+    with private_files():
+        folder.write_json(folder.commit, COMMIT)
     cfg = tiny.config(str(place / "digits"), limit_batches=40, model=FAST)
     cfg.tracking = TrackingConfig(mode="offline", log_every=1, checkpoints="best")
     # An earlier test that put the environment back may have put back W&B's process of then, too.
     os.environ.pop("WANDB_SERVICE", None)
+    before = os.umask(0o022)  # what a shell has
     with patch("os.fsync"):
         run.fit(cfg, folder.path, progress=False, job="77")
+    assert os.umask(before) == 0o022, "the rest of the program is the caller's"
     return folder
 
 
@@ -42,6 +46,18 @@ def folder(tmp_path_factory) -> RunFolder:
 def recorded(folder) -> list[dict[str, Any]]:
     (start,) = offline_runs(folder)
     return records(start)
+
+
+def test_every_file_of_the_run_is_private_by_itself(folder):
+    """A folder that is opened to others later, or copied, shows none of them."""
+    paths = [path for path in folder.path.rglob("*") if not path.is_symlink()]
+    assert {path.suffix for path in paths} >= {".ckpt", ".csv", ".json", ".npz", ".jpg", ".wandb"}
+    open_to_others = [
+        f"{path.relative_to(folder.path)} {path.stat().st_mode & 0o777:o}"
+        for path in (folder.path, *paths)
+        if path.stat().st_mode & 0o077
+    ]
+    assert open_to_others == []
 
 
 def test_commit_and_job_are_part_of_the_config(recorded):
