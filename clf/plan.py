@@ -14,6 +14,7 @@ from pathlib import Path
 from clf.config import ConfigError, RunConfig
 from clf.config.compose import CONFIG_DIR, Composed, read
 from clf.config.faults import Findings, one_a_key, show
+from clf.config.node_range import fixed_micro_batch, is_elastic, most_nodes
 from clf.config.registry import AUTO, node_schema, owner
 from clf.config.rules import check, monitor_faults, notes
 from clf.config.weight_entries import file_fault
@@ -96,8 +97,8 @@ def _recognise(cfg: RunConfig) -> list[str]:
 
 
 def resolve(cfg: RunConfig, now: datetime | None = None, refresh: bool = False) -> RunConfig:
-    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes.
-    `refresh`: as for `examine`."""
+    """Fill in (in place) what follows from the rest: name, absolute paths, number of classes, and
+    the micro-batch of a run whose number of nodes may change. `refresh`: as for `examine`."""
     if cfg.name is None:
         model = cfg.model._target_.rpartition(".")[2].removesuffix("Model").lower()
         cfg.name = f"{cfg.data.name}-{model}-{now or datetime.now():%Y%m%d-%H%M%S}"
@@ -111,6 +112,8 @@ def resolve(cfg: RunConfig, now: datetime | None = None, refresh: bool = False) 
         cfg.data.exclude = _absolute(cfg.data.exclude)
     if cfg.model.weights is not None and Path(cfg.model.weights).expanduser().is_file():
         cfg.model.weights = _absolute(cfg.model.weights)
+    if is_elastic(cfg) and cfg.gpus is not None and cfg.data.micro_batch_size is None:
+        cfg.data.micro_batch_size = fixed_micro_batch(cfg)
     if cfg.model.num_classes is None:
         names = _survey(cfg, refresh).classes
         cfg.model.num_classes = len(names) if names else None
@@ -127,7 +130,7 @@ def images_per_forward_pass(cfg: RunConfig) -> int | None:
         return None
     if cfg.data.micro_batch_size is not None:
         return cfg.data.micro_batch_size
-    return None if cfg.gpus is None else cfg.data.batch_size // (cfg.nodes * cfg.gpus)
+    return None if cfg.gpus is None else cfg.data.batch_size // (most_nodes(cfg) * cfg.gpus)
 
 
 def images_per_batchnorm(cfg: RunConfig) -> int | None:
@@ -140,7 +143,7 @@ def images_per_batchnorm(cfg: RunConfig) -> int | None:
     images = images_per_forward_pass(cfg)
     if images is None or not cfg.strategy.sync_batchnorm:
         return images
-    return None if cfg.gpus is None else images * cfg.nodes * cfg.gpus
+    return None if cfg.gpus is None or is_elastic(cfg) else images * most_nodes(cfg) * cfg.gpus
 
 
 def _weight_notes(cfg: RunConfig) -> Iterator[str]:

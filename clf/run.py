@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import private_files, remove_unfinished, say
+from clf.atomic import Unwritten, private_files, remove_unfinished, say
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
@@ -36,19 +36,21 @@ from clf.parallel.lightning_internals import (
     remove_sigterm_broadcast,
 )
 from clf.parallel.micro_batch import FindMicroBatch
-from clf.parallel.strategies import trainer_arguments, world_size
+from clf.parallel.strategies import on_nodes_here, trainer_arguments, world_size
+from clf.resilience.agreement import Agreement
 from clf.resilience.anew import from_its_weights
 from clf.resilience.bad_loss import BadLoss, FiniteWeights, read_left_out
 from clf.resilience.bad_steps import RollBack
 from clf.resilience.checkpoint import (
     RECORD,
-    AtomicCheckpointIO,
     RunRecord,
     checkpoint_callbacks,
     read_checkpoint,
 )
+from clf.resilience.midway import SaveMidway
 from clf.resilience.own import check_own, run_id
-from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
+from clf.resilience.preempt import LoaderPosition, Preemption
+from clf.resilience.saving import BackgroundCheckpointIO
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.resilience.watchdog import Watchdog
@@ -93,13 +95,17 @@ def fit(
 
     Raises:
         Preempted: asked to leave; on all ranks at the same step, with `last.ckpt` written
-        Unwritten: it is trained and tested, but the disk has not taken all of its files
+        Unwritten: it is trained, but the disk has not taken all of its files; without its
+            checkpoints it is not tested
     """
     folder, agreement = RunFolder.create(run_dir), Agreement(request or StopRequest())
     try:
         scalars = _fit(cfg, folder, progress, agreement, job)
     except BaseException as leaving:
-        if lacking := folder.writer.lacking(folder.path):
+        lacking = folder.writer.lacking(folder.path)
+        if isinstance(leaving, Unwritten):  # of the checkpoints alone
+            raise lacking or leaving from None
+        if lacking:
             say(f"clf: {lacking}")
         if isinstance(leaving, Preempted):
             agreement.leave_together()
@@ -174,6 +180,7 @@ def _prepare(
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume, of_resume = newest_whole(folder)
+    asked, cfg = cfg.nodes, on_nodes_here(cfg)
     cfg, search = _micro_batch(cfg, resume)
     quiet_lightning()
     seed_everything(cfg.seed, verbose=False)
@@ -212,15 +219,16 @@ def _prepare(
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
-        logger=_loggers(cfg, folder, job),
+        logger=_loggers(cfg, folder, {"job_id": job, "nodes_asked": asked}),
         callbacks=[  # `_callbacks` says why in this order
             *search,
             BadLoss(cfg.on_bad_loss, folder, left_out),
             *_callbacks(cfg, folder, datamodule, progress),
-            Preemption(agreement, folder.last),
+            midway := SaveMidway(cfg.checkpoint, folder.last),
+            Preemption(agreement, midway),
         ],
         log_every_n_steps=cfg.tracking.log_every,
-        **_common(cfg, progress),
+        **_common(cfg, folder, progress),
         **trainer_arguments(cfg),
     )
     check_lightning(trainer)
@@ -278,7 +286,7 @@ def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[C
     return replace(cfg, data=replace(cfg.data, micro_batch_size=None)), [search]
 
 
-def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
+def _common(cfg: RunConfig, folder: RunFolder, progress: bool) -> dict[str, Any]:
     limit = (
         {}
         if cfg.limit_batches is None
@@ -292,15 +300,20 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # ours are exact
         # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
         # also requeue.
-        "plugins": [AtomicCheckpointIO(cfg.checkpoint.keep_last), LightningEnvironment()],
+        "plugins": [
+            BackgroundCheckpointIO(
+                cfg.checkpoint.keep_last, folder.writer, None if progress else say
+            ),
+            LightningEnvironment(),
+        ],
         "detect_anomaly": cfg.debug,
         **limit,
     }
 
 
-def _loggers(cfg: RunConfig, folder: RunFolder, job: str | None) -> list[Any]:
+def _loggers(cfg: RunConfig, folder: RunFolder, job: dict[str, Any]) -> list[Any]:
     code = {f"git_{key}": value for key, value in read_commit(folder.path).items()}
-    config = {**asdict(cfg), **code, "job_id": job}
+    config = {**asdict(cfg), **code, **job}
     wandb = wandb_logger(cfg.tracking, folder, config, cfg.name or folder.path.name)
     return [CsvLogger(folder.metrics_csv, folder.writer), *([wandb] if wandb else [])]
 
@@ -339,8 +352,8 @@ def _callbacks(
       speed and, with the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
     - The user's own come last, so that they see what ours have done.
-    - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
-      all others have seen the step as done.
+    - SaveMidway and Preemption (after this list) come last of those that act on a step: they save,
+      and leave, when all others have seen the step as done.
     """
     stop, declared = cfg.early_stopping, logged_by(cfg.model._target_)
     stops = []

@@ -7,20 +7,22 @@ runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.jso
               data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               start.ckpt  before-<N>/
               report.html  curves.png  confusion.png  bad_loss.jsonl  left_out.json
-              logs/{events.jsonl,error_rank<r>.json,stacks_rank<r>.txt,<job>_<rank>_log.out}
+              logs/{events.jsonl,departures.jsonl,error_rank<r>.json,stacks_rank<r>.txt}
+              logs/<job>_<rank>_log.out
 """
 
 import csv
 import json
 import math
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clf.atomic import PatientWriter, write_text
+from clf.atomic import PatientWriter, append_line, write_text
 from clf.config.faults import printable
 
 TILES = 8  # columns of `RunFolder.train_images`
@@ -222,6 +224,17 @@ class RunFolder:
     def events(self) -> Path:
         return self.logs / "events.jsonl"
 
+    @property
+    def departures(self) -> Path:
+        """The nodes whose accuracy departed from the others' by more than chance, one a line."""
+        return self.logs / "departures.jsonl"
+
+    def record_departure(self, node: str, split: str, epoch: int) -> None:
+        """Add to `departures`, unless the disk does not take it."""
+        line = {"time": time.time(), "node": node, "split": split, "epoch": epoch}
+        path = self.departures
+        self.writer.write(path, lambda: append_line(path, json.dumps(line)))
+
     def error(self, rank: int) -> Path:
         return self.logs / f"error_rank{rank}.json"
 
@@ -274,14 +287,23 @@ def read_commit(run_dir: Path) -> dict[str, Any]:
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """What `slurm.records.record_event` wrote, in order, without lines that a full disk or a power
     cut has damaged."""
-    path = RunFolder(run_dir).events
+    return _read_lines(RunFolder(run_dir).events)
+
+
+def read_departures(run_dir: Path) -> list[dict[str, Any]]:
+    """What `RunFolder.record_departure` wrote: time, node, split, epoch."""
+    return _read_lines(RunFolder(run_dir).departures)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """One JSON object a line."""
     if not path.is_file():
         return []
-    events = []
+    found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
-    return events
+            found.append(json.loads(line))
+    return found
 
 
 def read_scalars(run_dir: Path) -> list[dict[str, str]]:

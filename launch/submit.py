@@ -21,6 +21,7 @@ from clf.config import ConfigError, RunConfig
 from clf.config.compose import read
 from clf.config.describe import settings_table
 from clf.config.listing import models
+from clf.config.node_range import in_words, least_nodes
 from clf.config.saved import to_yaml
 from launch.arguments.parser import parse
 from launch.arguments.run import overrides, settings_group, submit_parser
@@ -47,6 +48,7 @@ from launch.terminal.summary import (
     resources,
 )
 from launch.terminal.tables import print_models, print_results, print_settings
+from slurm.bad_nodes import with_own
 from slurm.devices import has_slurm
 from slurm.environment import allocated, allocation_faults, job_id, many_of_this
 from slurm.executor import inside
@@ -92,6 +94,8 @@ def _submit_one(arguments: argparse.Namespace, settings: list[str], argv: list[s
     fetch, refresh = not arguments.dry_run, arguments.refresh_data
     request = to_submit(settings, fetch, announce=announce, refresh=refresh)
     cfg, out = request.cfg, console()
+    assert cfg.name is not None
+    cfg.slurm.exclude = with_own(Path(cfg.runs_dir, cfg.name), cfg.slurm.exclude)
     if arguments.dry_run:
         run = find_run(cfg, arguments.allow_change, refresh)
         print_notes(request.notes, sys.stderr)
@@ -187,7 +191,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         )  # fmt: skip
     request = to_submit([*settings, *allocated(settings)], True, queued=False, announce=announce)
     cfg = request.cfg
-    if faults := allocation_faults(cfg.gpus or 1):
+    if faults := allocation_faults(least_nodes(cfg), cfg.gpus or 1):
         raise ConfigError(faults)
     if not any(text.startswith("name=") for text in settings):
         assert cfg.name is not None
@@ -199,7 +203,7 @@ def _submit_inside(settings: list[str], allow_change: bool) -> int:
         lease.release()
         print_complete(out, run)
         return 0
-    print_run(out, cfg, run, f"SLURM job {this_job}, {cfg.nodes} nodes x {cfg.gpus} tasks")
+    print_run(out, cfg, run, f"SLURM job {this_job}, {in_words(cfg)} x {cfg.gpus} tasks")
     print_changes(out, run.changes)
     print_notes(request.notes)
     if run.state == "new" or read_job(run.path).get("job_id") != this_job:

@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 from clf.run_folder import RunFolder, read_status
-from slurm import environment, queue
+from slurm import bad_nodes, environment, queue
 from slurm.failures import diagnose
 from slurm.job import EXIT_REQUEUE
 from slurm.records import events_of_last_start, read_events, record_event
 
 HANGS = 2  # further starts of a job after a rank that hung
 IDLE_STARTS = 5  # in a row without a saved step, after which the job is not requeued any more
+START_AGAIN = ("node failure", "hardware", "hang")  # kinds of a diagnosis that is no error in code
 # For bash: without a trap SIGTERM would end the script while the ranks still save, and with -e,
 # which a line of slurm.setup may have set, srun's exit code would.
 TRAP = "trap : TERM USR1 USR2; set +e"
@@ -46,7 +47,18 @@ def main(argv: list[str]) -> int:
     verdict, reason = decide(run_dir, code)
     print(f"clf: {verdict}: {reason}", flush=True)
     if verdict != "finished":  # which rank 0 has recorded
-        record_event(run_dir, verdict, reason=reason, step=_began(run_dir))
+        # SLURM itself has requeued a job that has ended and waits: a node was lost, or preempted.
+        waits = verdict == "ended" and (job := _job()) is not None and job.waits
+        blame = bad_nodes.suspect(run_dir) if verdict != "ended" or waits else {}
+        record_event(run_dir, verdict, reason=reason, step=_began(run_dir), **blame)
+        bad_nodes.leave_out(run_dir)
+        leaves_out = bad_nodes.left_out(run_dir, read_events(run_dir))  # also of an earlier start
+        if leaves_out and (verdict == "requeued" or waits):
+            job_id, nodes = os.environ.get("SLURM_JOB_ID", ""), bad_nodes.excluded(run_dir)
+            if waits:
+                bad_nodes.update(job_id, nodes)
+            elif bad_nodes.requeue(job_id, nodes):
+                return 0
     return EXIT_REQUEUE if verdict == "requeued" else 0
 
 
@@ -65,12 +77,12 @@ def decide(run_dir: Path, code: int) -> tuple[str, str]:
     preempted = [one for one in events_of_last_start(run_dir) if one["event"] == "preempted"]
     diagnosis = diagnose(run_dir)
     kind = diagnosis.kind if diagnosis else None
-    if not (preempted or out_of_time or kind in ("node failure", "hang")):
+    if not (preempted or out_of_time or kind in START_AGAIN):
         return _retry(
             run_dir, settings["retries"], diagnosis.line() if diagnosis else f"code {code}"
         )
     reason = preempted[0]["reason"] if preempted else "time limit"
-    if diagnosis is not None and kind in ("node failure", "hang"):
+    if diagnosis is not None and kind in START_AGAIN:
         reason = diagnosis.line()
     if kind == "hang" and _hangs(run_dir) >= HANGS:
         return "failed", f"{reason} (it hung {HANGS + 1} times)"

@@ -9,6 +9,7 @@ from pathlib import Path
 from clf.config import RunConfig
 from clf.config.device_rules import gpu_fault
 from clf.config.faults import Findings
+from clf.config.node_range import is_elastic, least_nodes
 from clf.config.slurm_words import gpus as gpus_in
 from clf.cores import usable_cores
 from slurm.partitions import gpus_per_node
@@ -68,11 +69,13 @@ def resources(cfg: RunConfig) -> Findings:
     found = Findings()
     if has_slurm():
         return found
-    if cfg.nodes > 1:
+    if least_nodes(cfg) > 1:
         found.faults.append(
             f"nodes={cfg.nodes}: this machine has no SLURM (no sbatch on the PATH), so a run has "
             "one node here; set nodes=1, or submit on a login node of your cluster"
         )
+    if is_elastic(cfg):
+        found.notes.append(f"nodes={cfg.nodes}: this machine has no SLURM, so the run has 1 node")
     gpus, cores = cfg.gpus or 1, usable_cores()
     if fault := gpu_fault(cfg.strategy.accelerator, gpus, len(local_gpus())):
         found.faults.append(fault)

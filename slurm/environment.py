@@ -43,6 +43,11 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def node_list() -> str:
+    """The nodes of this step of a job, which may be fewer than the job has; else of the job."""
+    return os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
+
+
 def cores_of_task() -> int | None:
     """Cores of this task of a job; None outside of a job, and where its tasks share the cores.
 
@@ -77,8 +82,11 @@ def allocated(settings: Sequence[str]) -> list[str]:
     return [f"{key}={value}" for key, value in found.items() if key not in given]
 
 
-def allocation_faults(tasks: int) -> list[str]:
-    """What keeps the allocation from running `tasks` on each node."""
+def allocation_faults(nodes: int, tasks: int) -> list[str]:
+    """What keeps the allocation from running `tasks` on each of at least so many nodes."""
+    there = int(os.environ.get("SLURM_JOB_NUM_NODES", nodes))
+    if there < nodes:
+        return [f"nodes={nodes}: this allocation has {there}; set nodes={there}, or leave it out"]
     cores = re.match(r"\d+", os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
     if cores is None or int(cores.group()) >= tasks:
         return []

@@ -15,6 +15,7 @@ from typing import Any
 
 from clf.atomic import private_files
 from clf.config import RunConfig
+from clf.config.node_range import most_nodes
 from clf.cores import cores_per_rank
 from clf.resilience.lease import Lease
 from clf.run_folder import RunFolder
@@ -113,7 +114,7 @@ def _hand_over(cfg: RunConfig, run_dir: Path, job_id: str, sweep: str | None = N
     job = submitit_adapter.hand_over(
         RunFolder(run_dir).logs,
         job_id,
-        cfg.nodes * cfg.gpus,
+        most_nodes(cfg) * cfg.gpus,
         Job(str(run_dir)),
         cfg.slurm.max_requeues,
     )

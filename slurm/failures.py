@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.run_folder import HANG, RunFolder
-from slurm.records import FOLLOWING, LOCAL, events_of_last_start, first_error, read_job
+from slurm.records import FOLLOWING, LOCAL, errors, events_of_last_start, first_error, read_job
 
 START_MARK = "clf: start "  # a rank prints it first; the log after it is that of the latest start
 TAIL = 200_000  # characters at the end of the log that are searched
@@ -16,8 +16,8 @@ TAIL = 200_000  # characters at the end of the log that are searched
 class Diagnosis:
     """The cause of a job's early end."""
 
-    # "out of memory", "time limit", "node failure", "lost rank", "NCCL", "hang", "bad data",
-    # "preempted", "error in code", "killed" or "stopped"
+    # "out of memory", "time limit", "node failure", "lost rank", "NCCL", "hardware", "hang",
+    # "bad data", "preempted", "error in code", "killed" or "stopped"
     kind: str
     rank: int | None
     host: str | None
@@ -38,6 +38,8 @@ REMEDIES = {
     "node failure": "SLURM puts the job into the queue again, without nodes that are down",
     "lost rank": "look at the other ranks' logs; jobs.py resume goes on",
     "NCCL": "look at the other ranks' logs; NCCL_DEBUG=INFO shows the network that it uses",
+    "hardware": "tell who runs the machine; a job of SLURM starts again, and after a second time "
+    "without the node",
     "hang": "read {stacks}; hang_timeout_s says how long a rank may stall",
     "bad data": "repair or remove the file, then go on with launch/jobs.py resume",
     "preempted": "its state is saved; launch/jobs.py resume goes on if it is not in the queue",
@@ -57,6 +59,11 @@ SLURM_LINES = (
 # The first such line is the cause; srun then ends the other tasks.
 TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")
 BY_ITSELF = "Exited with exit code"
+# What a driver, CUDA and NCCL say of a GPU that is broken.
+BROKEN = re.compile(
+    r".*(uncorrectable (ECC|NVLink)|double[ -]bit ECC|fallen off the bus|GPU is lost|NVRM: Xid).*",
+    re.IGNORECASE,
+)
 
 
 def diagnose(run_dir: Path) -> Diagnosis | None:
@@ -65,6 +72,8 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
     if any(event["event"] in ("finished", "preempted") for event in events):
         return None
     from_slurm, error = _from_log(_log(run_dir)), first_error(run_dir)
+    if (error or from_slurm) and (broken := _broken(run_dir, events)) is not None:
+        return broken
     if error is None:
         return from_slurm
     if error["type"] == HANG:
@@ -75,6 +84,27 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
             return _diagnosis("lost rank", error, REMEDIES["lost rank"])
         return from_slurm or _diagnosis("node failure", error, REMEDIES["node failure"])
     return _from_error(error)
+
+
+def _broken(run_dir: Path, events: list[dict[str, Any]]) -> Diagnosis | None:
+    """A GPU that is broken, as a rank's error or log says; other ranks' errors follow from it."""
+    for error in errors(run_dir):
+        if BROKEN.search(_text(error)):
+            return _diagnosis("hardware", error, REMEDIES["hardware"])
+    first = RunFolder(run_dir).log(str(read_job(run_dir).get("job_id")), "*")
+    for path in sorted(first.parent.glob(first.name)):
+        text = path.read_text(errors="replace")[-TAIL:]
+        if found := BROKEN.search(text[max(0, text.rfind(START_MARK)) :]):
+            rank = int(path.name.split("_")[-2])
+            host, summary = _node_of(run_dir, events, rank), found[0].strip()[:200]
+            return Diagnosis("hardware", rank, host, summary, REMEDIES["hardware"])
+    return None
+
+
+def _node_of(run_dir: Path, events: list[dict[str, Any]], rank: int) -> str | None:
+    """Where a rank of the latest start has run; None: not known."""
+    nodes, gpus = events[0]["nodes"] if events else [], read_job(run_dir).get("gpus") or 1
+    return nodes[rank // gpus] if rank // gpus < len(nodes) else None
 
 
 def _from_error(error: dict[str, Any]) -> Diagnosis:

@@ -18,6 +18,7 @@ from clf.resilience.processes import Process, process
 from clf.resilience.signals import LocalStopRequest, Preempted, Stopped, StopRequest, held
 from clf.run_folder import RunFolder
 from slurm import queue, submitit_adapter
+from slurm.bad_nodes import record_lost
 from slurm.environment import cores_of_task, job_id, restarts
 from slurm.failures import START_MARK
 from slurm.records import note_stopped, record_error, record_event
@@ -122,6 +123,8 @@ def begin(run_dir: Path, rank: int) -> None:
     if rank == 0:
         for note in RunFolder(run_dir).notes:
             print(f"note: {note}", flush=True)
+        if restarts():
+            record_lost(run_dir)
         record_event(run_dir, "start")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clf.config import RunConfig
 from clf.config.faults import Findings, nearest
+from clf.config.node_range import least_nodes
 from clf.data.generated import is_generated
 from clf.tracking.wandb_key import NO_KEY, has_key
 from slurm import environment
@@ -95,7 +96,7 @@ def _limit_faults(cfg: RunConfig, part: Partition) -> Iterator[str]:
             f"slurm.time={asked.time}: {where} allows {part.minutes} minutes; set "
             f"slurm.time={part.minutes} or less: a run that is not done by then goes on by itself"
         )
-    if cfg.nodes > part.nodes:
+    if least_nodes(cfg) > part.nodes:
         yield f"nodes={cfg.nodes}: {where} gives at most {part.nodes}; set nodes={part.nodes}"
     if asked.mem_gb is not None and part.mem_mb and asked.mem_gb * 1024 > part.mem_mb:
         most = part.mem_mb // 1024

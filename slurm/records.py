@@ -9,7 +9,6 @@ SWEEP/sweep.json               the runs of a sweep
 """
 
 import json
-import os
 import re
 import socket
 import time
@@ -85,8 +84,8 @@ def note_stopped(run_dir: Path, signal: str) -> None:
 
 
 def record_event(run_dir: Path, event: str, **fields: Any) -> None:
-    """Add an event: "start", "preempted", "requeued", "ended", "failed" or "finished". A disk that
-    does not take it is warned of, and ends nothing.
+    """Add an event: "start", "preempted", "requeued", "ended", "failed", "finished", "lost" or
+    "left out" (`slurm.bad_nodes`). A disk that does not take it is warned of, and ends nothing.
 
     Args:
         fields: reason; epoch and step: where a start stopped if it was preempted, and where it had
@@ -97,7 +96,7 @@ def record_event(run_dir: Path, event: str, **fields: Any) -> None:
         "event": event,
         "job_id": environment.job_id(),
         "restart": environment.restarts(),  # 0 for the first start
-        "nodes": node_names(os.environ.get("SLURM_JOB_NODELIST", "")),
+        "nodes": node_names(environment.node_list()),
         "reason": None,
         "epoch": None,
         "step": None,
@@ -136,11 +135,16 @@ def record_error(run_dir: Path, rank: int, error: BaseException) -> None:
     _writer.write(path, lambda: RunFolder.write_json(path, record))
 
 
+def errors(run_dir: Path) -> list[dict[str, Any]]:
+    """What `record_error` has written, of all ranks."""
+    records = [read_json(path) for path in RunFolder(run_dir).errors]
+    return [record for record in records if record]
+
+
 def first_error(run_dir: Path) -> dict[str, Any] | None:
     """The error that came first over all ranks; later ones mostly follow from it. Of a rank that
     was killed the others know before whoever started it has written it down."""
-    records = [read_json(path) for path in RunFolder(run_dir).errors]
-    records = [record for record in records if record]
+    records = errors(run_dir)
     real = [one for one in records if one["type"] not in ("KeyboardInterrupt", "SystemExit")]
     if any(one["type"] == RankDied.__name__ for one in real):
         real = [one for one in real if not FOLLOWING.search(f"{one['type']}: {one['message']}")]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.config.node_range import is_elastic, least_nodes, most_nodes, usable_counts
 from clf.config.slurm_words import gpus
 from clf.run_folder import RunFolder
 from slurm import after
@@ -77,6 +78,7 @@ def body(
         "export MASTER_PORT",
         after.TRAP,
         "",
+        *_nodes_used(cfg),
         _srun(cfg),
         "",
         *after.requeue_lines(_python([], sys.executable)),
@@ -95,10 +97,8 @@ def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tup
     options: dict[str, Any] = {
         "job-name": array.name if array else runs[0].name,
         "array": indices,
-        "nodes": cfg.nodes,
-        "ntasks-per-node": cfg.gpus,
+        **_nodes_asked(cfg),
         "gpus-per-node": _gpus_per_node(cfg),
-        "cpus-per-task": asked.cpus_per_gpu,
         "mem": None if asked.mem_gb is None else f"{asked.mem_gb}G",
         "time": asked.time,
         "partition": asked.partition,
@@ -119,6 +119,31 @@ def _asked(cfg: RunConfig, runs: Sequence[Path], array: Path | None) -> list[tup
     return [(name, value) for name, value in options.items() if value is not None]
 
 
+def _nodes_asked(cfg: RunConfig) -> dict[str, Any]:
+    """Options for the nodes, and the cores on each of them for its tasks."""
+    least, most, cores = least_nodes(cfg), most_nodes(cfg), cfg.slurm.cpus_per_gpu
+    if not is_elastic(cfg):
+        return {"nodes": most, "ntasks-per-node": cfg.gpus, "cpus-per-task": cores}
+    # With ntasks-per-node SLURM would count the tasks of the fewest nodes, and give a job of so
+    # many tasks no more nodes than that: 1 of 1-4 with one task a node.
+    return {"nodes": f"{least}-{most}", "mincpus": (cfg.gpus or 1) * (cores or 1)}
+
+
+def _nodes_used(cfg: RunConfig) -> list[str]:
+    """For a range of nodes: lines that set `$nodes`, which srun takes of those that are there, to
+    the most over which a step can be spread."""
+    if not is_elastic(cfg):
+        return []
+    asked = f"{least_nodes(cfg)}-{most_nodes(cfg)}"
+    counts = " ".join(map(str, usable_counts(cfg)))
+    there = "$SLURM_JOB_NUM_NODES"
+    return [
+        "nodes=1",
+        f'for count in {counts}; do [ "$count" -le "{there}" ] && nodes=$count; done',
+        f'echo "clf: nodes={asked}: SLURM has given {there}, and the run uses $nodes"',
+    ]
+
+
 def _gpus_per_node(cfg: RunConfig) -> int | None:
     """None on CPUs, and where slurm.options.gres asks for the GPUs."""
     by_gres = gpus(str(cfg.slurm.options.get("gres") or ""))
@@ -130,8 +155,11 @@ def _srun(cfg: RunConfig) -> str:
     would wait for it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
     container = cfg.slurm.container
-    words = ["srun", "--unbuffered", "--kill-on-bad-exit=1", f"--nodes={cfg.nodes}"]
-    words += [f"--ntasks={cfg.nodes * cfg.gpus}", f"--ntasks-per-node={cfg.gpus}"]
+    most = most_nodes(cfg)
+    tasks = [f"--nodes={most}", f"--ntasks={most * cfg.gpus}", f"--ntasks-per-node={cfg.gpus}"]
+    if is_elastic(cfg):
+        tasks[:2] = ['--nodes="$nodes"', f"--ntasks=$((nodes * {cfg.gpus}))"]
+    words: list[str] = []
     if cfg.slurm.cpus_per_gpu is not None:  # srun does not inherit it from sbatch
         words.append(f"--cpus-per-task={cfg.slurm.cpus_per_gpu}")
     python = sys.executable if container.image is None else container.python
@@ -146,6 +174,7 @@ def _srun(cfg: RunConfig) -> str:
     blocking = [f"--block-signal={BLOCKED}"] if container.image is None and can_block() else []
     return " ".join(
         [
+            *("srun", "--unbuffered", "--kill-on-bad-exit=1", *tasks),
             *map(_shell, words),
             '--output="${log}_%t_log.out"',
             *map(_shell, inside),

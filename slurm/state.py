@@ -16,7 +16,7 @@ from clf.resilience import lease
 from clf.resilience.lease import Holder
 from clf.resilience.processes import UNSEEN, Process, this_process
 from clf.run_folder import SILENT_S, RunFolder, read_scalars, read_status
-from slurm import environment, queue, records
+from slurm import bad_nodes, environment, queue, records
 from slurm.devices import has_slurm
 from slurm.failures import diagnose
 
@@ -44,6 +44,7 @@ class RunState:
     reason: str | None
     job_id: str | None
     nodes: str | None
+    nodes_asked: str | None  # a range, such as 1-4
     epoch: int | None
     epochs: int | None
     best: float | None  # top-1 on the validation images, 0..1
@@ -54,6 +55,7 @@ class RunState:
     diagnosis: str | None
     wandb: str | None
     stopped_early: str | None  # why
+    left_out: list[str]  # nodes, and why
 
     @property
     def lives(self) -> bool:
@@ -92,6 +94,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         reason=reason,
         job_id=record.get("job_id"),
         nodes=nodes or status.get("host"),
+        nodes_asked=asked if isinstance(asked := record.get("nodes"), str) else None,
         epoch=status.get("epoch"),
         epochs=status.get("epochs"),
         best=best_top1(run_dir),
@@ -102,6 +105,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         diagnosis=None if state == "finished" else diagnosis(run_dir),
         wandb=status.get("wandb"),
         stopped_early=status.get("stopped_early"),
+        left_out=bad_nodes.left_out(run_dir, events),
     )
 
 

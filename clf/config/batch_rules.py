@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 
 from clf.config.faults import show
+from clf.config.node_range import most_nodes
 from clf.config.schema import DataConfig, RunConfig
 
 
 def batches(cfg: RunConfig) -> Iterator[str]:
     """What is wrong with the sizes of the batches, as far as it is known before the data is."""
-    data, ranks = cfg.data, max(1, cfg.nodes * (cfg.gpus or 1))
+    data, ranks = cfg.data, most_nodes(cfg) * (cfg.gpus or 1)
     micro = data.micro_batch_size
     if micro not in (None, "auto") and (type(micro) is not int or micro < 1):
         yield (

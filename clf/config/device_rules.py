@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from clf.config.batch_rules import batches
+from clf.config.node_range import most_nodes, node_faults
 from clf.config.schema import RunConfig
 
 NO_SYNC_BATCHNORM = (
@@ -13,9 +14,9 @@ NO_SYNC_BATCHNORM = (
 
 
 def devices(cfg: RunConfig) -> Iterator[str]:
-    strategy, devices = cfg.strategy, cfg.nodes * (cfg.gpus or 1)
+    strategy, devices = cfg.strategy, most_nodes(cfg) * (cfg.gpus or 1)
     if strategy.name == "single" and devices > 1:
-        where = f"nodes={cfg.nodes}" if cfg.nodes > 1 else f"gpus={cfg.gpus}"
+        where = f"nodes={cfg.nodes}" if most_nodes(cfg) > 1 else f"gpus={cfg.gpus}"
         yield (
             f"strategy.name=single: takes one device, not the {devices} of {where}; set "
             "strategy=ddp or strategy=auto"
@@ -100,4 +101,4 @@ def gpu_fault(accelerator: str, gpus: int, available: int) -> str | None:
     return None
 
 
-DEVICE_RULES = [devices, strategy, batches]
+DEVICE_RULES = [node_faults, devices, strategy, batches]

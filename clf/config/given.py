@@ -9,7 +9,7 @@ from typing import Any
 
 from clf.config.about import about
 from clf.config.faults import show
-from clf.config.values import choices, example_of
+from clf.config.values import choices, example_of, takes
 from clf.config.words import as_text, has_several, split, value
 
 # What all runs of a sweep share: they ask for the same nodes and go into one folder.
@@ -113,7 +113,8 @@ def empty_fault(setting: Setting, entry: Field[Any] | None = None) -> str:
     """The fault of a value that is left out, as by a shell variable that is not set."""
     key, null, example = setting.key, "", ""
     if entry is not None:
-        null = " or null" if "None" in str(entry.type) or entry.type is Any else ""
+        takes_any = entry.type is Any and not about(entry).takes
+        null = " or null" if takes_any or "null" in takes(entry) else ""
         example = f", such as {one}" if (one := example_of(entry, key)) else ""
     if setting.text is None:
         return f"{key}: there is no value{setting.source}; give one{null}, or take the line out"

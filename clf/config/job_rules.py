@@ -20,6 +20,7 @@ OWN_OPTIONS = {
     "gpus-per-task": "set gpus, or slurm.options.gres for their kind",
     "cpus-per-task": "set slurm.cpus_per_gpu",
     "cpus-per-gpu": "set slurm.cpus_per_gpu",
+    "mincpus": "set slurm.cpus_per_gpu",
     "mem": "set slurm.mem_gb",
     "time": "set slurm.time",
     "partition": "set slurm.partition",

@@ -14,6 +14,7 @@ from clf.config.device_rules import DEVICE_RULES
 from clf.config.faults import nearest, show
 from clf.config.job_rules import JOB_RULES
 from clf.config.network_rules import NETWORK_RULES
+from clf.config.node_range import node_notes
 from clf.config.optimizer_rules import OPTIMIZER_RULES, optimizer_notes, schedule_notes
 from clf.config.registry import logged_by
 from clf.config.schema import AugmentConfig, MixConfig, RunConfig
@@ -214,6 +215,7 @@ def notes(cfg: RunConfig) -> Iterator[str]:
     yield from optimizer_notes(cfg)
     yield from schedule_notes(cfg)
     yield from _mix_notes(cfg)
+    yield from node_notes(cfg)
     if not is_file(cfg.model.weights):
         for key, usual in (("weights_entry", None), ("strict_weights", True)):
             if (value := getattr(cfg.model, key)) != usual:

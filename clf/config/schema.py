@@ -329,6 +329,12 @@ class CheckpointConfig:
     every_epochs: int | None = setting(
         None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )
+    every_steps: int | None = setting(
+        None, "last.ckpt also after each so many optimizer steps; null: not by steps", 1
+    )
+    every_minutes: float | None = setting(
+        10.0, "last.ckpt also when the one before is so old; null: not by time", 0.01
+    )
 
 
 @dataclass
@@ -444,6 +450,12 @@ class SlurmConfig:
         100, "further starts after a preemption, a time limit or a lost node", 0
     )
     retries: int = setting(0, "further starts after an error in code", 0)
+    max_excluded: int = setting(
+        2,
+        "nodes that the run adds to exclude by itself: those on which it has failed twice by the "
+        "hardware's doing",
+        0,
+    )
 
 
 @dataclass
@@ -454,7 +466,11 @@ class RunConfig:
     runs_dir: str = setting("runs", "folder of all runs")
     seed: int = setting(0, "of the weights, the order of the images and the augmentation", 0)
     epochs: int = setting(10, "passes over the training images", 1)
-    nodes: int = setting(1, "machines", 1)
+    nodes: Any = setting(
+        1,
+        "machines; a range such as 1-4: at each start as many of these as SLURM has then",
+        takes="a whole number of at least 1, or a range such as 1-4",
+    )
     gpus: int | None = setting(
         None, "devices a node (CPU processes where there is no GPU); null: all, or 1", 1
     )

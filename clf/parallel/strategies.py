@@ -1,6 +1,7 @@
 """The devices, strategy and precision of a config as arguments of Lightning's Trainer."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clf.config import RunConfig, StrategyConfig
 from clf.config.device_rules import NO_SYNC_BATCHNORM, gpu_fault
+from clf.config.node_range import is_elastic, most_nodes
 from clf.cores import cores_per_rank
 from clf.parallel.left_out import first_few
 from clf.parallel.lightning_internals import settle_buckets
@@ -58,7 +60,16 @@ class Ddp(DDPStrategy):
 
 def world_size(cfg: RunConfig) -> int:
     """The number of ranks of the run: one for each device of each node."""
-    return cfg.nodes * (cfg.gpus or 1)
+    return most_nodes(cfg) * (cfg.gpus or 1)
+
+
+def on_nodes_here(cfg: RunConfig) -> RunConfig:
+    """The config with the number of nodes that this start has, where `nodes` is a range: that of
+    the ranks which the launcher has started, as WORLD_SIZE says; without one, this node alone."""
+    if not is_elastic(cfg):
+        return cfg
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    return replace(cfg, nodes=max(1, ranks // (cfg.gpus or 1)))
 
 
 def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _summary(run: RunReport) -> Iterator[tuple[str, str]]:
     device = run.status.get("device")
     nodes = run.config.get("nodes", 1)
     where = [
-        f"{nodes} nodes" if nodes and nodes > 1 else "",
+        f"{nodes} nodes" if nodes not in (None, 1) else "",
         device or "",
         run.status.get("host") or "",
     ]

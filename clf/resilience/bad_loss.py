@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from clf.atomic import append_line
 from clf.parallel import lightning_internals as internals
 from clf.resilience.bad_steps import BadLossError, BadStep, RollBack, refusal
+from clf.resilience.midway import unwritten
 from clf.resilience.undo import Key, Undo, changed_by
 from clf.run_folder import RunFolder, read_json
 
@@ -193,6 +194,7 @@ class BadLoss(Callback):
                 f"{sentence}. The run has gone back {MOST_ROLLBACKS} times for such steps, which "
                 "is all that on_bad_loss=rollback does"
             )
+        unwritten(trainer)  # the checkpoint that all ranks go back to is on the disk now
         raise RollBack(sorted(self.left_out | {bad[0].number}), sentence)
 
     def _record(self, rows: list[dict[str, Any]]) -> None:

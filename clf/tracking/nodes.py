@@ -23,8 +23,8 @@ def node_name() -> str:
 
 def departing_nodes(
     support_NC: np.ndarray, correct_NC: np.ndarray, nodes: Sequence[str], level: float = LEVEL
-) -> list[str]:
-    """A sentence for each such node, the most improbable first.
+) -> dict[str, str]:
+    """Such nodes, the most improbable first, with a sentence for each.
 
     Each class is compared with itself on other nodes, since nodes may hold different classes. A
     node that was found is left out of the next comparison, so that the others do not look odd
@@ -33,7 +33,7 @@ def departing_nodes(
     Args:
         nodes: their names, N of them; fewer than two: nothing to compare
     """
-    sentences = []
+    sentences = {}
     left = [n for n in range(len(nodes)) if support_NC[n].sum()]
     tests = max(1, len(left))
     while len(left) > 1:
@@ -45,7 +45,7 @@ def departing_nodes(
         worst = int((accuracy_N if len(left) == 2 else log_p_N).argmin())
         node = left.pop(worst)
         own, others = accuracy_N[worst], correct_NC[left].sum() / support_NC[left].sum()
-        sentences.append(
+        sentences[nodes[node]] = (
             f"node {nodes[node]} has {percent(own)} of its {support_NC[node].sum()} images right, "
             f"the others {percent(others)}. By chance this happens less than once in "
             f"{1 / level:,.0f} evaluations: look at its disk, its files and its GPUs"

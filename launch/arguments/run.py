@@ -9,7 +9,11 @@ from typing import Any
 from launch.arguments.parser import Parser, parser
 
 FLAGS = {  # flag -> (key, placeholder, help)
-    "--nodes": ("nodes", "N", "number of machines"),
+    "--nodes": (
+        "nodes",
+        "N",
+        "number of machines; 1-4: as many as SLURM has at each start",
+    ),
     "--gpus": ("gpus", "G", "GPUs on each machine (CPU processes where there is no GPU)"),
     "--model": ("model", "M", "resnet18, ..., timm/NAME, or your own; --list-models shows them"),
     "--data": (

@@ -12,6 +12,7 @@ from clf.config.compose import Composed, read
 from clf.config.faults import Findings, one_a_key
 from clf.config.files import CONFIG_DIR
 from clf.config.given import Setting
+from clf.config.node_range import is_elastic, least_nodes
 from clf.config.overrides import parse
 from clf.config.rules import check
 from clf.config.saved import load
@@ -81,12 +82,17 @@ def to_train(settings: Sequence[str], config_name: str, refresh: bool = False) -
     cfg, faults = examined.cfg, examined.faults
     if cfg is not None:
         too_many = [
-            f"{key}={number}: this command runs in one process on one device; leave it out, or use "
+            f"{key}={given}: this command runs in one process on one device; leave it out, or use "
             "launch/submit.py"
-            for key, number in (("nodes", cfg.nodes), ("gpus", cfg.gpus))
-            if number is not None and number > 1
+            for key, given, least in (
+                ("nodes", cfg.nodes, least_nodes(cfg)),
+                ("gpus", cfg.gpus, cfg.gpus or 1),
+            )
+            if least > 1
         ]
         faults = one_a_key([*too_many, *resources(cfg).faults, *faults])
+        if is_elastic(cfg):
+            examined.notes.append(f"nodes={cfg.nodes}: this command takes 1 node")
     if cfg is None or faults:
         raise ConfigError(faults)
     named = cfg.name is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import RunConfig
+from clf.config.node_range import in_words
 from clf.config.words import load_yaml
 from clf.metrics.measures import line
 from clf.plan import images_per_batchnorm
@@ -72,9 +73,8 @@ def _batchnorm(cfg: RunConfig) -> str | None:
 def resources(cfg: RunConfig) -> str:
     """The devices that the run will take, in words."""
     if has_slurm():
-        nodes = "1 node" if cfg.nodes == 1 else f"{cfg.nodes} nodes"
         tasks = "1 task" if cfg.gpus == 1 else f"{cfg.gpus} tasks"
-        return f"SLURM, {nodes} x {tasks}"
+        return f"SLURM, {in_words(cfg)} x {tasks}"
     kind = "GPU" if uses_gpus(cfg) else "CPU process"
     plural = "" if cfg.gpus == 1 else "es" if kind.endswith("s") else "s"
     return f"this machine (it has no SLURM), {cfg.gpus} {kind}{plural}"

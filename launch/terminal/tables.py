@@ -25,7 +25,7 @@ def print_list(out: Any, states: Sequence[RunState], runs_dir: Path) -> None:
             percent(state.best, missing=""),
             duration(state.eta_s),
             state.job_id or "",
-            state.nodes or "",
+            _nodes(state),
         ]
         for state in states
     ]
@@ -60,7 +60,8 @@ def print_status(out: Any, state: RunState) -> None:
         "run": state.path.name,
         "state": state.state + (f" ({state.reason})" if state.reason else ""),
         "job": state.job_id,
-        "nodes": state.nodes,
+        "nodes": _nodes(state),
+        "left out": "; ".join(state.left_out) or None,
         "epoch": _epoch(state),
         "best top-1": percent(state.best, missing=""),
         "time left": duration(state.eta_s),
@@ -71,6 +72,13 @@ def print_status(out: Any, state: RunState) -> None:
         "folder": str(state.path),
     }
     print_fields(out, fields, {"state": _style(state)})
+
+
+def _nodes(state: RunState) -> str:
+    """Where a run is, and the range that it may have."""
+    if state.nodes_asked is None:
+        return state.nodes or ""
+    return f"{state.nodes} (of {state.nodes_asked})" if state.nodes else state.nodes_asked
 
 
 def print_drill(out: Any, stages: Iterable[Stage]) -> int:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from tests.chaos.starts import Run
 
+HANG_S = 90  # for the ranks to end where one of them hangs
 WRITE_S = 10  # for a checkpoint to be written, at most; the runs of a schedule save often
-STEPS_OF_TROUBLE = 6  # that a full disk, or a server in trouble, lasts
 
 
 class Around(NamedTuple):
@@ -71,6 +71,15 @@ def stop_for_a_while(run: Run, random: Random, around: Around) -> None:
     run.send(signal.SIGCONT, rank)
 
 
+def stop_for_ever(run: Run, random: Random, around: Around) -> None:
+    """SIGSTOP of one rank for ever"""
+    run.send(signal.SIGSTOP, [random.choice(run.ranks)])
+    end = time.monotonic() + HANG_S
+    while len(run.living) == run.world and time.monotonic() < end:
+        time.sleep(0.05)
+    run.kill()  # as srun does once a rank has ended
+
+
 def truncate(run: Run, random: Random, around: Around) -> None:
     """kill -9, and the newest checkpoint truncated"""
     run.kill()
@@ -120,11 +129,10 @@ OF_PROCESSES: list[Fault] = [
     kill_all,
     kill_in_a_write,
     terminate_all,
-    terminate_one,
     usr2_all,
-    stop_for_a_while,
     truncate,
     flip,
 ]
+OF_SEVERAL_RANKS: list[Fault] = [terminate_one, stop_for_a_while, stop_for_ever]
 OF_A_DISK: list[Fault] = [fill_the_disk]
 OF_A_SERVER: list[Fault] = [trouble(kind) for kind in ("refuse", "silent", "500")]

@@ -15,11 +15,12 @@ from clf.run_folder import RunFolder
 from tests import tiny
 from tests.chaos.disk import small_disk
 from tests.chaos.equal import differences
-from tests.chaos.faults import OF_A_DISK, OF_A_SERVER, OF_PROCESSES, Around, Fault
+from tests.chaos.faults import OF_A_DISK, OF_A_SERVER, OF_PROCESSES, OF_SEVERAL_RANKS, Around, Fault
 from tests.chaos.starts import Run
 from tests.tracking.stand_in import StandIn, serving
 
 EPOCHS, STEPS = 3, 16  # steps of an epoch
+HANG_S = 5.0  # hang_timeout_s
 FAULTS_OF_A_RUN = 5
 EARLY = 0.2  # share of the faults that strike while the ranks start
 DISK_MB = 12  # a run of this size needs some 4
@@ -52,7 +53,7 @@ class Kind(NamedTuple):
 
 
 KINDS = [
-    Kind("two ranks", 2, OF_PROCESSES),
+    Kind("two ranks", 2, OF_PROCESSES + OF_SEVERAL_RANKS),
     Kind("one rank on a small disk", 1, OF_PROCESSES + 3 * OF_A_DISK, disk=True),
     Kind("two ranks online in W&B", 2, OF_PROCESSES + 2 * OF_A_SERVER, server=True),
 ]
@@ -66,6 +67,7 @@ def config(root: Path, kind: Kind) -> RunConfig:
         model={"_target_": "tests.chaos.network.Slow"}, epochs=EPOCHS, limit_batches=2 * STEPS,
         ema=EmaConfig(decay=0.9),
     )  # fmt: skip
+    cfg.hang_timeout_s = HANG_S
     cfg.tracking.mode = "online" if kind.server else "disabled"
     return cfg
 

@@ -59,7 +59,9 @@ class Run:
         os.environ["PYTHONPATH"] = str(ROOT)  # for the process that imports, at the first start
         try:
             self.ranks = [
-                _forkserver.Process(target=_rank, args=(self, rank, port), daemon=True)
+                _forkserver.Process(
+                    target=_rank, args=(self._variables(rank, port), *self.places), daemon=True
+                )
                 for rank in range(self.world)
             ]
             for rank in self.ranks:
@@ -69,8 +71,25 @@ class Run:
             if python_path is not None:
                 os.environ["PYTHONPATH"] = python_path
 
-    def __getstate__(self) -> dict[str, Any]:  # a rank needs to know where, not who the others are
-        return {**self.__dict__, "ranks": []}
+    @property
+    def places(self) -> tuple[Path, Path]:
+        return self.folder.path, self.log
+
+    def _variables(self, rank: int, port: int) -> dict[str, str]:
+        """What a rank finds in its environment."""
+        return {
+            **self.variables,
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()),
+            "SUBMITIT_LOCAL_NTASKS": str(self.world),
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_GLOBALID": str(rank),
+            "SUBMITIT_LOCAL_LOCALID": str(rank),
+            "MASTER_PORT": str(port),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
 
     @property
     def living(self) -> list[Any]:
@@ -138,34 +157,24 @@ class Run:
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
 
-def _rank(run: Run, rank: int, port: int) -> None:
+def _rank(variables: dict[str, str], folder: Path, log: Path) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # until the job listens, as its script does
-    output = os.open(run.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.pop("SLURM_JOB_ID", None)
-    os.environ |= {
-        **run.variables,
-        "SUBMITIT_EXECUTOR": "local",
-        "SUBMITIT_LOCAL_JOB_ID": str(os.getppid()),
-        "SUBMITIT_LOCAL_NTASKS": str(run.world),
-        "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-        "SUBMITIT_LOCAL_NODEID": "0",
-        "SUBMITIT_LOCAL_GLOBALID": str(rank),
-        "SUBMITIT_LOCAL_LOCALID": str(rank),
-        "MASTER_PORT": str(port),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
+    os.environ.update(variables)
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
-    from slurm.job import Job
+    from slurm import job
 
-    rank_zero_only.rank = rank  # Lightning reads RANK when it is imported
+    rank_zero_only.rank = int(variables["SUBMITIT_LOCAL_GLOBALID"])  # read when it was imported
     torch.set_num_threads(1)
+    process = job.process  # in a job, a rank's parent ends with the start; here it forks the next
+    job.process = lambda pid: process(os.getpid())  # type: ignore[attr-defined]
     try:
-        Job(str(run.folder.path))()
+        job.Job(str(folder))()
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -96,6 +96,17 @@ class Place:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    def types(self, *words: str) -> str:
+        """What a command of `launch/` prints."""
+        return subprocess.run(
+            [sys.executable, str(ROOT / "launch" / words[0]), *words[1:]],
+            cwd=self.folder,
+            env=self.slurm,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
     def nodes(self, name: str) -> str:
         """Of the run's latest start, in the order of their ranks."""
         return ",".join(events_of_last_start(self.run(name))[0]["nodes"])

@@ -45,7 +45,7 @@ class StandIn:
         self.answers: dict[str, Any] = {
             "UpsertBucket": self._upsert_run,
             "CreateRunFiles": self._create_files,
-            "RunResumeStatus": {"model": None},
+            "RunResumeStatus": self._resume_status,
             "UpsertView2": self._upsert_view,
             "upsertView": self._upsert_view,
             "query View(": self._workspace,
@@ -75,6 +75,36 @@ class StandIn:
         name = said.get("name") or "one"
         run = {"id": "1", "name": name, "displayName": name, "project": PROJECT}
         return {"upsertBucket": {"bucket": run, "inserted": True}}
+
+    def _resume_status(self, said: dict[str, Any]) -> dict[str, Any]:
+        """What a run that goes on must know: how many rows there are."""
+        rows = self.rows()
+        if not rows:
+            return {"model": None}
+        bucket = {
+            "id": "1",
+            "name": said["name"],
+            "summaryMetrics": "{}",
+            "displayName": said["name"],
+            "logLineCount": 0,
+            "historyLineCount": len(rows),
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps(rows[-1])]),
+            "eventsTail": "[]",
+            "config": "{}",
+            "tags": [],
+            "wandbConfig": '{"t": 1}',
+        }
+        return {"model": {**PROJECT, "bucket": bucket}}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The history as the server holds it: each row at the place that it was sent for."""
+        placed: dict[int, dict[str, Any]] = {}
+        for stream in self.streams:
+            part = stream.get("files", {}).get("wandb-history.jsonl", {})
+            for place, row in enumerate(part.get("content", []), part.get("offset", 0)):
+                placed[place] = json.loads(row)
+        return [placed[place] for place in sorted(placed)]
 
     def _create_files(self, said: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in said["files"]]

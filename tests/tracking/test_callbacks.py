@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
 from clf.resilience.signals import Stopped
-from clf.run_folder import RunFolder, read_status
+from clf.run_folder import RunFolder, read_departures, read_status
 from clf.tracking import callbacks, steps
 from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
@@ -391,6 +391,20 @@ def test_two_nodes_are_told_apart_in_the_table(folder, monkeypatch, hosts, expec
     made = SimpleNamespace(num_nodes=2, node_rank=0, world_size=4)
     tables.setup(made, None, "fit")
     assert tables.nodes == expected
+
+
+def test_a_node_that_departs_is_warned_of_and_recorded(folder) -> None:
+    class OnTwoNodes(Tiny):
+        def per_class_counts(self, split: str):
+            support_NC = torch.full((2, 4), 300)
+            return support_NC, torch.tensor([[290] * 4, [100] * 4]), support_NC.sum(0)
+
+    run = trainer(folder, epochs=1)
+    next(one for one in run.callbacks if isinstance(one, PerClassTables)).nodes = ["a", "b"]
+    with pytest.warns(UserWarning, match="node b has 33.3 % of its 1200 images right"):
+        run.fit(OnTwoNodes(), datamodule=Data())
+    recorded = [(one["node"], one["split"], one["epoch"]) for one in read_departures(folder.path)]
+    assert recorded == [("b", "val", 1)]
 
 
 def test_a_log_file_has_a_line_for_each_epoch_and_none_for_the_sanity_check(folder, capsys) -> None:

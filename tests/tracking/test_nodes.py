@@ -17,26 +17,27 @@ def counts(accuracy_N: list[float], images: int, seed: int = 0) -> tuple[np.ndar
 
 
 def test_a_node_that_reads_the_wrong_images_is_named_and_no_other():
-    (sentence,) = departing_nodes(*counts([0.9, 0.9, 0.6, 0.9], 500), NODES)
+    ((name, sentence),) = departing_nodes(*counts([0.9, 0.9, 0.6, 0.9], 500), NODES).items()
+    assert name == "node3"
     assert "node node3" in sentence
     assert "look at its disk" in sentence
 
 
 def test_of_two_nodes_the_worse_is_named():
-    (sentence,) = departing_nodes(*counts([0.5, 0.9], 500), NODES[:2])
+    (sentence,) = departing_nodes(*counts([0.5, 0.9], 500), NODES[:2]).values()
     assert "node node1" in sentence
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.9, 0.999])
 def test_chance_alone_raises_no_warning_about_a_node(accuracy):
     for seed in range(200):
-        assert departing_nodes(*counts([accuracy] * 4, 300, seed), NODES) == []
+        assert departing_nodes(*counts([accuracy] * 4, 300, seed), NODES) == {}
 
 
 def test_a_node_with_the_hard_classes_is_not_accused():
     support_NC = np.array([[1000, 0], [0, 1000]])
     correct_NC = np.array([[990, 0], [0, 300]])
-    assert departing_nodes(support_NC, correct_NC, NODES[:2]) == []
+    assert departing_nodes(support_NC, correct_NC, NODES[:2]) == {}
 
 
 @pytest.mark.parametrize("correct", [0, 3, 20, 45, 50])
@@ -50,5 +51,5 @@ def test_the_bound_is_above_the_exact_probability_and_follows_it(correct):
 
 
 def test_one_node_and_empty_nodes_have_nothing_to_compare():
-    assert departing_nodes(np.array([[5]]), np.array([[0]]), ["node1"]) == []
-    assert departing_nodes(np.array([[0], [9]]), np.array([[0], [0]]), NODES[:2]) == []
+    assert departing_nodes(np.array([[5]]), np.array([[0]]), ["node1"]) == {}
+    assert departing_nodes(np.array([[0], [9]]), np.array([[0], [0]]), NODES[:2]) == {}

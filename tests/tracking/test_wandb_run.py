@@ -27,6 +27,7 @@ from clf.tracking import wandb_key, wandb_run, wandb_start
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 from clf.tracking.wandb_start import chosen_mode
+from launch.runs.sync import Unsynced, unsynced, upload
 from tests.tracking.recording import offline_runs, records
 from tests.tracking.stand_in import serving
 
@@ -437,6 +438,30 @@ def test_scalars_and_config_of_an_offline_run_can_be_uploaded_later(folder):
     found = json.dumps(records(offline_runs(folder)[0]))
     for expected in ("val/acc_top1", "0.625", "trainer/global_step", "42", "crop_scale", "digits"):
         assert expected in found
+
+
+def test_the_uploaded_starts_of_a_preempted_run_are_one_run_with_every_step_once(
+    folder, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)  # where `wandb sync` leaves a log of its own
+    for first in (0, 10, 20):
+        logger = start(folder, "offline")
+        for step in range(first, first + 10):
+            logger.log_metrics({"train/loss": step / 8}, step)
+        logger.mark_preempting()
+        close([logger])
+        time.sleep(1.1)  # W&B names the folder of a start by the second
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with serving() as stand_in:
+        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
+        assert upload(Unsynced(folder.path, unsynced(folder.path), lives=False))
+    assert unsynced(folder.path) == []
+    names = {
+        said["variables"]["name"] for said in stand_in.queries if "UpsertBucket" in said["query"]
+    }
+    assert len(names - {None}) == 1, "one run"
+    rows = [(row["trainer/global_step"], row["train/loss"]) for row in stand_in.rows()]
+    assert rows == [(step, step / 8) for step in range(30)]
 
 
 PROGRAM = """
