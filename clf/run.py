@@ -39,6 +39,8 @@ from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import on_nodes_here, trainer_arguments, world_size
 from clf.resilience.agreement import Agreement
 from clf.resilience.anew import from_its_weights
+from clf.resilience.bad_loss import BadLoss, FiniteWeights, read_left_out
+from clf.resilience.bad_steps import RollBack
 from clf.resilience.checkpoint import (
     RECORD,
     RunRecord,
@@ -120,9 +122,7 @@ def fit(
 def _fit(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
-    with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    model, datamodule, trainer = _trained(cfg, folder, progress, agreement, job)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
@@ -139,6 +139,26 @@ def _fit(
     return scalars | _scalars(trainer)
 
 
+def _trained(
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
+) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer]:
+    """Train to the end, from the last good checkpoint again where on_bad_loss=rollback says so."""
+    left_out = read_left_out(folder)
+    while True:
+        with held():  # processes that start here must not get the signals that this one waits for
+            given = (cfg, folder, progress, agreement, job, left_out)
+            model, datamodule, trainer, resume = _prepare(*given)
+        try:
+            trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+            return model, datamodule, trainer
+        except RollBack as back:
+            left_out = back.left_out
+            if trainer.is_global_zero:
+                folder.keep_json(folder.left_out, {"steps": left_out})
+                say(f"clf: {back.sentence}. Going back, and leaving this step out")
+            close(trainer.loggers)
+
+
 def leave_report(folder: RunFolder) -> None:
     """Write the run's report. Whatever goes wrong with it must not spoil a run that has trained."""
     try:
@@ -151,7 +171,12 @@ def leave_report(folder: RunFolder) -> None:
 
 
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
+    cfg: RunConfig,
+    folder: RunFolder,
+    progress: bool,
+    agreement: Agreement,
+    job: str | None,
+    left_out: list[int],
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume, of_resume = newest_whole(folder)
@@ -197,6 +222,7 @@ def _prepare(
         logger=_loggers(cfg, folder, {"job_id": job, "nodes_asked": asked}),
         callbacks=[  # `_callbacks` says why in this order
             *search,
+            BadLoss(cfg.on_bad_loss, folder, left_out),
             *_callbacks(cfg, folder, datamodule, progress),
             midway := SaveMidway(cfg.checkpoint, folder.last),
             Preemption(agreement, midway),
@@ -312,6 +338,8 @@ def _callbacks(
     of the list, except that it moves ModelCheckpoint to the end.
 
     - The search for the micro-batch (before this list) sets the accumulation, which others count.
+    - BadLoss (before this list too) takes a bad step back before others look at what it did, and
+      refuses a checkpoint after one.
     - Watchdog comes first, so that a callback that hangs is found too.
     - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
     - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
@@ -319,6 +347,7 @@ def _callbacks(
     - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
     - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
       agree on into a checkpoint, and before all that look at a validation, which is of the average.
+    - FiniteWeights comes after these three, which have put the weights into a checkpoint.
     - Throughput, PerClassTables and KeepPredictions come before StatusFile, which writes the newest
       speed and, with the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
@@ -344,6 +373,7 @@ def _callbacks(
         AgreeOnBatchNorm(),
         WeightsAsTrained(),
         *averages,
+        FiniteWeights(),
         RunRecord(cfg, datamodule.class_to_idx, folder),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),

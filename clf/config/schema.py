@@ -481,6 +481,12 @@ class RunConfig:
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
     )
+    on_bad_loss: str = setting(
+        "stop",
+        "where a step's loss or gradient is not finite: stop; skip its update; or rollback to the "
+        "last checkpoint, and leave the step out",
+        choices=("stop", "skip", "rollback"),
+    )
     hang_timeout_s: float | None = setting(
         600,
         "seconds without progress in training after which a run hangs: it writes every rank's "

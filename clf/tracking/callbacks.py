@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.config.faults import printable
 from clf.metrics.measures import SPLITS
+from clf.resilience.bad_steps import RollBack
 from clf.resilience.processes import this_process
 from clf.resilience.signals import Preempted, Stopped
 from clf.run_folder import RunFolder
@@ -172,6 +173,8 @@ class StatusFile(Callback):
             self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
             self._constant["signal"] = exception.signal
             self._write(trainer, "stopped" if exception.signal == "SIGINT" else "preempted")
+        elif isinstance(exception, RollBack):  # this process goes on at once
+            self._write(trainer, "running")
         elif isinstance(exception, Stopped | KeyboardInterrupt):
             self._constant["signal"] = getattr(exception, "signal", "SIGINT")
             self._write(trainer, "stopped")

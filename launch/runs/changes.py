@@ -36,6 +36,7 @@ FREE = {
     "tracking.": "only what is recorded changes",
     "slurm.": "only what the next job asks of SLURM changes",
     "debug": "only how the run can be looked at changes",
+    "on_bad_loss": "what a loss that is not finite does changes from here on",
     "checkpoint.keep_top": "another number of the best checkpoints stays from here on",
     "checkpoint.every_epochs": "other epochs' checkpoints are kept from here on",
     "checkpoint.every_steps": "last.ckpt is written after other steps from here on",
