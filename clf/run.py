@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
-from clf.atomic import private_files, remove_unfinished, say
+from clf.atomic import Unwritten, private_files, remove_unfinished, say
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
@@ -37,16 +37,20 @@ from clf.parallel.lightning_internals import (
 )
 from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import on_nodes_here, trainer_arguments, world_size
+from clf.resilience.agreement import Agreement
 from clf.resilience.anew import from_its_weights
+from clf.resilience.bad_loss import BadLoss, FiniteWeights, read_left_out
+from clf.resilience.bad_steps import RollBack
 from clf.resilience.checkpoint import (
     RECORD,
-    AtomicCheckpointIO,
     RunRecord,
     checkpoint_callbacks,
     read_checkpoint,
 )
+from clf.resilience.midway import SaveMidway
 from clf.resilience.own import check_own, run_id
-from clf.resilience.preempt import Agreement, LoaderPosition, Preemption
+from clf.resilience.preempt import LoaderPosition, Preemption
+from clf.resilience.saving import BackgroundCheckpointIO
 from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
 from clf.resilience.watchdog import Watchdog
@@ -91,13 +95,17 @@ def fit(
 
     Raises:
         Preempted: asked to leave; on all ranks at the same step, with `last.ckpt` written
-        Unwritten: it is trained and tested, but the disk has not taken all of its files
+        Unwritten: it is trained, but the disk has not taken all of its files; without its
+            checkpoints it is not tested
     """
     folder, agreement = RunFolder.create(run_dir), Agreement(request or StopRequest())
     try:
         scalars = _fit(cfg, folder, progress, agreement, job)
     except BaseException as leaving:
-        if lacking := folder.writer.lacking(folder.path):
+        lacking = folder.writer.lacking(folder.path)
+        if isinstance(leaving, Unwritten):  # of the checkpoints alone
+            raise lacking or leaving from None
+        if lacking:
             say(f"clf: {lacking}")
         if isinstance(leaving, Preempted):
             agreement.leave_together()
@@ -114,9 +122,7 @@ def fit(
 def _fit(
     cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
 ) -> dict[str, float]:
-    with held():  # processes that start here must not get the signals that this one waits for
-        model, datamodule, trainer, resume = _prepare(cfg, folder, progress, agreement, job)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    model, datamodule, trainer = _trained(cfg, folder, progress, agreement, job)
     scalars = _scalars(trainer)
     if cfg.strategy.name.startswith("deepspeed"):  # the engine has sharded this model's weights
         model = build_model(cfg, datamodule.num_classes, pretrained=False)
@@ -133,6 +139,26 @@ def _fit(
     return scalars | _scalars(trainer)
 
 
+def _trained(
+    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
+) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer]:
+    """Train to the end, from the last good checkpoint again where on_bad_loss=rollback says so."""
+    left_out = read_left_out(folder)
+    while True:
+        with held():  # processes that start here must not get the signals that this one waits for
+            given = (cfg, folder, progress, agreement, job, left_out)
+            model, datamodule, trainer, resume = _prepare(*given)
+        try:
+            trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+            return model, datamodule, trainer
+        except RollBack as back:
+            left_out = back.left_out
+            if trainer.is_global_zero:
+                folder.keep_json(folder.left_out, {"steps": left_out})
+                say(f"clf: {back.sentence}. Going back, and leaving this step out")
+            close(trainer.loggers)
+
+
 def leave_report(folder: RunFolder) -> None:
     """Write the run's report. Whatever goes wrong with it must not spoil a run that has trained."""
     try:
@@ -145,7 +171,12 @@ def leave_report(folder: RunFolder) -> None:
 
 
 def _prepare(
-    cfg: RunConfig, folder: RunFolder, progress: bool, agreement: Agreement, job: str | None
+    cfg: RunConfig,
+    folder: RunFolder,
+    progress: bool,
+    agreement: Agreement,
+    job: str | None,
+    left_out: list[int],
 ) -> tuple[BaseClassificationModel, ClassificationDataModule, Trainer, Path | None]:
     """Everything that a run needs, and the checkpoint that it goes on from."""
     resume, of_resume = newest_whole(folder)
@@ -191,11 +222,13 @@ def _prepare(
         logger=_loggers(cfg, folder, {"job_id": job, "nodes_asked": asked}),
         callbacks=[  # `_callbacks` says why in this order
             *search,
+            BadLoss(cfg.on_bad_loss, folder, left_out),
             *_callbacks(cfg, folder, datamodule, progress),
-            Preemption(agreement, folder.last),
+            midway := SaveMidway(cfg.checkpoint, folder.last),
+            Preemption(agreement, midway),
         ],
         log_every_n_steps=cfg.tracking.log_every,
-        **_common(cfg, progress),
+        **_common(cfg, folder, progress),
         **trainer_arguments(cfg),
     )
     check_lightning(trainer)
@@ -253,7 +286,7 @@ def _micro_batch(cfg: RunConfig, resume: Path | None) -> tuple[RunConfig, list[C
     return replace(cfg, data=replace(cfg.data, micro_batch_size=None)), [search]
 
 
-def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
+def _common(cfg: RunConfig, folder: RunFolder, progress: bool) -> dict[str, Any]:
     limit = (
         {}
         if cfg.limit_batches is None
@@ -267,7 +300,12 @@ def _common(cfg: RunConfig, progress: bool) -> dict[str, Any]:
         "use_distributed_sampler": False,  # ours are exact
         # Ranks and addresses come from the environment variables; Lightning's SLURM plugin would
         # also requeue.
-        "plugins": [AtomicCheckpointIO(cfg.checkpoint.keep_last), LightningEnvironment()],
+        "plugins": [
+            BackgroundCheckpointIO(
+                cfg.checkpoint.keep_last, folder.writer, None if progress else say
+            ),
+            LightningEnvironment(),
+        ],
         "detect_anomaly": cfg.debug,
         **limit,
     }
@@ -300,6 +338,8 @@ def _callbacks(
     of the list, except that it moves ModelCheckpoint to the end.
 
     - The search for the micro-batch (before this list) sets the accumulation, which others count.
+    - BadLoss (before this list too) takes a bad step back before others look at what it did, and
+      refuses a checkpoint after one.
     - Watchdog comes first, so that a callback that hangs is found too.
     - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
     - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
@@ -307,12 +347,13 @@ def _callbacks(
     - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
     - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
       agree on into a checkpoint, and before all that look at a validation, which is of the average.
+    - FiniteWeights comes after these three, which have put the weights into a checkpoint.
     - Throughput, PerClassTables and KeepPredictions come before StatusFile, which writes the newest
       speed and, with the numbers of an evaluation, promises that its table is on disk.
     - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
     - The user's own come last, so that they see what ours have done.
-    - Preemption (after this list) comes last of those that act on a step: it saves and leaves when
-      all others have seen the step as done.
+    - SaveMidway and Preemption (after this list) come last of those that act on a step: they save,
+      and leave, when all others have seen the step as done.
     """
     stop, declared = cfg.early_stopping, logged_by(cfg.model._target_)
     stops = []
@@ -332,6 +373,7 @@ def _callbacks(
         AgreeOnBatchNorm(),
         WeightsAsTrained(),
         *averages,
+        FiniteWeights(),
         RunRecord(cfg, datamodule.class_to_idx, folder),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),

@@ -6,7 +6,7 @@ runs/<name>/  config.yaml  run_id.txt  labels_mapping.json  status.json  job.jso
               wandb/  code/  bad_images.txt  predictions/{<split>.npz,trained_on.npy}  commit.json
               data_index.npz  data.json  environment.json  train_images.png  pictures/<split>/*.jpg
               start.ckpt  before-<N>/
-              report.html  curves.png  confusion.png
+              report.html  curves.png  confusion.png  bad_loss.jsonl  left_out.json
               logs/{events.jsonl,departures.jsonl,error_rank<r>.json,stacks_rank<r>.txt}
               logs/<job>_<rank>_log.out
 """
@@ -93,6 +93,17 @@ class RunFolder:
     def bad_images(self) -> Path:
         """The paths of the images that were left out, one a line (data.on_bad_image=skip)."""
         return self.path / "bad_images.txt"
+
+    @property
+    def bad_loss(self) -> Path:
+        """The steps whose loss or gradient was not finite, a JSON object a line
+        (`clf.resilience.bad_steps`)."""
+        return self.path / "bad_loss.jsonl"
+
+    @property
+    def left_out(self) -> Path:
+        """The steps that are left out since the run went back for them (on_bad_loss=rollback)."""
+        return self.path / "left_out.json"
 
     @property
     def data_index(self) -> Path:

@@ -16,10 +16,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from clf.resilience.beats import EXIT_HANG
 from clf.run_folder import RunFolder
 from slurm.job import EXIT_REFUSED, EXIT_REQUEUE
 from slurm.records import RankDied, record_error
-from slurm.submitit_adapter import CONTROLLER, ENTRY
+from slurm.submitit_adapter import CONTROLLER, entry
 
 POLL_S = 0.1
 GRACE_S = 5  # for the other ranks to end by themselves after one has failed
@@ -78,7 +79,7 @@ class Controller:
         }
         with RunFolder(self.logs.parent).log(job_id, rank).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-u", "-m", ENTRY, str(self.logs)],
+                [sys.executable, "-P", "-u", "-m", entry(self.logs), str(self.logs)],
                 env={**os.environ, **own},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,7 +98,10 @@ class Controller:
     def _note_death(self, rank: int, code: int) -> None:
         """Write the error of the rank that ended first, if it could not do so itself."""
         run_dir = self.logs.parent
-        said = code in (EXIT_REFUSED, EXIT_REQUEUE) or RunFolder(run_dir).error(rank).exists()
+        said = (
+            code in (EXIT_REFUSED, EXIT_REQUEUE, EXIT_HANG)
+            or RunFolder(run_dir).error(rank).exists()
+        )
         if said or self._asked:
             return
         killed = code < 0

@@ -40,10 +40,11 @@ REMEDIES = {
     "NCCL": "look at the other ranks' logs; NCCL_DEBUG=INFO shows the network that it uses",
     "hardware": "tell who runs the machine; a job of SLURM starts again, and after a second time "
     "without the node",
-    "hang": "read {stacks}; hang_timeout_s says how long a rank may stall",
+    "hang": "logs/stacks_rank*.txt has all stacks; hang_timeout_s says how long a rank may stall",
     "bad data": "repair or remove the file, then go on with launch/jobs.py resume",
     "preempted": "its state is saved; launch/jobs.py resume goes on if it is not in the queue",
     "error in code": "step through it with launch/train.py --debug; go on with jobs.py resume",
+    "signal to srun": "scancel --signal=TERM to the job, without --full, lets the ranks save",
     "killed": "somebody or the kernel killed it; a node out of memory kills the largest process",
     "killed here": "somebody or the kernel ended it, as a machine out of memory does with the "
     "largest process; its log has its last words, and jobs.py resume goes on",
@@ -55,6 +56,7 @@ SLURM_LINES = (
     (r"DUE TO TIME LIMIT", "time limit", "time limit"),
     (r"DUE TO NODE FAILURE|Node failure on", "node failure", "node failure"),
     (r"DUE TO PREEMPTION", "preempted", "preempted"),
+    (r"srun: forcing job termination", "killed", "signal to srun"),
 )
 # The first such line is the cause; srun then ends the other tasks.
 TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")
@@ -77,8 +79,7 @@ def diagnose(run_dir: Path) -> Diagnosis | None:
     if error is None:
         return from_slurm
     if error["type"] == HANG:
-        stacks = RunFolder(run_dir).stacks(error["rank"] or 0).relative_to(run_dir)
-        return _diagnosis("hang", error, REMEDIES["hang"].format(stacks=stacks))
+        return _diagnosis("hang", error, REMEDIES["hang"])
     if FOLLOWING.search(_text(error)):
         if read_job(run_dir).get("cluster") == LOCAL:
             return _diagnosis("lost rank", error, REMEDIES["lost rank"])

@@ -20,7 +20,7 @@ from clf.config.node_range import is_elastic, least_nodes, most_nodes, usable_co
 from clf.config.slurm_words import gpus
 from clf.run_folder import RunFolder
 from slurm import after
-from slurm.submitit_adapter import ENTRY
+from slurm.submitit_adapter import entry
 
 SIGNAL = "USR2"  # what SLURM sends before a time limit; submitit's own choice too
 BLOCKED = "USR1,USR2,TERM"  # until the job's own handlers are in place
@@ -79,7 +79,7 @@ def body(
         after.TRAP,
         "",
         *_nodes_used(cfg),
-        _srun(cfg),
+        _srun(cfg, runs),
         "",
         *after.requeue_lines(_python([], sys.executable)),
         "",
@@ -150,7 +150,7 @@ def _gpus_per_node(cfg: RunConfig) -> int | None:
     return None if by_gres or cfg.strategy.accelerator == "cpu" else cfg.gpus
 
 
-def _srun(cfg: RunConfig) -> str:
+def _srun(cfg: RunConfig, runs: Sequence[Path]) -> str:
     """The command that starts one task per device. If one task fails, srun ends the others, which
     would wait for it."""
     assert cfg.gpus is not None, "devices_per_node(cfg) gives the number"
@@ -179,7 +179,7 @@ def _srun(cfg: RunConfig) -> str:
             '--output="${log}_%t_log.out"',
             *map(_shell, inside),
             _python(blocking, python),
-            f'-u -m {ENTRY} "$run/logs"',
+            f'-u -m {entry(*runs)} "$run/logs"',
         ]
     )
 

@@ -21,6 +21,7 @@ from slurm import queue
 SUPPORTED = ">=1.5.4,<1.6"  # as in pyproject.toml
 CONTROLLER = "CLF_CONTROLLER"  # variable: the process that ends the ranks of a local job together
 ENTRY = "submitit.core._submit"  # the module that each task of a job runs
+OUR_ENTRY = "slurm.task"  # does the same in a folder with a % in its name
 YEAR_MINUTES = 60 * 24 * 365  # submitit ends a local job after 5 minutes by default
 # What we use, by module: dotted attribute -> parameters that it must take.
 EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -50,6 +51,8 @@ EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
         "JobPaths.submitted_pickle": (),
         "JobPaths.result_pickle": (),
         "JobPaths.stdout": (),
+        "JobPaths._format_id": ("path",),  # private
+        "JobPaths.get_first_id_independent_folder": ("folder",),
     },
     "submitit.slurm.slurm": {"_parse_node_list": ()},  # private
     ENTRY: {"submitit_main": ()},  # private
@@ -76,7 +79,32 @@ def library() -> SimpleNamespace:
     for module, attributes in EXPECTED.items():
         for name in {attribute.split(".")[0] for attribute in attributes}:
             parts[name] = getattr(importlib.import_module(module), name)
+    _take_folders_as_they_are(parts["JobPaths"])
     return SimpleNamespace(**parts)
+
+
+def _take_folders_as_they_are(paths: Any) -> None:
+    """Let %j, %t, %A and %a be codes of submitit in the name of a file alone: a folder such as
+    `100%a` would become another one."""
+    of_whole_path = paths._format_id
+
+    def of_name(self: Any, path: str | Path) -> Path:
+        path = Path(path)
+        return path if path == self._folder else path.parent / of_whole_path(self, path.name)
+
+    paths._format_id = of_name
+    paths.get_first_id_independent_folder = staticmethod(lambda folder: Path(folder).absolute())
+
+
+def entry(*runs: Path) -> str:
+    """The module that each task of a job runs: submitit's, which an older snapshot of our code has
+    too, if it takes the names of these folders as they are."""
+    return OUR_ENTRY if any("%" in str(run) for run in runs) else ENTRY
+
+
+def run_task() -> None:
+    """Do what submitit's entry does: load the job and call it."""
+    library().submitit_main()
 
 
 def missing_parts(expected: dict[str, dict[str, tuple[str, ...]]]) -> list[str]:

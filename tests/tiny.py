@@ -15,7 +15,7 @@ from torch import nn
 from clf import run
 from clf.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrackingConfig
 from clf.models.base import BaseClassificationModel
-from clf.resilience.preempt import POLL_S
+from clf.resilience.agreement import POLL_S
 from clf.resilience.signals import Preempted, StopRequest
 
 

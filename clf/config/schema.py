@@ -329,6 +329,12 @@ class CheckpointConfig:
     every_epochs: int | None = setting(
         None, "keep epoch<NNN>.ckpt of each so many epochs; null: none", 1
     )
+    every_steps: int | None = setting(
+        None, "last.ckpt also after each so many optimizer steps; null: not by steps", 1
+    )
+    every_minutes: float | None = setting(
+        10.0, "last.ckpt also when the one before is so old; null: not by time", 0.01
+    )
 
 
 @dataclass
@@ -474,6 +480,12 @@ class RunConfig:
     )
     limit_batches: int | None = setting(
         None, "batches of each loop an epoch, for a quick try; null: all", 1
+    )
+    on_bad_loss: str = setting(
+        "stop",
+        "where a step's loss or gradient is not finite: stop; skip its update; or rollback to the "
+        "last checkpoint, and leave the step out",
+        choices=("stop", "skip", "rollback"),
     )
     hang_timeout_s: float | None = setting(
         600,

@@ -99,6 +99,12 @@ def _write(path: Path, cfg: DataConfig) -> list[str]:
     """List the images and keep the list; notes on why an earlier one is replaced."""
     meta = index_file.read_meta(path)
     splits = load_splits(cfg)
+    keys = ", ".join(f"data.{key}" for key in _differing(meta["settings"], cfg)) if meta else ""
+    if meta is not None and (other := set(meta["classes"]) ^ set(splits.classes)):
+        raise DataError(
+            f"{keys}: changed, and now the classes are others than those that the run began with; "
+            f"they differ in {first_and_count(sorted(other), SHOWN)}. Set it back, or {REFRESH}"
+        )
     try:
         index_file.write(path, splits, cfg)
     except OSError as error:
@@ -108,7 +114,6 @@ def _write(path: Path, cfg: DataConfig) -> list[str]:
         ) from error
     if meta is None:
         return []
-    keys = ", ".join(f"data.{key}" for key in _differing(meta["settings"], cfg))
     return [f"{keys}: changed, so the images of the run were listed anew from here on"]
 
 

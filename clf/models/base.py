@@ -16,7 +16,7 @@ from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 from clf.metrics.counts import BadLabelError, ClassificationMetrics
 from clf.metrics.measures import AS_TRAINED, SPLITS, TOP_K, reported
 from clf.models.head import check_logits, head_of, name_within
-from clf.models.losses import Mixed, asks_for, loss_rows, quotient
+from clf.models.losses import Mixed, asks_for, loss_rows, quotient, spread
 from clf.models.mix import Mix, swap
 from clf.models.pretrained import WeightFile, load_file, load_head
 from clf.optim.build import optimizer_and_schedule
@@ -203,7 +203,7 @@ class BaseClassificationModel(LightningModule):
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         batch, mixed = self.mixed(batch, batch_idx)
         _, sums = self._step("train", batch, mixed)
-        loss = quotient(*sums)
+        loss = spread(quotient(*sums))
         self.log("train/loss_step", loss)
         return loss
 

@@ -145,6 +145,15 @@ def quotient(loss_sum: Tensor, weight_sum: Tensor) -> Tensor:
     return loss_sum * (weight_sum > 0) / weight_sum.clamp(min=1e-12)
 
 
+def spread(loss: Tensor) -> Tensor:
+    """The loss itself; one that is not finite gives gradients that are not finite either, so that
+    all ranks hear of it in the sum of their gradients. Any other gradient keeps its bits."""
+    if loss.requires_grad:
+        factor = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        loss.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))
+    return loss
+
+
 def row_weights(labels_B: Tensor, class_weights_C: Tensor) -> Tensor:
     """The weight of each row's class; 0 for a row labelled `PADDING`."""
     return torch.where(labels_B == PADDING, 0.0, class_weights_C[labels_B.clamp(min=0)])

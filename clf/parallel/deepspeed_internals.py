@@ -28,6 +28,7 @@ OF_BOTH = (  # `clf.parallel.left_out` replaces the methods
     "reduce_ready_partitions_and_remove_grads",
     "overlapping_partition_gradients_reduce_epilogue",
     "step",
+    "_global_grad_norm",
 )
 OF_OPTIMIZERS = {  # by whether it is stage 3
     False: (
@@ -63,6 +64,12 @@ def check_optimizer(zero_optimizer: Any, stage_3: bool) -> None:
     kind = type(zero_optimizer).__name__
     names = OF_OPTIMIZERS[stage_3]
     _refuse([f"{kind}.{name}" for name in names if not hasattr(zero_optimizer, name)])
+
+
+def gradient_norm(zero_optimizer: Any) -> Any:
+    """The norm of the latest gradient, also while that is being stepped with; the engine's own
+    number changes only after the step."""
+    return zero_optimizer._global_grad_norm
 
 
 def own_parts(parameters: Iterable[Tensor]) -> list[Tensor]:

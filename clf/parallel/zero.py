@@ -123,8 +123,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def gradient_norm(self) -> Any:
         """L2 norm of the whole gradient in the last step, before it was clipped, a tensor or a
         number. DeepSpeed computes it in each step, over all ranks."""
-        engine: Any = self.model
-        return engine.get_global_grad_norm()
+        return internals.gradient_norm(self.optimizers[0])
 
     # --- checkpoints: one whole file ---
 

@@ -5,14 +5,17 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+EXIT_HANG = 76  # of every rank of a run that hangs, when all is said
+
 
 @dataclass(frozen=True)
 class Beat:
     """What a rank publishes: who it is, and how far it has come."""
 
     node: str
+    machine: str  # where the process is, as `clf.resilience.processes.machine` tells it
     pid: int
-    born: str | None  # tells the process from a later one of the same number
+    began: str
     number: int  # of the beat: it grows as long as the rank's threads run
     marks: int  # marks passed since the start
     doing: str
@@ -47,12 +50,3 @@ def behind(table: Mapping[int, Beat]) -> list[int]:
     least = min(beat.marks for beat in table.values())
     found = [rank for rank, beat in table.items() if beat.marks == least]
     return found if len(found) < len(table) or len(table) == 1 else []
-
-
-def born(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's words; None where it does not say."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return None

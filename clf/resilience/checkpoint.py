@@ -1,11 +1,10 @@
-"""Checkpoints that stay whole when the process is killed at any instant: each is written beside its
-target, synced to disk and renamed.
+"""What is in a checkpoint beside what Lightning puts there, which callbacks save one, and how it is
+read; `clf.resilience.saving` writes it.
 
 A checkpoint holds plain types only, so `torch.load(weights_only=True)` reads it. Beside the weights
 it holds the config and the class names, so it can be evaluated with nothing else at hand.
 """
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,10 +14,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from clf.atomic import write_file
 from clf.config import CheckpointConfig, RunConfig
 from clf.metrics.measures import NOTHING, direction, logged_as
 from clf.resilience.continuation import (
@@ -30,42 +27,14 @@ from clf.resilience.continuation import (
 )
 from clf.resilience.kept import BestCheckpoint, EveryEpochs
 from clf.resilience.own import run_id
-from clf.resilience.whole import check_whole, keep_replaced
+from clf.resilience.saving import LAST
+from clf.resilience.whole import check_whole
 from clf.run_folder import RunFolder
 
 # Our entry in a checkpoint: the run's id, its config, class_to_idx, and what it was written with,
 # the fields of `Length` (epochs, steps_per_epoch, accumulation)
 RECORD = "clf"
 FORMAT = 1  # of the entry; a newer version of clf may write a higher one
-LAST = "last.ckpt"
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it. What a `last.ckpt` replaces stays under
-    another name.
-
-    Lightning's own class goes through TMPDIR. Where that is another file system, a full disk
-    destroys the old file, and a permission error passes in silence (Lightning issue 21800).
-
-    Args:
-        keep_last: how many of `last.ckpt` stay, the newest included
-    """
-
-    def __init__(self, keep_last: int = 1) -> None:
-        super().__init__()
-        self.keep_last = keep_last
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
-    ) -> None:
-        target = Path(path)
-
-        def write(temporary: Path) -> None:
-            torch.save(checkpoint, temporary)
-            if target.name == LAST:
-                keep_replaced(target, self.keep_last)
-
-        write_file(target, write)
 
 
 def checkpoint_callbacks(

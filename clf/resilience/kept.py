@@ -14,8 +14,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from clf.atomic import link_file
 from clf.metrics.declared import check_logged
+from clf.resilience.saving import BEST, AtomicCheckpointIO
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -66,7 +66,7 @@ class BestCheckpoint(ModelCheckpoint):
         if not trainer.is_global_zero:
             return
         if self.best_epoch is not None and (kept := self._path(self.best_epoch)).is_file():
-            link_file(kept, self.folder / "best.ckpt")  # a killed epoch may have replaced it
+            _writer(trainer).link(kept, self.folder / BEST)  # a killed epoch may have replaced it
         self._delete_others(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +106,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.scores = {one: scores[one] for one in kept}
         if is_best:
             if trainer.is_global_zero:
-                link_file(self.folder / "best.ckpt", self._path(epoch))
+                _writer(trainer).link(self.folder / BEST, self._path(epoch))
         elif epoch in self.scores:
             trainer.save_checkpoint(self._path(epoch))
 
@@ -114,11 +114,17 @@ class BestCheckpoint(ModelCheckpoint):
         return self.folder / f"top-epoch{epoch:03d}.ckpt"
 
     def _delete_others(self, trainer: Trainer) -> None:
-        """What is not among the best any more. `last.ckpt` of the last epoch is there by now."""
-        if trainer.is_global_zero:
-            kept = {self._path(epoch) for epoch in self.scores}
-            for path in set(self.folder.glob("top-epoch*.ckpt")) - kept:
-                path.unlink()
+        """What is not among the best any more, once `last.ckpt` of the last epoch is there."""
+        if not trainer.is_global_zero:
+            return
+        kept = {self._path(epoch) for epoch in self.scores}
+        _writer(trainer).delete(self.folder, "top-epoch*.ckpt", kept)
+
+
+def _writer(trainer: Trainer) -> AtomicCheckpointIO:
+    """What writes the run's checkpoints, one after another."""
+    writer = trainer.strategy.checkpoint_io
+    return writer if isinstance(writer, AtomicCheckpointIO) else AtomicCheckpointIO()
 
 
 class EveryEpochs(Checkpoint):

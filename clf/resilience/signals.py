@@ -23,11 +23,16 @@ DEBUGGERS = ("pdb", "bdb", "IPython", "debugpy", "pydevd", "_pydevd_bundle")
 class Preempted(Exception):
     """All ranks have left at the same step; the run goes on from there when it is started again."""
 
-    def __init__(self, signal: str, epoch: int, step: int) -> None:
-        super().__init__(
-            f"{signal}: left in epoch {epoch + 1} after step {step}, everything is saved"
-        )
-        self.signal, self.epoch, self.step = signal, epoch, step
+    def __init__(self, signal: str, epoch: int, step: int, unsaved: str = "") -> None:
+        """
+        Args:
+            unsaved: why the last checkpoint is not on the disk; empty: it is
+        """
+        saved = "everything is saved"
+        if unsaved:
+            saved = f"NOT saved ({unsaved}); the run goes on from the checkpoint before"
+        super().__init__(f"{signal}: left in epoch {epoch + 1} after step {step}, {saved}")
+        self.signal, self.epoch, self.step, self.unsaved = signal, epoch, step, unsaved
 
 
 class Stopped(BaseException):

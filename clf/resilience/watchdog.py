@@ -25,12 +25,12 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 
 from clf.parallel import lightning_internals as internals
-from clf.resilience.beats import Beat, Still, behind, born
+from clf.resilience.beats import EXIT_HANG, Beat, Still, behind
 from clf.resilience.hang_report import Hang, in_a_debugger, report, write_stacks
+from clf.resilience.processes import Process, machine, this_process
 from clf.resilience.signals import held
 from clf.run_folder import RunFolder
 
-EXIT_HANG = 76
 POLL_S = 5.0  # between two looks, at most
 AGREE_S = 5  # for the store to say which rank's finding counts
 REPORT_S = 20  # for the report; a file system that hangs must not keep the ranks
@@ -52,7 +52,7 @@ class Watchdog(Callback):
         self._rank, self._world_size, self._store = 0, 1, None  # type: int, int, Any
         self._trainer: Any = None
         self._main = threading.get_ident()
-        self._born = born(os.getpid())
+        self._process = this_process()
         self._marks, self._doing, self._watched = 0, "it starts", False
         self._idle_s = 0.0
         self._rounds = 0  # answers of the store
@@ -184,8 +184,9 @@ class Watchdog(Callback):
     def _beat(self, number: int, done: bool) -> Beat:
         trainer = self._trainer
         return Beat(
-            *(self.node, os.getpid(), self._born, number, self._marks, self._doing),
-            *(self._watched, trainer.current_epoch, trainer.global_step, done),
+            *(self.node, machine(), self._process.pid, self._process.began),
+            *(number, self._marks, self._doing, self._watched),
+            *(trainer.current_epoch, trainer.global_step, done),
         )
 
     # --- what is wrong, and the end ---------------------------------------------------------------
@@ -273,9 +274,9 @@ class Watchdog(Callback):
         """End the stopped ranks of this machine. SLURM does so too; nobody else would here."""
         for rank in found.ranks if found.stopped else []:
             beat = self._table.get(rank)
-            if beat is None or beat.node != self.node or rank == self._rank:
+            if beat is None or beat.machine != machine() or rank == self._rank:
                 continue
-            if beat.born is not None and beat.born == born(beat.pid):
+            if Process(beat.pid, beat.began).lives():
                 os.kill(beat.pid, signal.SIGKILL)
 
 

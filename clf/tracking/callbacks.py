@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.config.faults import printable
 from clf.metrics.measures import SPLITS
+from clf.resilience.bad_steps import RollBack
 from clf.resilience.processes import this_process
 from clf.resilience.signals import Preempted, Stopped
 from clf.run_folder import RunFolder
@@ -102,10 +103,11 @@ class StatusFile(Callback):
     evaluation that ends a run is done), signal (that asked it to leave, or None), run, host, pid
     and process_began (which tell the process from a later one of that number), device, epoch and
     step (completed so far), epochs and steps (in all), images_per_second, metrics (the latest of
-    each name), stopped_early (why, or None), eta_s (of the training), started and updated (seconds
-    since 1970), error, wandb (page, or folder to sync; None without W&B) and wandb_id, not_written
-    (file -> why the disk has not taken it), began and left (completed epochs, step, batch within
-    the epoch, learning_rate: where this start began to train, and where it was asked to leave).
+    each name), checkpoint (the newest that is on the disk: `BackgroundCheckpointIO.saved`),
+    stopped_early (why, or None), eta_s (of the training), started and updated (seconds since 1970),
+    error, wandb (page, or folder to sync; None without W&B) and wandb_id, not_written (file -> why
+    the disk has not taken it), began and left (completed epochs, step, batch within the epoch,
+    learning_rate: where this start began to train, and where it was asked to leave).
 
     What a full disk did not take, of this and of other files, is tried again here.
     """
@@ -171,6 +173,8 @@ class StatusFile(Callback):
             self._constant["left"] = _place(trainer) if trainer.state.fn == "fit" else None
             self._constant["signal"] = exception.signal
             self._write(trainer, "stopped" if exception.signal == "SIGINT" else "preempted")
+        elif isinstance(exception, RollBack):  # this process goes on at once
+            self._write(trainer, "running")
         elif isinstance(exception, Stopped | KeyboardInterrupt):
             self._constant["signal"] = getattr(exception, "signal", "SIGINT")
             self._write(trainer, "stopped")
@@ -219,6 +223,7 @@ class StatusFile(Callback):
             "steps": steps,
             "images_per_second": speeds[0] if speeds else None,
             "metrics": self.metrics,
+            "checkpoint": getattr(trainer.strategy.checkpoint_io, "saved", None),
             "stopped_early": self._stopped_early,
             "eta_s": eta_s,
             "started": self.started,
@@ -229,7 +234,7 @@ class StatusFile(Callback):
 
     def _not_written(self) -> dict[str, str]:
         folder, status = self.folder.path, self.folder.status
-        missing = self.folder.writer.missing.items()
+        missing = list(self.folder.writer.missing.items())  # other threads write too
         return {os.path.relpath(path, folder): why for path, why in missing if path != status}
 
 

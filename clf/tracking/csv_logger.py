@@ -66,7 +66,7 @@ class CsvLogger(CountsEpochsFromOne):
             self._rows = [kept for kept in self._rows if _stays(kept, step, metrics)]
         self._has_logged = True
         last = self._rows[-1] if self._rows else {}
-        if last and all(last.get(name, value) == value for name, value in row.items()):
+        if last and all(name not in last or last[name] == row[name] for name in row):
             last |= row
         else:
             self._rows.append(row)

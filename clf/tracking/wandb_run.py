@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from clf.config import TrackingConfig
 from clf.predictions import Predictions
+from clf.resilience.background import Background
 from clf.resilience.own import run_id
 from clf.run_folder import RunFolder
 from clf.tracking import wandb_start
-from clf.tracking.background import Background
 from clf.tracking.charts import evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
 from clf.tracking.tables import PerClassRow
@@ -51,6 +51,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         self._scalars, self._media = Background("clf-wandb"), Background("clf-wandb-media")
         self._is_lost = False  # W&B has failed to take a scalar
         self._has_lost_media = False
+        self._latest: tuple[int | None, Any] | None = None
 
     @property
     def location(self) -> str:
@@ -61,6 +62,9 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         numbered = self.with_epoch_number(metrics)
+        if (step, numbered) == self._latest:
+            return  # a step that was saved is logged before, and once more by Lightning
+        self._latest = step, numbered
         if self._scalars.left > MOST_WAITING:
             self._lose(f"it has not taken the last {MOST_WAITING} rows")
         self._scalar(lambda: self._log_numbered(numbered, step))

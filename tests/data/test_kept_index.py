@@ -200,6 +200,13 @@ def test_other_settings_list_the_images_anew_and_say_so(tmp_path):
         "data.val_fraction: changed, so the images of the run were listed anew from here on"
     )
     assert known_survey(file, data) is None
+    kept = file.read_bytes()
+    write_images(tmp_path / "data" / "wasp", 12)
+    with pytest.raises(
+        DataError, match=r"^data.val_fraction: changed, and now the classes are oth"
+    ):
+        splits_of_run(file, data)
+    assert file.read_bytes() == kept
 
 
 def test_a_damaged_list_is_named(tmp_path):

@@ -22,6 +22,7 @@ NO_SETTINGS = {"key=value", "seed=1,2", "model.width=48"}
 LANGUAGES = {"bash", "console", "text", "python", "yaml", "dockerfile"}
 # Of sbatch, docker, pip and clf itself.
 OTHER_FLAGS = {"--ntasks-per-node", "--test-only", "--init", "--user", "--no-deps", "--version"}
+OTHER_FLAGS |= {"--signal", "--full"}  # of scancel
 # Who runs the programs of a page.
 PROGRAMS = {
     "docs/extending.md": "tests/test_extending.py",

@@ -84,6 +84,8 @@ def made(folder: Path) -> None:
 def test_a_run_folder_without_a_config_names_the_file(
     mine: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("slurm.submitit_adapter.is_local", lambda: False)
+    monkeypatch.setattr("slurm.job.END_S", 3600)  # after which it ends this process
     monkeypatch.setattr("slurm.job.export_ranks", lambda: 0)
     before = content(mine)
     with pytest.raises(ConfigError, match=r"mine/config.yaml: cannot be read: .*No such file"):

@@ -7,11 +7,11 @@ import torch
 
 from clf.config import RunConfig
 from clf.resilience.checkpoint import (
-    AtomicCheckpointIO,
     RunRecord,
     find_checkpoint,
     read_checkpoint,
 )
+from clf.resilience.saving import AtomicCheckpointIO
 from clf.run_folder import RunFolder
 
 
@@ -20,7 +20,7 @@ def test_a_save_that_fails_half_way_leaves_the_old_checkpoint_and_no_rubbish(tmp
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
 
     def disk_full(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from clf.resilience.checkpoint import AtomicCheckpointIO
+from clf.resilience.saving import AtomicCheckpointIO
 from clf.run import evaluate
 from tests import tiny
 

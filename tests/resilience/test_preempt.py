@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from clf.resilience.preempt import POLL_S
+from clf.resilience.agreement import POLL_S
 
 WORLD = 2
 EPOCHS, STEPS = 2, 4  # steps an epoch
@@ -70,7 +70,7 @@ def one_rank(rank: int, folder: str, port: int) -> None:
     import clf.run
     from clf.models.base import BaseClassificationModel
     from clf.plan import compose
-    from clf.resilience import checkpoint
+    from clf.resilience import saving
 
     signaller = Signaller(rank)
 
@@ -94,13 +94,13 @@ def one_rank(rank: int, folder: str, port: int) -> None:
             signaller.at("test", 0, batch_idx)
             return super().test_step(batch, batch_idx)
 
-    save = checkpoint.write_file
+    save = saving.write_file
 
     def save_and_be_signalled(path: Path, write: Any) -> None:
         signaller.at("save", 0, 0)
         save(path, write)
 
-    checkpoint.write_file = save_and_be_signalled
+    saving.write_file = save_and_be_signalled
     os.fsync = lambda descriptor: None  # no power is cut here
     clf.run.build_model = lambda cfg, classes, pretrained: Tiny(classes, learning_rate=0.01)
     where = Path(folder)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clf import run
-from clf.resilience.checkpoint import AtomicCheckpointIO, find_checkpoint
+from clf.resilience.checkpoint import find_checkpoint
+from clf.resilience.saving import AtomicCheckpointIO
 from clf.resilience.whole import best_or_last, check_whole, newest_whole
 from clf.run_folder import RunFolder
 from tests import tiny

@@ -78,6 +78,7 @@ def test_an_error_is_named_with_rank_host_and_remedy(
         ("srun: error: node2: task 3: Out Of Memory\n", "out of memory", 3),
         ("srun: error: node2: tasks 2-3: Killed\nsrun: error: node1: task 0: Exited with exit\n",
          "killed", 2),
+        ("srun: forcing job termination\nsrun: error: node1: task 0: Killed\n", "killed", 0),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO TIME LIMIT ***\n",
          "time limit", None),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO NODE FAILURE, SEE\n",
@@ -196,7 +197,7 @@ def test_a_job_that_hangs_starts_again_twice_and_no_more(
     found = diagnose(run_dir)
     assert found is not None
     assert (found.kind, found.rank, found.host) == ("hang", 1, "node2")
-    assert "logs/stacks_rank1.txt" in found.remedy
+    assert "logs/stacks_rank*.txt" in found.remedy
     for _ in range(2):
         assert after.main([str(run_dir), "76"]) == EXIT_REQUEUE
         records.record_event(run_dir, "start")

@@ -93,3 +93,12 @@ def test_the_log_has_the_name_that_submitit_gives_it(tmp_path: Path) -> None:
 
     paths = library().JobPaths(tmp_path / "logs", job_id="7_1", task_id=3)
     assert paths.stdout == RunFolder(tmp_path).log("7_1", 3)
+
+
+def test_a_folder_with_a_percent_sign_is_that_folder(tmp_path: Path) -> None:
+    logs = tmp_path / "100%accuracy" / "50%j of %t" / "logs"
+    paths = library().JobPaths(logs, job_id="7", task_id=3)
+    assert paths.folder == logs
+    assert paths.stdout == logs / "7_3_log.out"
+    assert paths.submitted_pickle == logs / "7_submitted.pkl"
+    assert library().JobPaths.get_first_id_independent_folder(logs) == logs

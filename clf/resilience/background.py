@@ -13,11 +13,12 @@ class Background:
 
     Args:
         name: of the thread
+        most: works that may wait; `do` blocks while there are as many. 0: any number
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int = 0) -> None:
         self.name = name
-        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(most)
         self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], None]) -> None:
@@ -31,8 +32,8 @@ class Background:
         """How much is not done yet."""
         return self._waiting.unfinished_tasks
 
-    def wait(self, timeout_s: float) -> bool:
-        """Whether everything was done within the time."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether everything was done within the time; None: it waits as long as it takes."""
         with self._waiting.all_tasks_done:
             return self._waiting.all_tasks_done.wait_for(
                 lambda: not self._waiting.unfinished_tasks, timeout_s
