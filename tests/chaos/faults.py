@@ -6,11 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from tests.chaos.starts import Run
+from tests.disk import Disk
 
 HANG_S = 90  # for the ranks to end where one of them hangs
 WRITE_S = 10  # for a checkpoint to be written, at most; the runs of a schedule save often
@@ -19,7 +19,7 @@ WRITE_S = 10  # for a checkpoint to be written, at most; the runs of a schedule 
 class Around(NamedTuple):
     """What a run has around it that a fault can break."""
 
-    disk: Path | None = None  # a small file system of its own, that holds the run folder
+    disk: Disk | None = None  # a small file system of its own, that holds the run folder
     server: Any = None  # the stand-in for W&B
 
 
@@ -100,12 +100,8 @@ def flip(run: Run, random: Random, around: Around) -> None:
 def fill_the_disk(run: Run, random: Random, around: Around) -> None:
     """a full disk for a while"""
     assert around.disk is not None
-    filler = around.disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    time.sleep(1)
-    filler.unlink()
+    with around.disk.full():
+        time.sleep(1)
 
 
 def trouble(kind: str) -> Callable[[Run, Random, Around], None]:

@@ -29,8 +29,8 @@ def usr2(place: Place, name: str, random: Random) -> None:
 
 
 def terminate(place: Place, name: str, random: Random) -> None:
-    """SLURM: SIGTERM to srun, the script and the ranks"""
-    place.testbed.command("scancel", "--full", "--signal=TERM", read_job(place.run(name)))
+    """SLURM: SIGTERM to the ranks"""
+    place.testbed.command("scancel", "--signal=TERM", read_job(place.run(name)))
 
 
 def preempt(place: Place, name: str, random: Random) -> None:

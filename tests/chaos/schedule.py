@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 from clf.config import EmaConfig, RunConfig
 from clf.run_folder import RunFolder
 from tests import tiny
-from tests.chaos.disk import small_disk
 from tests.chaos.equal import differences
 from tests.chaos.faults import OF_A_DISK, OF_A_SERVER, OF_PROCESSES, OF_SEVERAL_RANKS, Around, Fault
 from tests.chaos.starts import Run
+from tests.disk import small_disk
 from tests.tracking.stand_in import StandIn, serving
 
 EPOCHS, STEPS = 3, 16  # steps of an epoch
 HANG_S = 5.0  # hang_timeout_s
 FAULTS_OF_A_RUN = 5
 EARLY = 0.2  # share of the faults that strike while the ranks start
-DISK_MB = 12  # a run of this size needs some 4
+DISK = "12m"  # a run of this size needs some 4
 
 
 @dataclass
@@ -68,6 +68,7 @@ def config(root: Path, kind: Kind) -> RunConfig:
         ema=EmaConfig(decay=0.9),
     )  # fmt: skip
     cfg.hang_timeout_s = HANG_S
+    cfg.checkpoint.every_steps = 5
     cfg.tracking.mode = "online" if kind.server else "disabled"
     return cfg
 
@@ -169,7 +170,7 @@ def _undisturbed(folder: Path, kind: Kind) -> RunFolder:
 def _around(folder: Path, kind: Kind) -> Iterator[tuple[Run, Around]]:
     """A new run, not started yet, with what it has around it; all of it is gone afterwards."""
     server: Any = serving() if kind.server else nullcontext()
-    disk: Any = small_disk(folder, DISK_MB) if kind.disk else nullcontext()
+    disk: Any = small_disk(folder, DISK) if kind.disk else nullcontext()
     with server as stand_in, disk as mounted:
         run = Run(
             folder / "run",

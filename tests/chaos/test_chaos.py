@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.disk import why_no_disk
 from tests.chaos.schedule import FAULTS_OF_A_RUN, KINDS, report, suffer
+from tests.disk import why_not_mounted
 
 FAULTS, SEED = 20, 11
 
@@ -15,7 +15,7 @@ FAULTS, SEED = 20, 11
 def test_runs_that_are_struck_by_twenty_faults_end_with_the_same_bits(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    if reason := why_no_disk():
+    if reason := why_not_mounted():
         if os.environ.get("CI"):
             pytest.fail(f"CI must run all kinds of faults: {reason}")
         pytest.skip(reason)

@@ -2,10 +2,9 @@
 
 import errno
 import resource
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from clf.resilience import midway, saving
 from clf.resilience.saving import BackgroundCheckpointIO, on_host
 from clf.run_folder import RunFolder, read_status
 from tests import tiny
-from tests.chaos.disk import small_disk, why_no_disk
 from tests.chaos.equal import differences
+from tests.disk import Disk, small_disk, why_not_mounted
 
 STEPS = 6  # of an epoch, each of four micro-batches
 
@@ -192,18 +191,19 @@ def five_epochs(writer: BackgroundCheckpointIO, folder: Path) -> dict[Path, str]
 
 
 WAYS = {"limit": "File too large"}
-if not why_no_disk():
+if not why_not_mounted():
     WAYS |= {"full": "No space left on device", "read-only": "Read-only file system"}
 
 
 @contextmanager
-def stingy(way: str, folder: Path) -> Iterator[None]:
+def stingy(way: str, disk: Disk) -> Iterator[None]:
     """A real file system that takes no megabyte more, into which small files went before."""
-    if way == "read-only":
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    if way in ("full", "read-only"):
+        with disk.full() if way == "full" else disk.read_only():
+            yield
+        return
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if way == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
     try:
         yield
     finally:
@@ -226,15 +226,14 @@ def test_a_real_disk_that_takes_nothing_leaves_the_old_checkpoint_and_no_half_fi
     monkeypatch.setattr(PatientWriter, "WARN_EVERY_S", 0.0)
     lines: list[str] = []
     writer = BackgroundCheckpointIO(report=lines.append)
-    disk = nullcontext(tmp_path) if way == "limit" else small_disk(tmp_path / "disk", 1)
-    with disk as folder:
-        last = folder / "last.ckpt"
+    with small_disk(tmp_path / "disk") as disk:
+        last = disk.folder / "last.ckpt"
         writer.save_checkpoint({"clf_train_metrics": {}, "global_step": 7}, last)
         assert writer.wait() == {}
-        with stingy(way, folder), pytest.warns(UserWarning, match=rf"last\.ckpt.*{WAYS[way]}"):
+        with stingy(way, disk), pytest.warns(UserWarning, match=rf"last\.ckpt.*{WAYS[way]}"):
             waiting = save_twice(writer, last)
         assert waiting == [WAYS[way]] * 2
-        assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+        assert [path.name for path in disk.folder.iterdir()] == ["last.ckpt"]
         assert torch.load(last)["global_step"] == 7
     assert [line.split(":")[0] for line in lines] == ["saved last.ckpt after step 7"]
 

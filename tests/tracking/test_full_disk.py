@@ -17,7 +17,7 @@ from clf.tracking.callbacks import StatusFile
 from clf.tracking.csv_logger import CsvLogger
 from slurm.records import read_events, record_event
 from tests import tiny
-from tests.tracking.disk import Disk, small_disk
+from tests.disk import Disk, small_disk
 
 FAST = {"learning_rate": 0.02, "warmup_epochs": 0}
 TIMED = ("train/images_per_second", "train/waiting_share")

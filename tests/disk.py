@@ -19,15 +19,16 @@ class Disk:
 
     Attributes:
         folder: where the disk is
+        is_mounted: whether it is a file system, that other processes see too
     """
 
     def __init__(self, folder: Path, is_mounted: bool) -> None:
-        self.folder, self._is_mounted = folder, is_mounted
+        self.folder, self.is_mounted = folder, is_mounted
 
     @contextmanager
     def full(self) -> Iterator[None]:
         """Not a byte more fits."""
-        if not self._is_mounted:
+        if not self.is_mounted:
             with self._raising(errno.ENOSPC):
                 yield
             return
@@ -40,7 +41,7 @@ class Disk:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        if not self._is_mounted:
+        if not self.is_mounted:
             with self._raising(errno.EROFS):
                 yield
             return
@@ -77,6 +78,11 @@ class Disk:
             patch.object(os, "mkdir", made),
         ):
             yield
+
+
+def why_not_mounted() -> str:
+    """What keeps this process from mounting a disk; "" if nothing does."""
+    return "" if os.geteuid() == 0 else "only root may mount a small file system (tmpfs)"
 
 
 @contextmanager
