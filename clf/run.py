@@ -12,13 +12,11 @@ from typing import Any
 
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_warn
 
 from clf.atomic import Unwritten, private_files, remove_unfinished, say
+from clf.callbacks import callbacks
 from clf.config import RunConfig
-from clf.config.build import build
-from clf.config.registry import logged_by
 from clf.config.weights import is_file
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.label_errors import fingerprints, is_recorded, record_trained_on
@@ -27,9 +25,7 @@ from clf.metrics.measures import line
 from clf.models.base import BaseClassificationModel
 from clf.models.build import build_model, check_size, look_at_one_image
 from clf.models.mix import mixer
-from clf.optim.ema import WeightAverage, WeightsAsTrained
-from clf.parallel.batchnorm import AgreeOnBatchNorm, check_one_image
-from clf.parallel.freezing import FreezeBackbone
+from clf.parallel.batchnorm import check_one_image
 from clf.parallel.lightning_internals import (
     check_lightning,
     quiet_lightning,
@@ -39,33 +35,21 @@ from clf.parallel.micro_batch import FindMicroBatch
 from clf.parallel.strategies import on_nodes_here, trainer_arguments, world_size
 from clf.resilience.agreement import Agreement
 from clf.resilience.anew import from_its_weights
-from clf.resilience.bad_loss import BadLoss, FiniteWeights, read_left_out
+from clf.resilience.bad_loss import read_left_out
 from clf.resilience.bad_steps import RollBack
 from clf.resilience.checkpoint import (
     RECORD,
-    RunRecord,
-    checkpoint_callbacks,
     read_checkpoint,
 )
-from clf.resilience.midway import SaveMidway
 from clf.resilience.own import check_own, run_id
-from clf.resilience.preempt import LoaderPosition, Preemption
 from clf.resilience.saving import BackgroundCheckpointIO
-from clf.resilience.seeding import SeedEachMicroBatch
 from clf.resilience.signals import Preempted, StopRequest, held
-from clf.resilience.watchdog import Watchdog
 from clf.resilience.whole import best_or_last, newest_whole
 from clf.run_folder import RunFolder, read_commit
 from clf.scoring import evaluate
-from clf.tracking.callbacks import PerClassTables, StatusFile
 from clf.tracking.csv_logger import CsvLogger
-from clf.tracking.early_stopping import StopEarly
-from clf.tracking.epochs import EpochLines, ProgressBar
-from clf.tracking.nodes import node_name
-from clf.tracking.pictures import TrainingImages, write_data, write_environment
+from clf.tracking.pictures import write_data, write_environment
 from clf.tracking.predictions import KeepPredictions
-from clf.tracking.steps import GradientNorm, Throughput
-from clf.tracking.wandb_nodes import NodeMetrics
 from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 
 __all__ = ["evaluate", "fit"]
@@ -200,51 +184,58 @@ def _prepare(
         datamodule.number_like(record["class_to_idx"], resume)
     folder.keep_json(folder.labels_mapping, datamodule.class_to_idx)
     begun = from_its_weights(cfg, folder, resume, datamodule.classes)
-    model = build_model(begun, datamodule.num_classes, pretrained=resume is None)
-    if begun.model.weights_head and resume is None:
-        model.take_head(datamodule.classes)
-    if cfg.data.start_size is not None:
-        check_size(model, cfg.data.start_size)
+    model = _model(begun, datamodule, resume)
     notes = [
         *of_resume,
         *datamodule.splits.notes,
         *_weights_notes(begun, model, resume),
         *_batchnorm_notes(cfg, model),
     ]
-    if weights := datamodule.class_weights():
-        model.set_class_weights(weights)
-    datamodule.check_weighted(model.class_weights.tolist())
-    model.set_class_shares(datamodule.class_shares())
-    model.mix = mixer(cfg, world_size(cfg))
     trainer = Trainer(
         max_epochs=cfg.epochs,
         accumulate_grad_batches=datamodule.accumulation(world_size(cfg)),
         logger=_loggers(cfg, folder, {"job_id": job, "nodes_asked": asked}),
-        callbacks=[  # `_callbacks` says why in this order
-            *search,
-            BadLoss(cfg.on_bad_loss, folder, left_out),
-            *_callbacks(cfg, folder, datamodule, progress),
-            midway := SaveMidway(cfg.checkpoint, folder.last),
-            Preemption(agreement, midway),
-        ],
+        callbacks=callbacks(cfg, folder, datamodule, progress, agreement, search, left_out),
         log_every_n_steps=cfg.tracking.log_every,
         **_common(cfg, folder, progress),
         **trainer_arguments(cfg),
     )
     check_lightning(trainer)
     remove_sigterm_broadcast(trainer)
-    if trainer.is_global_zero:  # a tar file's images are seen here for the first time
+    if trainer.is_global_zero:
         remove_unfinished(folder.path)
         run_id(folder)
         _note(folder, notes)
-        if not is_recorded(folder.trained_on, folder.data_index):
-            train = datamodule.splits.train
-            trained_on = fingerprints(map(train.path, range(len(train))), datamodule.cfg)
-            record = partial(record_trained_on, folder.trained_on, trained_on)
-            folder.writer.write(folder.trained_on, record, keep=True)
-        write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
+        _record_data(cfg, folder, datamodule)
         write_environment(folder)
     return model, datamodule, trainer, resume
+
+
+def _model(
+    cfg: RunConfig, datamodule: ClassificationDataModule, resume: Path | None
+) -> BaseClassificationModel:
+    """The model as it begins, or as the checkpoint `resume` will fill it; it knows the classes."""
+    model = build_model(cfg, datamodule.num_classes, pretrained=resume is None)
+    if cfg.model.weights_head and resume is None:
+        model.take_head(datamodule.classes)
+    if cfg.data.start_size is not None:
+        check_size(model, cfg.data.start_size)
+    if weights := datamodule.class_weights():
+        model.set_class_weights(weights)
+    datamodule.check_weighted(model.class_weights.tolist())
+    model.set_class_shares(datamodule.class_shares())
+    model.mix = mixer(cfg, world_size(cfg))
+    return model
+
+
+def _record_data(cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule) -> None:
+    """Write what the run is trained on. A tar file's images are seen here for the first time."""
+    if not is_recorded(folder.trained_on, folder.data_index):
+        train = datamodule.splits.train
+        trained_on = fingerprints(map(train.path, range(len(train))), datamodule.cfg)
+        record = partial(record_trained_on, folder.trained_on, trained_on)
+        folder.writer.write(folder.trained_on, record, keep=True)
+    write_data(folder, str(cfg.data.origin or cfg.data.root or ""), datamodule.class_counts())
 
 
 def _note(folder: RunFolder, notes: list[str]) -> None:
@@ -329,79 +320,6 @@ def _log_end(cfg: RunConfig, folder: RunFolder, trainer: Any) -> None:
                 logger.log_evaluation(kept, folder.pictures_of(kept.split), trainer.global_step)
             if asked := files[cfg.tracking.checkpoints]:
                 logger.log_checkpoints(asked)
-
-
-def _callbacks(
-    cfg: RunConfig, folder: RunFolder, datamodule: ClassificationDataModule, progress: bool
-) -> list[Callback]:
-    """What watches the run, in this order. Lightning calls each hook of all callbacks in the order
-    of the list, except that it moves ModelCheckpoint to the end.
-
-    - The search for the micro-batch (before this list) sets the accumulation, which others count.
-    - BadLoss (before this list too) takes a bad step back before others look at what it did, and
-      refuses a checkpoint after one.
-    - Watchdog comes first, so that a callback that hangs is found too.
-    - LoaderPosition restores the place in the epoch that StatusFile writes when training begins.
-    - SeedEachMicroBatch comes before anything that could draw random numbers in a batch.
-    - FreezeBackbone comes before AgreeOnBatchNorm, which looks at what trains.
-    - AgreeOnBatchNorm comes before everything that evaluates or saves the model.
-    - WeightsAsTrained and WeightAverage come after it, since it puts statistics that all ranks
-      agree on into a checkpoint, and before all that look at a validation, which is of the average.
-    - FiniteWeights comes after these three, which have put the weights into a checkpoint.
-    - Throughput, PerClassTables and KeepPredictions come before StatusFile, which writes the newest
-      speed and, with the numbers of an evaluation, promises that its table is on disk.
-    - StopEarly counts before ModelCheckpoint saves its count, and so before a run that goes on.
-    - The user's own come last, so that they see what ours have done.
-    - SaveMidway and Preemption (after this list) come last of those that act on a step: they save,
-      and leave, when all others have seen the step as done.
-    """
-    stop, declared = cfg.early_stopping, logged_by(cfg.model._target_)
-    stops = []
-    if stop.patience is not None:
-        stops = [StopEarly(cfg.checkpoint.monitor, stop.min_delta, stop.patience, declared)]
-    nodes = [NodeMetrics(folder)] if cfg.nodes > 1 else []
-    freezing = [FreezeBackbone(cfg.model.freeze_epochs)] if cfg.model.freeze_epochs else []
-    averages = [WeightAverage(cfg.ema.decay, cfg.ema.warmup)] if cfg.ema.decay is not None else []
-    watch, timeout_s = [], cfg.hang_timeout_s
-    if timeout_s is not None and not cfg.debug:  # nobody hurries a breakpoint
-        watch = [Watchdog(timeout_s, folder, node_name(), cfg.strategy.compile)]
-    return [
-        *watch,
-        LoaderPosition(),
-        SeedEachMicroBatch(cfg.seed),
-        *freezing,
-        AgreeOnBatchNorm(),
-        WeightsAsTrained(),
-        *averages,
-        FiniteWeights(),
-        RunRecord(cfg, datamodule.class_to_idx, folder),
-        LearningRateMonitor(logging_interval="step"),
-        Throughput(cfg.data.batch_size),
-        GradientNorm(),
-        PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
-        TrainingImages(folder, datamodule.classes),
-        KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),
-        StatusFile(folder),
-        *nodes,
-        *stops,
-        *checkpoint_callbacks(cfg.checkpoint, folder.checkpoints, declared),
-        ProgressBar() if progress else EpochLines(),
-        *_own_callbacks(cfg),
-    ]
-
-
-def _own_callbacks(cfg: RunConfig) -> list[Callback]:
-    """The user's, built from the config. ValueError: something else than a Lightning callback."""
-    built = []
-    for place, asked in enumerate(cfg.callbacks):
-        callback = build(asked, cfg.trusted_packages, f"callbacks.{place}")
-        if not isinstance(callback, Callback):
-            raise ValueError(
-                f"callbacks.{place}._target_={asked['_target_']}: gave a "
-                f"{type(callback).__name__}, expected a lightning.Callback"
-            )
-        built.append(callback)
-    return built
 
 
 def _scalars(trainer: Trainer) -> dict[str, float]:

@@ -269,10 +269,10 @@ def collectives(cfg: Any, folder: str) -> tuple[Counter, Counter]:
         model._log_epoch = profiled
         return model
 
-    callbacks = run._callbacks
+    callbacks = run.callbacks
     with (
         patch.object(run, "build_model", watched),
-        patch.object(run, "_callbacks", lambda *a: [*callbacks(*a), Watch()]),
+        patch.object(run, "callbacks", lambda *a: [*callbacks(*a), Watch()]),
     ):
         run.fit(cfg, Path(folder), progress=False)
     return steps, end

@@ -151,19 +151,20 @@ def fit(
         model._step = recorded  # type: ignore[method-assign]
         return model
 
-    callbacks = run._callbacks
+    callbacks = run.callbacks
     request = StopRequest()
 
     def stopping(*args: Any) -> list[Callback]:
-        leave = AskToLeave(request, leave_after_step)
-        return [*callbacks(*args), StopAfter(stop_after, stop_after_step), leave]
+        *others, midway, preemption = callbacks(*args)
+        stop, leave = StopAfter(stop_after, stop_after_step), AskToLeave(request, leave_after_step)
+        return [*others, stop, leave, midway, preemption]
 
     torch.set_num_threads(1)  # many small runs on few cores: more threads wait for each other
     with (
         patch.object(torch, "set_num_threads"),
         patch.object(os, "fsync"),  # no test cuts the power, and a run syncs some fifty times
         patch.object(run, "build_model", recording),
-        patch.object(run, "_callbacks", stopping),
+        patch.object(run, "callbacks", stopping),
         contextlib.suppress(Stopped, Preempted),
     ):
         seen["scalars"] = run.fit(cfg, Path(folder), progress=False, request=request)

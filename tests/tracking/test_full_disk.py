@@ -76,12 +76,12 @@ def fit(disk: Disk, *trouble: Trouble) -> dict[str, Any]:
     place.mkdir()
     (place / "checkpoints").symlink_to(folder / f"checkpoints{len(trouble)}")
     cfg = tiny.config(str(folder / "digits"), limit_batches=40, model=FAST)
-    build = run._callbacks
+    build = run.callbacks
 
     def with_trouble(*arguments: Any) -> list[Callback]:
         return [*trouble, *build(*arguments)]
 
-    with patch.object(run, "_callbacks", with_trouble), patch.object(StatusFile, "EVERY_S", 0.0):
+    with patch.object(run, "callbacks", with_trouble), patch.object(StatusFile, "EVERY_S", 0.0):
         return tiny.fit(cfg, str(place))
 
 
