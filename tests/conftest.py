@@ -1,7 +1,9 @@
 """What tests share: a checkout of its own whose training is a stand-in, so that a job runs for real
 in about a second; ranks, real processes that are started once; and a browser, likewise."""
 
+import functools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -55,20 +57,30 @@ def fit(cfg, run_dir, progress=True, request=None, job=None):
 CHROMIUM = "/usr/bin/chromium"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@functools.cache
+def process_of(file: str) -> str:
+    """What a test file shares with others, so that one process of pytest-xdist runs them all."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if file.startswith("tests/slurm/") or "testbed" in text:
+        return "slurm"
+    return "ranks" if re.search(r"\branks\(\w+\)", text) else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal the tests out to processes (`pytest -n 2 --dist loadgroup`), file by file. All that
-    share the SLURM testbed, or the ranks, stay in one process. Those that wait most come first, so
-    that the others fill their waits."""
-    shared = {"slurm_testbed": "slurm", "testbed": "slurm", "ranks": "ranks"}
-    groups: dict[Path, str] = {}
-    for item in items:
-        for fixture in shared.keys() & set(getattr(item, "fixturenames", ())):
-            groups[item.path] = shared[fixture]
-    for item in items:
-        group = groups.get(item.path, item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups.get(item.path) != "slurm")
+    """Those on SLURM come first: they wait, and the others run meanwhile."""
+    items.sort(key=lambda item: process_of(item.nodeid.partition("::")[0]) != "slurm")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals the tests out to processes (`pytest -n 2`), file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return process_of(nodeid.partition("::")[0])
+
+    return ByFile(config, log)
 
 
 @pytest.fixture
