@@ -19,7 +19,8 @@ from slurm.records import events_of_last_start, read_events, record_event
 
 HANGS = 2  # further starts of a job after a rank that hung
 IDLE_STARTS = 5  # in a row without a saved step, after which the job is not requeued any more
-START_AGAIN = ("node failure", "hardware", "hang")  # kinds of a diagnosis that is no error in code
+# Kinds of a diagnosis that is no error in code
+START_AGAIN = ("node failure", "hardware", "hang", "signalled")
 # For bash: without a trap SIGTERM would end the script while the ranks still save, and with -e,
 # which a line of slurm.setup may have set, srun's exit code would.
 TRAP = "trap : TERM USR1 USR2; set +e"

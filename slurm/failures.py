@@ -17,7 +17,7 @@ class Diagnosis:
     """The cause of a job's early end."""
 
     # "out of memory", "time limit", "node failure", "lost rank", "NCCL", "hardware", "hang",
-    # "bad data", "preempted", "error in code", "killed" or "stopped"
+    # "bad data", "preempted", "signalled", "error in code", "killed" or "stopped"
     kind: str
     rank: int | None
     host: str | None
@@ -44,7 +44,8 @@ REMEDIES = {
     "bad data": "repair or remove the file, then go on with launch/jobs.py resume",
     "preempted": "its state is saved; launch/jobs.py resume goes on if it is not in the queue",
     "error in code": "step through it with launch/train.py --debug; go on with jobs.py resume",
-    "signal to srun": "scancel --signal=TERM to the job, without --full, lets the ranks save",
+    "signalled": "it goes on from its last checkpoint; scancel --signal=TERM to the job, without "
+    "--full, lets the ranks save first",
     "killed": "somebody or the kernel killed it; a node out of memory kills the largest process",
     "killed here": "somebody or the kernel ended it, as a machine out of memory does with the "
     "largest process; its log has its last words, and jobs.py resume goes on",
@@ -56,7 +57,7 @@ SLURM_LINES = (
     (r"DUE TO TIME LIMIT", "time limit", "time limit"),
     (r"DUE TO NODE FAILURE|Node failure on", "node failure", "node failure"),
     (r"DUE TO PREEMPTION", "preempted", "preempted"),
-    (r"srun: forcing job termination", "killed", "signal to srun"),
+    (r"srun: forcing job termination", "signalled", "signalled"),
 )
 # The first such line is the cause; srun then ends the other tasks.
 TASK = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")

@@ -56,6 +56,8 @@ class RunState:
     wandb: str | None
     stopped_early: str | None  # why
     left_out: list[str]  # nodes, and why
+    saved: dict[str, Any]  # the newest checkpoint: file, step, ...; {}: none of this start yet
+    not_written: dict[str, str]  # files -> why the disk does not take them
 
     @property
     def lives(self) -> bool:
@@ -106,6 +108,8 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         wandb=status.get("wandb"),
         stopped_early=status.get("stopped_early"),
         left_out=bad_nodes.left_out(run_dir, events),
+        saved=status.get("checkpoint") or {},
+        not_written=status.get("not_written") or {},
     )
 
 

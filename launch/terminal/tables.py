@@ -63,6 +63,9 @@ def print_status(out: Any, state: RunState) -> None:
         "nodes": _nodes(state),
         "left out": "; ".join(state.left_out) or None,
         "epoch": _epoch(state),
+        "saved": "{file} after step {step}".format(**state.saved) if state.saved else None,
+        "NOT written": "; ".join(f"{file}: {why}" for file, why in state.not_written.items())
+        or None,
         "best top-1": percent(state.best, missing=""),
         "time left": duration(state.eta_s),
         "end": state.stopped_early,

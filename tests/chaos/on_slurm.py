@@ -33,6 +33,11 @@ def terminate(place: Place, name: str, random: Random) -> None:
     place.testbed.command("scancel", "--signal=TERM", read_job(place.run(name)))
 
 
+def terminate_srun(place: Place, name: str, random: Random) -> None:
+    """SLURM: SIGTERM to srun, the script and the ranks"""
+    place.testbed.command("scancel", "--full", "--signal=TERM", read_job(place.run(name)))
+
+
 def preempt(place: Place, name: str, random: Random) -> None:
     """SLURM: preempted by an urgent job"""
     restarts = place.job(name).restarts or 0
@@ -70,7 +75,15 @@ def _is_rank(pid: int, logs: str) -> bool:
 
 
 Fault = Callable[[Place, str, Random], None]
-FAULTS: list[Fault] = [usr2, terminate, preempt, node_down, slurmd_killed, kill_rank]
+FAULTS: list[Fault] = [
+    usr2,
+    terminate,
+    terminate_srun,
+    preempt,
+    node_down,
+    slurmd_killed,
+    kill_rank,
+]
 
 
 def suffer(faults: int, seed: int, say: Callable[[str], None]) -> list[Struck]:

@@ -89,6 +89,7 @@ ELSEWHERE = {
 RECIPES = {
     "demo": "python launch/submit.py --nodes 1 --model resnet18",
     "testbed": "python -m tests.slurm.testbed up",
+    "chaos": "python -m tests.chaos",
 }
 # Placeholders alone, which stand for commands that are run.
 PATTERNS = ("python NAME.py", "python /path/to/clf/launch/submit.py")

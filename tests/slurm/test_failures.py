@@ -78,7 +78,7 @@ def test_an_error_is_named_with_rank_host_and_remedy(
         ("srun: error: node2: task 3: Out Of Memory\n", "out of memory", 3),
         ("srun: error: node2: tasks 2-3: Killed\nsrun: error: node1: task 0: Exited with exit\n",
          "killed", 2),
-        ("srun: forcing job termination\nsrun: error: node1: task 0: Killed\n", "killed", 0),
+        ("srun: forcing job termination\nsrun: error: node1: task 0: Killed\n", "signalled", 0),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO TIME LIMIT ***\n",
          "time limit", None),
         ("slurmstepd: error: *** JOB 7 ON node1 CANCELLED AT 1 DUE TO NODE FAILURE, SEE\n",
@@ -103,6 +103,13 @@ def test_a_lost_connection_without_another_word_is_a_lost_node(run_dir: Path) ->
     assert found is not None
     assert found.kind == "node failure"
     assert decide(run_dir)[0] == "requeued"
+
+
+def test_a_job_whose_srun_was_signalled_goes_on_from_its_last_checkpoint(run_dir: Path) -> None:
+    says(run_dir, "srun: forcing job termination\nsrun: error: node1: task 0: Killed\n")
+    verdict, reason = decide(run_dir, 137)
+    assert verdict == "requeued"
+    assert reason.startswith("signalled (rank 0, node1): srun: forcing job termination; it goes on")
 
 
 def test_an_earlier_start_is_not_blamed_for(run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """The state that follows from the records, status.json and SLURM, even where they disagree."""
 
+import io
 import json
 import os
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from clf.config import RunConfig
 from clf.run_folder import SILENT_S, RunFolder
+from launch.terminal.tables import print_status
 from slurm import queue, records, state
 from slurm.records import LOCAL, note_cancelled, read_job, read_sweep, record_error, write_job
 from slurm.state import local_job_lives, read_state, read_states, what_it_does
@@ -210,3 +213,16 @@ def test_a_damaged_line_of_the_events_hides_no_other(tmp_path: Path) -> None:
     lines = ['{"event": "start"}', '{"event": "pre{"event": "start"}', "", '{"event": "finished"}']
     RunFolder(tmp_path).events.write_text("\n".join(lines) + '\n{"event": "st')
     assert [one["event"] for one in records.read_events(tmp_path)] == ["start", "finished"]
+
+
+def test_the_status_says_what_is_saved_and_what_the_disk_does_not_take(run_dir: Path) -> None:
+    saved = {"file": "last.ckpt", "step": 120, "copy_s": 0.1, "write_s": 0.4, "bytes": 7}
+    lost = {"metrics.csv": "No space left on device"}
+    write_status(run_dir, "failed", checkpoint=saved, not_written=lost)
+    out = Console(file=io.StringIO(), width=100)
+    print_status(out, read_state(run_dir))
+    lines = [line.split(maxsplit=1) for line in out.file.getvalue().splitlines()]
+    assert ["saved", "last.ckpt after step 120"] in lines
+    assert ["NOT", "written metrics.csv: No space left on device"] in [
+        [word, " ".join(rest.split())] for word, rest in lines
+    ]
