@@ -186,6 +186,11 @@ class PatientWriter:
             self.missing.pop(path, None)
         return True
 
+    @property
+    def waiting(self) -> list[tuple[Path, str]]:
+        """What `retry` would write, each with the reason why it was not."""
+        return [(path, self.missing.get(path, "")) for path in list(self._kept)]
+
     def retry(self) -> bool:
         """Try what was kept once more, in order; whether nothing is missing now."""
         for path, write in list(self._kept.items()):

@@ -6,6 +6,7 @@ kill leaves behind could also have been left by a training that waits.
 """
 
 import copy
+import errno
 import io
 import os
 import time
@@ -25,6 +26,7 @@ from clf.resilience.whole import keep_replaced
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 WITHIN_EPOCH = "clf_train_metrics"  # our entry in a checkpoint that is written within an epoch
+FULL = os.strerror(errno.ENOSPC)
 MOST_COPIES = 2  # that wait in the host's memory, beside the one that is being written
 
 
@@ -108,6 +110,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None
     ) -> None:
         self._raise()
+        self._disk.retry()  # tables and rows first: a run that goes on writes them no more
         began = time.perf_counter()
         copied = on_host(checkpoint)
         copy_s = time.perf_counter() - began
@@ -137,6 +140,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         """Wait until everything is written; path -> why not, of what cannot be."""
         self._background.wait()
         self._raise()
+        self._disk.retry()
         if self._write_due():
             return {}
         return {path: why for path, why in self._disk.missing.items() if path in self._due}
@@ -174,13 +178,22 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
     def _write_due(self) -> bool:
         """Whether all of it is written. What comes after something that cannot be written waits,
-        since `last.ckpt` must not know of a best one that is not there."""
+        since `last.ckpt` must not know of a best one, or of a table, that is not there."""
         for path, work in list(self._due.items()):
+            if path.name == LAST and self._lacks_a_table(path.parent):
+                self._hold_up(FULL)
+                return False
             if not self._disk.write(path, work):
                 self._hold_up(self._disk.missing[path])
                 return False
             del self._due[path]
         return True
+
+    def _lacks_a_table(self, folder: Path) -> bool:
+        """Whether something else waits for the same full disk."""
+        others = [path.parent for path, why in self._disk.waiting if why == FULL]
+        disks = {other.stat().st_dev for other in others if other.exists()}
+        return folder.stat().st_dev in disks
 
     def _hold_up(self, why: str) -> None:
         for path, work in self._due.items():

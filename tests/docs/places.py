@@ -29,6 +29,8 @@ ELSEWHERE = {
         "tests/report/test_comparison_page.py",
         '"--sweep", "rates"',
     ),
+    "wandb offline": ("tests/tracking/test_wandb_run.py", 'with_name("wandb"), "offline"'),
+    "wandb disabled": ("tests/tracking/test_wandb_run.py", '"wandb/settings", "disabled"'),
     "python launch/jobs.py drill drilled": ("tests/launch/test_drill.py", "print_drill("),
     "python launch/export.py RUN --format onnx,torch_export,torchscript,safetensors": (
         "tests/launch/test_export.py",

@@ -407,7 +407,7 @@ def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Pat
         assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
         done = typed(checkout, "jobs.py", "cancel", "slow")
         assert "was asked to stop" in done.stdout
-        output, _ = following.communicate(timeout=60)
+        output, _ = following.communicate(timeout=120)
         assert following.returncode == 1, output
         assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout
 

@@ -79,13 +79,13 @@ def said(command: Typed, code: int = 0) -> str:
 
 
 def test_a_start_is_the_only_one_from_its_first_moment_and_is_stopped_before_it_trains(
-    typed: Callable[..., Typed], tmp_path: Path
+    typed: Callable[..., Typed], checkout: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    wait = runs / "one" / "wait"  # holds the stand-in back, as if it imported torch
+    source, go = checkout / "clf" / "run.py", runs / "one" / "go"  # without it, the stand-in waits
+    held_back = source.read_text().replace('(run_dir / "wait")', 'not (run_dir / "go")')
+    source.write_text(held_back)
     first = typed("train.py", "--name", "one", *SMALL)
-    until(lambda: (runs / "one" / "lease.json").exists(), first)
-    wait.touch()
     until(lambda: (runs / "one" / "seen0.json").exists(), first)
     process = rf"process {first.process.pid} on "
     for script in ("train.py", "submit.py"):
@@ -109,7 +109,7 @@ def test_a_start_is_the_only_one_from_its_first_moment_and_is_stopped_before_it_
     assert re.search(
         r"state +lost \(its process \d+ is gone\)", said(typed("jobs.py", "status", "one"))
     )
-    wait.unlink()
+    go.touch()
     said(typed("train.py", "--name", "one", *SMALL))
 
 

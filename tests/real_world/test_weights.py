@@ -471,9 +471,7 @@ def test_an_evaluation_and_a_resume_on_data_in_another_order_count_by_name(
         ValueError, match=r"trained on other classes .* differ in \['2', '3', '7'\]"
     ):
         run.evaluate(run_dir, "val", data={"name": "imagefolder"}, progress=False)
-    with pytest.raises(
-        ValueError, match=r"trained on other classes .* differ in \['2', '3', '7'\]"
-    ):
+    with pytest.raises(ValueError, match=r"24 of the 36 images that the run began with are gone"):
         tiny.fit(replace(as_folders(cfg), epochs=3), str(run_dir))
 
 

@@ -1,6 +1,7 @@
 """Checkpoints within an epoch: written while the training goes on, and as good as none was."""
 
 import errno
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -246,3 +247,23 @@ def test_what_the_thread_cannot_save_is_the_error_of_the_training(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
     writer.save_checkpoint({"global_step": 3}, tmp_path / "last.ckpt")
     assert writer.wait() == {}
+
+
+def test_a_checkpoint_that_knows_of_a_table_waits_for_it(tmp_path: Path) -> None:
+    """A kill between the two would lose the table: the run that goes on has done that epoch."""
+    disk, table = PatientWriter(), tmp_path / "val_epoch001.csv"
+    space: dict[str, bool] = {}
+
+    def write() -> None:
+        if not space:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        table.write_text("class,support\n")
+
+    writer = BackgroundCheckpointIO(writer=disk)
+    with pytest.warns(UserWarning, match="val_epoch001.csv cannot be written"):
+        disk.write(table, write, keep=True)
+    writer.save_checkpoint({"global_step": 8}, tmp_path / "last.ckpt")
+    assert writer.wait() == {tmp_path / "last.ckpt": "No space left on device"}
+    space["there is"] = True
+    assert writer.wait() == {}
+    assert {path.name for path in tmp_path.iterdir()} == {table.name, "last.ckpt"}
