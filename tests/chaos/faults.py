@@ -1,7 +1,6 @@
 """What can happen to a run of local processes. Each fault strikes once, at the instant that the
 schedule has chosen, and returns when it is over; whether the ranks live then is its own matter."""
 
-import contextlib
 import os
 import signal
 import time
@@ -83,18 +82,23 @@ def stop_for_ever(run: Run, random: Random, around: Around) -> None:
 def truncate(run: Run, random: Random, around: Around) -> None:
     """kill -9, and the newest checkpoint truncated"""
     run.kill()
-    with contextlib.suppress(FileNotFoundError):
+    if _has_an_older_one(run):
         os.truncate(run.folder.last, random.randrange(run.folder.last.stat().st_size))
 
 
 def flip(run: Run, random: Random, around: Around) -> None:
     """kill -9, and a bit of the newest checkpoint flipped"""
     run.kill()
-    if not run.folder.last.exists():
+    if not _has_an_older_one(run):
         return
     content = bytearray(run.folder.last.read_bytes())
     content[random.randrange(len(content))] ^= 1 << random.randrange(8)
     run.folder.last.write_bytes(content)
+
+
+def _has_an_older_one(run: Run) -> bool:
+    """Without one a run whose checkpoint is damaged stops and says so, as it should."""
+    return run.folder.last.exists() and bool(run.folder.replaced)
 
 
 def fill_the_disk(run: Run, random: Random, around: Around) -> None:
