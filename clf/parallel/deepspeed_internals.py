@@ -29,6 +29,7 @@ OF_BOTH = (  # `clf.parallel.left_out` replaces the methods
     "overlapping_partition_gradients_reduce_epilogue",
     "step",
     "_global_grad_norm",
+    "get_grad_norm_direct",
 )
 OF_OPTIMIZERS = {  # by whether it is stage 3
     False: (
@@ -70,6 +71,18 @@ def gradient_norm(zero_optimizer: Any) -> Any:
     """The norm of the latest gradient, also while that is being stepped with; the engine's own
     number changes only after the step."""
     return zero_optimizer._global_grad_norm
+
+
+def keep_bad_norms(zero_optimizer: Any) -> None:
+    """Let the norm of a gradient that is not finite be NaN. DeepSpeed's word for that of a group is
+    -1, which before 0.19.8 vanishes in the norm of all groups."""
+    given = zero_optimizer.get_grad_norm_direct
+
+    def norm(*arguments: Any, **named: Any) -> Tensor:
+        found = given(*arguments, **named)
+        return torch.where(found < 0, torch.nan, found)
+
+    zero_optimizer.get_grad_norm_direct = norm
 
 
 def own_parts(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -103,6 +103,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         )
         stage_3 = self.zero_stage_3
         internals.check_optimizer(zero_optimizer, stage_3)
+        internals.keep_bad_norms(zero_optimizer)
         self._sharded.divide(internals.fragments(zero_optimizer, stage_3))
         self._left_out = LeftOut(
             zero_optimizer, self._sharded, stage_3, names, self.root_device, self._find_unused
