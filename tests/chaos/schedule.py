@@ -106,8 +106,10 @@ def disturb(
     struck: list[Struck] = []
     try:
         for fault, step in zip(faults, steps, strict=True):
-            struck.append(Struck(fault.__doc__ or "", kind, -1))
             run.until(step)
+            if run.finished:  # it was faster than the faults
+                break
+            struck.append(Struck(fault.__doc__ or "", kind, -1))
             if random.random() < EARLY:
                 run.kill()
                 run.start()
@@ -125,6 +127,8 @@ def disturb(
             one.differences = found
     except AssertionError as error:
         run.kill()
+        if not struck:
+            raise
         for one in struck:
             one.failure = str(error)
     return struck
