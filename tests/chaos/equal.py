@@ -1,7 +1,6 @@
 """Whether a run that was disturbed ended as one that was not: what differs, a line each."""
 
 import csv
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ import torch
 from torch import Tensor
 
 from clf.run_folder import RunFolder
-from tests.tracking.recording import records
 
 ENTRIES = ("state_dict", "optimizer_states", "lr_schedulers", "clf_ema", "global_step", "epoch")
-STEP = "trainer/global_step"
 # Columns of metrics.csv that tell of the machine, not of the training
 OF_THE_CLOCK = ("train/images_per_second", "train/waiting_share", "checkpoint/")
 
@@ -38,32 +35,6 @@ def differences(run: RunFolder, whole: RunFolder) -> list[str]:
         pairs = zip(rows, others, strict=True)
         found += [f"metrics.csv: {a} and {b}" for a, b in pairs if a != b]
     return found
-
-
-def wandb_differences(run: RunFolder) -> list[str]:
-    """Compares what all starts have recorded for W&B with metrics.csv: one run, no number of a step
-    missing, and none twice with another value."""
-    recordings = sorted(run.wandb.glob("*run-*-*"))
-    ids = {path.name.rpartition("-")[2] for path in recordings}
-    found = [f"W&B: the runs {sorted(ids)}"] if len(ids) != 1 else []
-    with ThreadPoolExecutor(2) as pool:
-        records = [one for part in pool.map(_recorded, recordings) for one in part]
-    logged: dict[tuple[int, str], set[float]] = {}
-    for record in records:
-        item = record.get("history", {}).get("item", {})
-        for name, value in item.items():
-            if isinstance(value, float | int) and STEP in item:
-                logged.setdefault((item[STEP], name), set()).add(float(value))
-    for row in _rows(run.metrics_csv):
-        for name, text in row.items():
-            there = logged.get((int(row["step"]), name), set())
-            if name not in ("step", "epoch") and text and there != {float(text)}:
-                found.append(f"W&B: step {row['step']}, {name}: {text} and {sorted(there)}")
-    return found
-
-
-def _recorded(recording: Path) -> list[dict[str, Any]]:
-    return records(recording) if any(recording.glob("*.wandb")) else []
 
 
 def differing(one: Any, other: Any, name: str = "") -> list[str]:
