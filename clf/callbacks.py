@@ -76,10 +76,11 @@ def callbacks(
     watch, timeout_s = [], cfg.hang_timeout_s
     if timeout_s is not None and not cfg.debug:  # nobody hurries a breakpoint
         watch = [Watchdog(timeout_s, folder, node_name(), cfg.strategy.compile)]
+    bad_loss = BadLoss(cfg.on_bad_loss, folder, list(left_out))
     midway = SaveMidway(cfg.checkpoint, folder.last)
     return [
         *search,
-        BadLoss(cfg.on_bad_loss, folder, list(left_out)),
+        bad_loss,
         *watch,
         LoaderPosition(),
         SeedEachMicroBatch(cfg.seed),
@@ -91,7 +92,7 @@ def callbacks(
         RunRecord(cfg, datamodule.class_to_idx, folder),
         LearningRateMonitor(logging_interval="step"),
         Throughput(cfg.data.batch_size),
-        GradientNorm(),
+        GradientNorm(bad_loss.gradient_norm),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         TrainingImages(folder, datamodule.classes),
         KeepPredictions(datamodule.classes, folder, datamodule.write_thumbnails),

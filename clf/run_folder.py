@@ -287,16 +287,17 @@ def read_commit(run_dir: Path) -> dict[str, Any]:
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """What `slurm.records.record_event` wrote, in order, without lines that a full disk or a power
     cut has damaged."""
-    return _read_lines(RunFolder(run_dir).events)
+    return read_json_lines(RunFolder(run_dir).events)
 
 
 def read_departures(run_dir: Path) -> list[dict[str, Any]]:
     """What `RunFolder.record_departure` wrote: time, node, split, epoch."""
-    return _read_lines(RunFolder(run_dir).departures)
+    return read_json_lines(RunFolder(run_dir).departures)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """One JSON object a line."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that has one a line, without lines that a full disk or a power cut has
+    damaged; [] if there is no file."""
     if not path.is_file():
         return []
     found = []

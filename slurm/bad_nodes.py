@@ -107,7 +107,7 @@ def leave_out(run_dir: Path) -> list[str]:
     config = yaml.safe_load(text)
     asked = config["slurm"]
     excluded = node_names(asked.get("exclude") or "")
-    ours = [node for event in read_events(run_dir) for node in event.get("left_out") or ()]
+    ours = _own(run_dir)
     room = asked.get("max_excluded", 0) - len(set(ours).intersection(excluded))
     new: list[str] = []
     for node, kinds in sorted(failures(run_dir).items(), key=lambda one: -len(one[1])):
@@ -147,10 +147,15 @@ def excluded(run_dir: Path) -> str:
 def with_own(run_dir: Path, exclude: str | None) -> str | None:
     """`slurm.exclude` of a command that is typed again for a run, and the nodes that the run itself
     has left out since."""
-    ours = [node for event in read_events(run_dir) for node in event.get("left_out") or ()]
+    ours = _own(run_dir)
     still = set(ours).intersection(node_names(excluded(run_dir))) if ours else set()
     new = still - set(node_names(exclude or ""))
     return ",".join(filter(None, [exclude, *sorted(new)])) or None
+
+
+def _own(run_dir: Path) -> list[str]:
+    """The nodes that the run has left out by itself."""
+    return [node for event in read_events(run_dir) for node in event.get("left_out") or ()]
 
 
 def _cannot_run_without(run_dir: Path, nodes: list[str]) -> str | None:

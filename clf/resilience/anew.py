@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clf.atomic import link_file
 from clf.config import RunConfig
-from clf.resilience.whole import check_whole
+from clf.resilience.whole import check_whole, first_whole
 from clf.run_folder import RunFolder
 
 BEFORE = r"before-(\d+)"
@@ -27,19 +27,10 @@ def weights_of(folder: RunFolder) -> Path | None:
     Raises:
         ValueError: all of them are damaged
     """
-    damaged = []
-    for path in (folder.best, folder.last, *folder.replaced):
-        try:
-            check_whole(path)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            damaged.append(error)
-        else:
-            return path
-    if damaged:
-        raise damaged[0]
-    return None
+    path, damaged = first_whole([folder.best, folder.last, *folder.replaced])
+    if path is None and damaged:
+        raise ValueError(damaged[0])
+    return path
 
 
 def next_place(folder: RunFolder) -> Path:

@@ -25,7 +25,7 @@ from clf.parallel import lightning_internals as internals
 from clf.resilience.bad_steps import BadLossError, BadStep, RollBack, refusal
 from clf.resilience.midway import unwritten
 from clf.resilience.undo import Key, Undo, changed_by
-from clf.run_folder import RunFolder, read_json
+from clf.run_folder import RunFolder, read_json, read_json_lines
 
 MOST_IN_A_ROW = 10  # skipped steps: more of them are no accident of a batch
 MOST_OF_A_SCALER = 30  # steps that a gradient scaler skips in a row: it can halve no more
@@ -131,12 +131,18 @@ class BadLoss(Callback):
         if self.state_key in checkpoint.get("callbacks", {}):  # from before this look
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
+    def gradient_norm(self, trainer: Trainer) -> Any:
+        """L2 norm of the whole gradient of the last step, averaged over ranks and micro-batches and
+        not clipped: a tensor of the device, or a number; None without gradients. Under ZeRO no rank
+        has the whole gradient, but DeepSpeed has computed its norm."""
+        return getattr(trainer.strategy, "gradient_norm", self._norm)
+
     def _bad(self, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """Whether the gradient of the last step is bad, and its norm, without dimensions, on the
         device."""
-        norm = getattr(trainer.strategy, "gradient_norm", self._norm)
+        norm = self.gradient_norm(trainer)
         norm = torch.as_tensor(0.0 if norm is None else norm).detach()
-        return ~torch.isfinite(norm) | (norm < 0), norm  # DeepSpeed says -1 in some versions
+        return ~torch.isfinite(norm), norm
 
     def _is_left_out(self, trainer: Trainer) -> bool:
         return self._current is not None and self._current.number in self.left_out
@@ -201,7 +207,7 @@ class BadLoss(Callback):
         """Add rows to bad_loss.jsonl that an earlier start has not written there."""
         file = self.folder.bad_loss
         keys = ("epoch", "step", "rank")
-        known = {tuple(row.get(key) for key in keys) for row in read_bad_loss(self.folder)}
+        known = {tuple(row.get(key) for key in keys) for row in read_json_lines(file)}
         for row in rows:
             if tuple(row[key] for key in keys) not in known:
                 add = partial(append_line, file, json.dumps(row))
@@ -232,19 +238,6 @@ class FiniteWeights(Callback):
                 "it is. Lower model.learning_rate, or set strategy.gradient_clip=1.0, and start "
                 "the run again: it goes on from there"
             )
-
-
-def read_bad_loss(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of bad_loss.jsonl, without one that a power cut has damaged."""
-    if not folder.bad_loss.is_file():
-        return []
-    rows = []
-    for line in folder.bad_loss.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # half a line: the step is written again
-            continue
-    return rows
 
 
 def read_left_out(folder: RunFolder) -> list[int]:

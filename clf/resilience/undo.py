@@ -17,14 +17,9 @@ Key = tuple[int, str]
 
 
 class Undo:
-    """Copies of tensors, and their return.
+    """Copies of tensors, and their return. The copies' memory is kept for the next step."""
 
-    Args:
-        reuse: keep the copies' memory for the next step
-    """
-
-    def __init__(self, reuse: bool = True) -> None:
-        self.reuse = reuse
+    def __init__(self) -> None:
         self._copies: dict[Key, Tensor] = {}
 
     @torch.no_grad()
@@ -54,8 +49,6 @@ class Undo:
                     tensor.masked_fill_(bad, 0)
                 else:
                     tensor.copy_(torch.where(bad, before, tensor))
-        if not self.reuse:
-            self._copies = {}
 
 
 def changed_by(optimizer: Optimizer) -> Iterator[tuple[Key, Tensor]]:

@@ -7,6 +7,7 @@ looks at them. So a bit that a disk has lost would pass in silence.
 import os
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from clf.atomic import link_file
@@ -33,6 +34,20 @@ def check_whole(path: Path) -> None:
         raise ValueError(f"{path} is damaged: the checksum of {damaged} in it is another one")
 
 
+def first_whole(candidates: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The first of these checkpoints that is there and whole, and what is wrong with those before
+    it, a sentence each. None: none of them is."""
+    damaged = []
+    for path in (path for path in candidates if path.exists()):
+        try:
+            check_whole(path)
+        except ValueError as error:
+            damaged.append(str(error))
+        else:
+            return path, damaged
+    return None, damaged
+
+
 def newest_whole(folder: RunFolder) -> tuple[Path | None, list[str]]:
     """The checkpoint that a run goes on from, and what is wrong with newer ones, a line each.
 
@@ -42,15 +57,9 @@ def newest_whole(folder: RunFolder) -> tuple[Path | None, list[str]]:
     Raises:
         ValueError: there are checkpoints, and all of them are damaged
     """
-    candidates = [folder.last, *folder.replaced, folder.best]
-    damaged = []
-    for path in (path for path in candidates if path.exists()):
-        try:
-            check_whole(path)
-        except ValueError as error:
-            damaged.append(str(error))
-        else:
-            return path, [f"{why}; the run goes on from {path.name}" for why in damaged]
+    path, damaged = first_whole([folder.last, *folder.replaced, folder.best])
+    if path is not None:
+        return path, [f"{why}; the run goes on from {path.name}" for why in damaged]
     if damaged:
         raise ValueError(
             "\n".join(damaged) + f"\nNo checkpoint of {folder.path} is whole. Put one there from a "

@@ -4,12 +4,10 @@ for the device only in a step whose numbers are logged, where Lightning's own sc
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -60,29 +58,24 @@ class GradientNorm(Callback):
     """Logs train/grad_norm: the L2 norm of the whole gradient of an optimizer step, as averaged
     over ranks and accumulated micro-batches, before it is clipped.
 
-    It is computed only in steps that are logged. Under DDP each rank has the whole gradient by
-    then. Under ZeRO none has, but DeepSpeed has computed the norm: `strategy.gradient_norm`.
+    Args:
+        norm: gives it; None: there was no gradient
     """
 
-    def __init__(self) -> None:
+    def __init__(self, norm: Callable[[Trainer], Any]) -> None:
+        self.norm = norm
         self._is_due = False  # since the optimizer's last step
-        self._norm: Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         self._is_due = trainer.is_global_zero and _is_logged(trainer, trainer.global_step + 1)
-        if self._is_due and not hasattr(trainer.strategy, "gradient_norm"):
-            found = (parameter.grad for parameter in pl_module.parameters())
-            gradients = [gradient.detach() for gradient in found if gradient is not None]
-            self._norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         if not self._is_due:
             return
-        norm = getattr(trainer.strategy, "gradient_norm", self._norm)
-        self._is_due, self._norm = False, None
-        if norm is not None:
+        self._is_due = False
+        if (norm := self.norm(trainer)) is not None:
             log_scalars(trainer, {"train/grad_norm": float(norm)})
 
 

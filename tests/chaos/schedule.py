@@ -141,7 +141,7 @@ def report(struck: list[Struck]) -> str:
         "| fault | tried | survived | bits equal | seconds lost: median | most |",
         "|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys([*sorted({one.fault for one in struck})]):
+    for name in sorted({one.fault for one in struck}):
         lines.append(_row(name, [one for one in struck if one.fault == name]))
     return "\n".join([*lines, _row("all", struck)])
 

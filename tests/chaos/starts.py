@@ -60,7 +60,9 @@ class Run:
         try:
             self.ranks = [
                 _forkserver.Process(
-                    target=_rank, args=(self._variables(rank, port), *self.places), daemon=True
+                    target=_rank,
+                    args=(self._variables(rank, port), self.folder.path, self.log),
+                    daemon=True,
                 )
                 for rank in range(self.world)
             ]
@@ -70,10 +72,6 @@ class Run:
             os.environ.pop("PYTHONPATH")
             if python_path is not None:
                 os.environ["PYTHONPATH"] = python_path
-
-    @property
-    def places(self) -> tuple[Path, Path]:
-        return self.folder.path, self.log
 
     def _variables(self, rank: int, port: int) -> dict[str, str]:
         """What a rank finds in its environment."""

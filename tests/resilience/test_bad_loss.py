@@ -18,7 +18,7 @@ from clf.optim.build import optimizer_and_schedule
 from clf.resilience import bad_loss
 from clf.resilience.bad_steps import BadLossError
 from clf.resilience.undo import Undo, changed_by
-from clf.run_folder import RunFolder, read_scalars
+from clf.run_folder import RunFolder, read_json_lines, read_scalars
 from tests import tiny
 from tests.resilience.test_same_bits import differing, state
 
@@ -80,7 +80,7 @@ def run(ranks: Any, cfg: Any, folder: Path, *steps: int, **how: Any) -> str:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return bad_loss.read_bad_loss(RunFolder(folder))
+    return read_json_lines(RunFolder(folder).bad_loss)
 
 
 STRATEGIES = ("auto", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")

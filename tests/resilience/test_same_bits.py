@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clf.config import CheckpointConfig, EmaConfig
 from clf.models.base import BaseClassificationModel
 from tests import tiny
+from tests.chaos.equal import differing
 
 WORLD = 4
 STEPS = 8  # an epoch
@@ -43,18 +44,6 @@ class Backwards(BaseClassificationModel):
 
 def state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of the tensors and numbers in which two checkpoints differ by a bit."""
-    if isinstance(one, Tensor):
-        return [] if torch.equal(one, other) else [f"{name}: {(one - other).abs().max()}"]
-    if isinstance(one, dict):
-        return [n for key in one for n in differing(one[key], other[key], f"{name}/{key}")]
-    if isinstance(one, list | tuple):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [n for i, pair in pairs for n in differing(*pair, f"{name}/{i}")]
-    return [] if one == other else [f"{name}: {one} and {other}"]
 
 
 CASES = {

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from clf.config import TrackingConfig
+from clf.resilience.bad_loss import BadLoss
 from clf.resilience.signals import Stopped
 from clf.run_folder import RunFolder, read_departures, read_status
 from clf.tracking import callbacks, steps
@@ -104,13 +105,15 @@ class Tiny(LightningModule):
 
 def trainer(folder: RunFolder, loggers=None, epochs=2, class_scalars=False, **options) -> Trainer:
     last = ModelCheckpoint(folder.checkpoints, "last", enable_version_counter=False)
+    bad_loss = BadLoss("stop", folder, [])
     return Trainer(
         max_epochs=epochs,
         logger=[CsvLogger(folder.metrics_csv)] if loggers is None else loggers,
         callbacks=[
+            LambdaCallback(on_before_optimizer_step=bad_loss.on_before_optimizer_step),
             LearningRateMonitor(logging_interval="step"),
             Throughput(BATCH),
-            GradientNorm(),
+            GradientNorm(bad_loss.gradient_norm),
             PerClassTables(folder, class_scalars),
             StatusFile(folder),
             last,
