@@ -81,7 +81,7 @@ def print_setting(setting: dict[str, Any]) -> None:
 
 def print_comparison(row: dict[str, Any]) -> None:
     """A line for each side: medians, least to most; for a peer, how many times as fast ours is."""
-    print(f"\n{row['what']} [{row['unit']}; by the wall, by CPU second]")
+    print(f"\n{row['what']} [{row['unit']} by the wall, by CPU time]")
     for side in (row["ours"], *row["peers"]):
         clocks = "".join(
             f"  {_short(of['median']):>6} ({_short(of['min'])} to {_short(of['max'])})"
@@ -91,7 +91,7 @@ def print_comparison(row: dict[str, Any]) -> None:
     for peer in row["peers"]:
         by = peer["times_as_fast"]
         print(
-            f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU second",
+            f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU time",
             flush=True,
         )
 
