@@ -41,7 +41,8 @@ class Courier:
             return OnItsWay(batch, None)
         with self.cuda.stream(self._stream):
             moved: Any = {
-                key: tensor.to(self.device, non_blocking=True) for key, tensor in batch.items()
+                key: tensor.to(self.device, non_blocking=True)  # type: ignore[attr-defined]
+                for key, tensor in batch.items()
             }
             return OnItsWay(moved, self._stream.record_event())
 
