@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from clf.config import ConfigError, optimizer_rules, registry
+from clf.optim.build import optimizer_and_schedule
 from clf.optim.optimizers import adamw, fused, lamb, lars, sgd
 from clf.plan import compose, examine
 
@@ -159,6 +160,34 @@ def test_a_fused_step_is_an_option_of_the_groups_and_gives_the_same_numbers(ours
     assert float(weights[0].grad.norm()) == pytest.approx(1.0, rel=1e-4)
     with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
         mixed.clip_gradients(torch.optim.AdamW([weights[1]], fused=True), 1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_a_step_from_a_state_of_another_memory_format_is_the_same(name):
+    """The fused steps would pair the weights with moments of others."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 4, 3, bias=False)
+    settings = registry.complete("model", {"optimizer": name, "num_classes": 2, "_target_": ""})
+
+    def made(network: nn.Module) -> torch.optim.Optimizer:
+        return optimizer_and_schedule(network, None, settings, epochs=2, per_epoch=1)[0]
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        optimizer.zero_grad()
+        network(torch.linspace(0, 1, 75).view(1, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+        return next(network.parameters()).detach()
+
+    first = made(plain)
+    step(plain, first)
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    second = made(other)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for state in second.state.values():
+        kept = [one for one in state.values() if torch.is_tensor(one) and one.ndim == 4]
+        assert kept
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in kept)
+    torch.testing.assert_close(step(other, second), step(plain, first), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "muon"])
