@@ -13,7 +13,7 @@ READY  := .venv/.installed
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
 # Not among the fast tests: those that start a SLURM, the commands or a browser, and those that train for minutes.
-SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+SLOW := tests/slurm tests/launch tests/docs tests/chaos tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
 # Two processes share the tests: many of them wait, for SLURM or for one another.
 SHARED := -n 2 --no-loadscope-reorder
 FAULTS ?= 200

@@ -181,10 +181,11 @@ def requeue(job_id: str, nodes: str) -> bool:
     SLURM sends SIGTERM to all that is left of its start, and SIGKILL some seconds later. So the
     commands have it blocked, as what this process starts inherits.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         queue.ask(["scontrol", "requeue", job_id])
     except queue.QueueError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         print(f"clf: {error}", flush=True)
         return False
     update(job_id, nodes)

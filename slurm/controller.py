@@ -49,6 +49,7 @@ class Controller:
         """Block until all ranks have ended; the exit code: 0 if all of them did their work."""
         for number in (*ASK, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._signalled)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASK)  # whoever started this may block them
         self.ranks = [self._start(rank) for rank in range(self.count)]
         while len(self._ended) < self.count:
             self._look()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
 from clf.data.bad_images import BadImages
-from clf.data.decode import ON_WHITE, Look, UnreadableError, decode
+from clf.data.decode import ON_WHITE, Look, UnreadableError, open_picture
 from clf.data.index import Split
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -183,8 +183,8 @@ class ThreadedLoader:
             index = int(indices[row])
             path = self.split.path(index)
             try:
-                image_HWC = decode(self.split.images[index], self._now.short_side, path, self.look)
-                images_BCHW[row].copy_(self._now(image_HWC, rngs[row]))
+                picture = open_picture(self.split.images[index], path, self.look)
+                images_BCHW[row].copy_(self._now(picture, rngs[row]))
             except Exception as error:
                 if self.bad is not None and isinstance(error, UnreadableError):
                     unread[row] = error

@@ -298,17 +298,22 @@ def followed(checkout: Path, sigint: signal.Handlers) -> Iterator[subprocess.Pop
     job are a process group of their own, as in a terminal.
 
     Args:
-        sigint: how the process that started it has set its SIGINT
+        sigint: how the process that started it has set its SIGINT; it blocks SIGTERM
     """
     source = checkout / "clf" / "run.py"
     source.write_text(source.read_text().replace('run_dir / "wait"', "run_dir"))
+
+    def as_started() -> None:
+        signal.signal(signal.SIGINT, sigint)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
     process = subprocess.Popen(
         [sys.executable, str(checkout / "launch" / "submit.py"), "--name", "slow", *SMALL],
         cwd=checkout.parent,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
+        preexec_fn=as_started,
     )
     try:
         deadline = time.time() + 60
@@ -407,7 +412,7 @@ def test_a_local_run_is_listed_and_cancelled_from_another_terminal(checkout: Pat
         assert "slow  starting" in typed(checkout, "jobs.py", "list").stdout
         done = typed(checkout, "jobs.py", "cancel", "slow")
         assert "was asked to stop" in done.stdout
-        output, _ = following.communicate(timeout=120)
+        output, _ = following.communicate(timeout=60)
         assert following.returncode == 1, output
         assert "cancelled" in typed(checkout, "jobs.py", "status", "slow").stdout
 

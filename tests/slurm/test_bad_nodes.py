@@ -2,6 +2,8 @@
 no other node is."""
 
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,10 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commands that SLURM was asked; it agrees to all."""
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The commands that SLURM was asked; it agrees to all. Signals that a requeue has blocked in
+    this process, which in a job would end, are unblocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     commands: list[str] = []
 
     def ask(command: list[str], environment: object = None) -> str:
@@ -43,7 +47,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(queue, "ask", ask)
     monkeypatch.setattr(queue, "job", lambda job_id: queue.QueuedJob("7", "RUNNING"))
     monkeypatch.setattr(bad_nodes, "LEAVE_S", 0)
-    return commands
+    yield commands
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fails(run_dir: Path, node: str, message: str, monkeypatch: pytest.MonkeyPatch) -> int:
