@@ -6,7 +6,6 @@ Ours and the peer take turns, so that whatever else the machine does meets both;
 medians with the least and the most. docs/benchmarks/README.md keeps dated results.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -24,8 +23,9 @@ if __name__ == "__main__":
 
     answer_help(benchmark_parser())
 
-from launch.arguments.benchmark import SCALING, benchmark_parser
-from launch.arguments.parser import Parser, parse
+from launch.arguments.benchmark import benchmark_parser
+from launch.arguments.parser import parse
+from launch.arguments.scaling import asks_for_scaling
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
 from launch.benchmarks.scaling_command import scaling
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(command, argv)
     if arguments.rounds is not None and arguments.rounds < 1:
         command.error(f"--rounds {arguments.rounds}: expected at least 1")
-    if SCALING in arguments.sections:
-        return exit_code(_scaling, command, arguments)
+    if asks_for_scaling(command, arguments):
+        return exit_code(scaling, arguments, describe())
     sizes = SMOKE if arguments.smoke else Sizes()
     if arguments.rounds:
         sizes = replace(sizes, rounds=arguments.rounds)
@@ -57,14 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         whole = {**setting, "sizes": asdict(sizes), "results": numbers}
         arguments.json.write_text(json.dumps(whole, indent=1))
     return 0
-
-
-def _scaling(command: Parser, arguments: argparse.Namespace) -> int:
-    others = [word for word in arguments.sections if "=" not in word and word != SCALING]
-    if others:
-        command.error(f"{SCALING} {others[0]}: {SCALING} starts jobs, and stands alone")
-    arguments.settings = [word for word in arguments.sections if "=" in word]
-    return scaling(arguments, describe())
 
 
 def describe() -> dict[str, Any]:

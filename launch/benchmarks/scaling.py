@@ -136,7 +136,7 @@ def requests(
         except ConfigError as error:
             faults += [f"{nodes} x {gpus}: {fault}" for fault in error.faults]
     if faults:
-        shutil.rmtree(own_images, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise ConfigError(faults)
     for request in found:
         request.cfg.limit_batches = load.steps * accumulation(request.cfg)

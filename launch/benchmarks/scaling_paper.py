@@ -25,7 +25,7 @@ INFINIBAND = Link("8 x 400 Gb/s InfiniBand", 8 * 46e9, hop_s=9.6e-6, level_s=50e
 # Assumed: four fifths of 12.5 GB/s over TCP, and 40 us from process to process.
 ETHERNET = Link("100 Gb/s Ethernet", 10e9, hop_s=40e-6, level_s=100e-6)
 CLUSTERS = tuple(Cluster(8, NVLINK, network) for network in (INFINIBAND, ETHERNET))
-# Published: ResNet-50 on one H100 SXM by NVIDIA's script in fp16, which Lambda ran; ResNet-18 on one
+# Published: ResNet-50 on an H100 SXM by NVIDIA's script in fp16, which Lambda ran; ResNet-18 on an
 # A100 by FFCV.
 TRAININGS = (
     Training("ResNet-18, 1,000 classes", 11_689_512, 10_032),
@@ -40,10 +40,10 @@ COLUMNS = ("nodes", "GPUs", "ms a step", "exposed", "images/s", "efficiency", "i
 def print_paper(out: Any, nodes: Sequence[int] = NODES) -> None:
     """A table for each network and training."""
     for training in TRAININGS:
-        parts = len(buckets(training.gradients))
         out.print(
             f"{training.name}: {training.images} images a rank in "
-            f"{1e3 * training.compute_s:.1f} ms, {training.gradients / 1e6:.1f} MB of gradients in {parts} parts"
+            f"{1e3 * training.compute_s:.1f} ms, {training.gradients / 1e6:.1f} MB of gradients in "
+            f"{len(buckets(training.gradients))} parts"
         )
         for cluster in CLUSTERS:
             out.print(f"{cluster.between.name} between the nodes")
