@@ -80,9 +80,10 @@ $(OLDEST)/.installed: pyproject.toml | $(READY)
 	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra label_errors --extra dashboard --extra test
 	@touch $@
 
-# torch and torchvision are named because a later torch has no torchvision to go with it.
+# torch and torchvision are named because a later torch has no torchvision to go with it. Every extra but `bench`.
+EXTRAS = $(shell sed -n '/^.project.optional-dependencies/,/^.build-system/s/^\([a-z_]*\) = .*/\1/p' pyproject.toml)
 lock:
-	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(BIN)/uv pip compile pyproject.toml --all-extras --universal \
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(BIN)/uv pip compile pyproject.toml $(patsubst %,--extra %,$(filter-out bench,$(EXTRAS))) --universal \
 	    --python-version 3.11 --constraint - --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:
