@@ -27,9 +27,12 @@ if __name__ == "__main__":
 
 from launch.arguments.benchmark import benchmark_parser
 from launch.arguments.parser import parse
+from launch.arguments.scaling import asks_for_scaling
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, BenchmarkError, Sizes
+from launch.benchmarks.scaling_command import scaling
 from launch.command import run_command
+from launch.terminal.screen import exit_code
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simplejpeg", "numpy")
 OPTIONAL = ("nvidia-dali-cuda130", "spdl-io", "timm")
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(command, argv)
     if arguments.rounds is not None and arguments.rounds < 1:
         command.error(f"--rounds {arguments.rounds}: expected at least 1")
+    if asks_for_scaling(command, arguments):
+        return exit_code(scaling, arguments, describe())
     sizes = SMOKE if arguments.smoke else Sizes()
     sizes = replace(sizes, rounds=arguments.rounds or sizes.rounds, vs=arguments.vs)
     chosen = list(SECTIONS) if "all" in arguments.sections else arguments.sections
@@ -81,7 +86,7 @@ def print_setting(setting: dict[str, Any]) -> None:
 
 def print_comparison(row: dict[str, Any]) -> None:
     """A line for each side: medians, least to most; for a peer, how many times as fast ours is."""
-    print(f"\n{row['what']} [{row['unit']}; by the wall, by CPU second]")
+    print(f"\n{row['what']} [{row['unit']} by the wall, by CPU time]")
     for side in (row["ours"], *row["peers"]):
         clocks = "".join(
             f"  {_short(of['median']):>6} ({_short(of['min'])} to {_short(of['max'])})"
@@ -91,7 +96,7 @@ def print_comparison(row: dict[str, Any]) -> None:
     for peer in row["peers"]:
         by = peer["times_as_fast"]
         print(
-            f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU second",
+            f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU time",
             flush=True,
         )
 

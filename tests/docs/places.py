@@ -21,7 +21,7 @@ ELSEWHERE = {
     ),
     "python launch/benchmark.py loader --vs torchvision,dali,spdl,timm": (
         "tests/launch/test_benchmark.py",
-        '"--vs", "torchvision"',
+        '"--vs", "torchvision,timm"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     # On images of the run's own classes.
