@@ -21,7 +21,7 @@ MOST = 2**25  # numbers of a part of a batch that is resized at once: some 500 M
 
 
 class Taps(NamedTuple):
-    """Of each pixel along a side of the result the first that it is a mean of, and their weights."""
+    """The first pixel that each pixel along a side of the result is a mean of, and the weights."""
 
     first_BS: Tensor
     weights_TBS: Tensor
