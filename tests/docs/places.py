@@ -19,6 +19,14 @@ ELSEWHERE = {
         "tests/launch/test_benchmark.py",
         '"--json"',
     ),
+    "python launch/benchmark.py loader --vs torchvision,dali,spdl,timm": (
+        "tests/launch/test_benchmark.py",
+        '"--vs", "torchvision,timm"',
+    ),
+    "python launch/benchmark.py step --gpu": (
+        "tests/launch/test_benchmark_gpu.py",
+        '"step", "--gpu"',
+    ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     # On images of the run's own classes.
     "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
