@@ -122,9 +122,7 @@ class TrainSampler:
         rng = np.random.default_rng([REPEATS, self.seed, self.epoch])
         return rng.permuted(by_step, axis=1).ravel()
 
-    def _balanced_order(
-        self, count: int, images_N: np.ndarray, sizes_C: np.ndarray
-    ) -> np.ndarray:
+    def _balanced_order(self, count: int, images_N: np.ndarray, sizes_C: np.ndarray) -> np.ndarray:
         """Rounds over all classes, each in an order of its own: batches are balanced as well.
 
         Args:
