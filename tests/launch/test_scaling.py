@@ -159,7 +159,7 @@ def test_the_costs_are_printed_and_written(
     assert main(["scaling", "--costs", "--smoke", "--json", str(file)]) == 0
     rows = json.loads(file.read_text())["costs"]
     shown = capsys.readouterr().out
-    assert {row["unit"] for row in rows} == {"us", "ms", "MB"}
+    assert {row["unit"] for row in rows} == {"us", "ms", "MB", "s", "s of CPU"}
     assert all(row["value"] >= 0 and row["what"] in shown for row in rows)
 
 
