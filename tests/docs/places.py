@@ -23,6 +23,10 @@ ELSEWHERE = {
         "tests/launch/test_benchmark.py",
         '"--vs", "torchvision,timm"',
     ),
+    "python launch/benchmark.py step --gpu": (
+        "tests/launch/test_benchmark_gpu.py",
+        '"step", "--gpu"',
+    ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     "python launch/benchmark.py scaling --nodes 1,2,4 --model resnet50": (
         "tests/slurm/test_scaling.py",
