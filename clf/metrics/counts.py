@@ -186,18 +186,23 @@ class ClassificationMetrics(Metric):
             one.name: torch.as_tensor(one.compute(counts), dtype=torch.float64)
             for one in reported(self.top_k, self.num_classes)
         }
-        support_NC, correct_NC = self._by_node()
+        support_NC, correct_NC = self._by_node(counts_K).split(self.num_classes, dim=1)
         tables = {"support_NC": support_NC, "correct_NC": correct_NC}
         return scalars | tables | {"predicted_C": predicted_C, "skipped": skipped_1.sum()}
 
-    def _by_node(self) -> tuple[Tensor, Tensor]:
-        """Support and correct of each class by node, int32 [N, C]. A rank holds the counts of its
-        own node alone; the table of all nodes is there only when it is asked for."""
-        C = self.num_classes
-        table_N2C = self.counts_K.new_zeros(self.num_nodes, 2 * C, dtype=torch.int32)
-        table_N2C[self.node_rank] = self.counts_K[: 2 * C]
-        support_NC, correct_NC = sum_over_ranks(table_N2C).split(C, dim=1)
-        return support_NC, correct_NC
+    def _by_node(self, counts_K: Tensor) -> Tensor:
+        """Integers [N, 2C], support and correct of each class by node. A rank holds the counts of
+        its own node alone; the table of all nodes is there only when it is asked for.
+
+        Args:
+            counts_K: over all ranks
+        """
+        ends = 2 * self.num_classes
+        if self.num_nodes == 1:
+            return counts_K[None, :ends]
+        table = self.counts_K.new_zeros(self.num_nodes, ends, dtype=torch.int32)
+        table[self.node_rank] = self.counts_K[:ends]
+        return sum_over_ranks(table)
 
     def _raise_if(self, nan_rows: Tensor, bad_labels: Tensor) -> None:
         if bad_labels:

@@ -302,8 +302,8 @@ class BaseClassificationModel(LightningModule):
         return metrics
 
     def per_class_counts(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(support_NC, correct_NC, predicted_C), integers on the CPU: the counts of the split's last
-        epoch over all ranks, for "val" and "test" by node (else N = 1)."""
+        """(support_NC, correct_NC, predicted_C), integers on the CPU: the counts of the split's
+        last epoch over all ranks, for "val" and "test" by node (else N = 1)."""
         return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:

@@ -129,7 +129,7 @@ def test_the_order_follows_seed_and_epoch_and_can_be_had_again():
 
 
 def earlier_order(labels_N: np.ndarray, cfg: DataConfig, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch as the first versions drew it, a pass over all images for each class."""
+    """The order as the first versions drew it, with a pass over all images for each class."""
     count = len(labels_N) // cfg.batch_size * cfg.batch_size // cfg.repeats
     if cfg.sampler == "shuffle":
         drawn = np.random.default_rng([1, seed, epoch]).permutation(len(labels_N))[:count]
