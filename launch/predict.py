@@ -16,6 +16,7 @@ if __name__ == "__main__":
     answer_help(predict_parser())
 
 from clf.data.found import find_images
+from clf.parallel.light_imports import light_imports
 from launch.arguments.parser import parse
 from launch.arguments.predict import predict_parser
 from launch.command import run_command
@@ -53,7 +54,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         return fail("there is no image to predict; name files, folders or tar files of images")
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
-    from clf.scoring import predict  # imports torch
+    with light_imports():
+        from clf.scoring import predict  # imports torch
 
     start = time.perf_counter()
     labelled = predict(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from clf.config import ConfigError
 from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
+from clf.parallel.light_imports import light_imports
 from clf.resilience import lease
 from clf.resilience.lease import Lease
 from clf.resilience.processes import Process, process
@@ -55,7 +56,8 @@ class Job:
             begin(run_dir, rank)
             with held():  # not for the helpers that copy
                 cfg = stage(load(RunFolder(run_dir).config))
-            from clf.run import fit  # it imports torch
+            with light_imports():
+                from clf.run import fit
 
             scalars = fit(cfg, run_dir, progress=False, request=request, job=job_id())
         except (Preempted, Stopped) as stop:

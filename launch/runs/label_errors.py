@@ -10,6 +10,7 @@ from clf.data.findings import item_of
 from clf.data.index import ImageSplits
 from clf.data.inspection import Facts
 from clf.data.label_errors import TITLE, Scores, read_trained_on
+from clf.parallel.light_imports import light_imports
 from clf.predictions import Predictions
 from clf.run_folder import RunFolder
 from launch.runs.folders import named
@@ -110,7 +111,8 @@ def _predictions(
 
 
 def _predict(run: Path, cfg: DataConfig) -> Predictions:
-    from clf.run import evaluate  # imports torch
+    with light_imports():
+        from clf.run import evaluate  # imports torch
 
     moved = {"root": cfg.root} if cfg.root != load(RunFolder(run).config).data.root else None
     predictions = evaluate(run, "val", None, moved, progress=False).predictions

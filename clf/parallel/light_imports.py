@@ -1,0 +1,197 @@
+"""Import torch, torchvision and Lightning without what a training never uses of theirs.
+
+Half of what `import torchvision, lightning` takes goes into packages that are named in passing:
+torch's compiler (torchvision asks it for one function, Lightning for a type, and every optimizer
+tells it where it must not look), scipy.signal (torchmetrics adds one name to it) and matplotlib
+(torchmetrics names two of its types). Something small takes their place while the library that
+names them is imported. Whoever uses one of them later, as `strategy.compile` and the wrapper that
+averages gradients over ranks do, imports it then; nothing but the time is different.
+"""
+
+import functools
+import gc
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any
+
+COMPILER = "torch._dynamo"
+
+
+@contextmanager
+def light_imports() -> Iterator[None]:
+    """Import torch, torchvision, torchmetrics and Lightning in this way, for what is imported
+    within. In a process that has torch already nothing is done.
+
+    It is for the start of a process, before there are threads.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    was_enabled = gc.isenabled()
+    gc.disable()  # modules live as long as the process: a search for garbage in them is in vain
+    try:
+        for name in ("torchvision", "torchvision.transforms.v2"):
+            import_with(name, _compiler_utils(), _compiler())
+        import_with("torchmetrics", Later("scipy.signal", hamming=None), *_matplotlib())
+        import_with("lightning", _compiler())
+        let_optimizers_wait()
+        yield
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class Later(ModuleType):
+    """In the place of a module that a library names while it is imported.
+
+    Any attribute but the given ones is that of the real module, which is imported then.
+    """
+
+    def __init__(self, name: str, **given: Any) -> None:
+        super().__init__(name)
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python's own questions about a module
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(self.real(), name)
+
+    def real(self) -> ModuleType:
+        """The module itself."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return importlib.import_module(self.__name__)
+
+
+def import_with(name: str, *instead: Later) -> None:
+    """Import a library while these are in the place of the modules that they are named after."""
+    try:
+        with _in_place_of(*instead):
+            importlib.import_module(name)
+    except ImportError:  # another version of the library names more than we know of
+        importlib.import_module(name)
+
+
+@contextmanager
+def _in_place_of(*modules: Later) -> Iterator[None]:
+    """Let imports find these where the modules themselves have not been imported."""
+    absent = [one for one in modules if one.__name__ not in sys.modules]
+    sys.modules.update({one.__name__: one for one in absent})
+    try:
+        yield
+    finally:
+        for one in absent:
+            if sys.modules.get(one.__name__) is one:
+                del sys.modules[one.__name__]
+
+
+# --- what the libraries take of them ---
+
+
+def _compiler_utils() -> Later:
+    """Of torchvision.ops.roi_align, which calls it in a detector."""
+
+    def is_compile_supported(device_type: Any) -> bool:
+        return utils.real().is_compile_supported(device_type)
+
+    utils = Later(f"{COMPILER}.utils", is_compile_supported=is_compile_supported)
+    return utils
+
+
+def _compiler() -> Later:
+    """Of Lightning and torchvision: a type to ask after, and a decorator of what is not to be
+    compiled."""
+
+    def disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(fn, FunctionType):
+            return compiler.real().disable(fn, *args, **kwargs)
+        made: list[Callable[..., Any]] = []
+
+        @functools.wraps(fn)
+        def function(*given: Any, **named: Any) -> Any:
+            if COMPILER not in sys.modules:
+                return fn(*given, **named)
+            if not made:
+                made.append(compiler.real().disable(fn, *args, **kwargs))
+            return made[0](*given, **named)
+
+        return function
+
+    compiler = Later(COMPILER, OptimizedModule=_OptimizedModule, disable=disable)
+    return compiler
+
+
+class _OfTheCompiler(type):
+    def __instancecheck__(cls, thing: Any) -> bool:
+        compiler = sys.modules.get(COMPILER)
+        return compiler is not None and isinstance(thing, compiler.OptimizedModule)
+
+
+class _OptimizedModule(metaclass=_OfTheCompiler):
+    """What Lightning asks of a model: whether `torch.compile` has made it."""
+
+
+def _matplotlib() -> list[Later]:
+    """Of torchmetrics.utilities.plot: types for its annotations, and a decorator of what plots."""
+
+    @contextmanager
+    def context(*args: Any, **kwargs: Any) -> Iterator[None]:
+        with pyplot.real().style.context(*args, **kwargs):
+            yield
+
+    axes = Later("matplotlib.axes", Axes=object)
+    pyplot = Later("matplotlib.pyplot", Figure=object, style=SimpleNamespace(context=context))
+    colors = SimpleNamespace(Colormap=object)
+    return [Later("matplotlib", axes=axes, colors=colors, pyplot=pyplot), axes, pyplot]
+
+
+# --- the optimizers ---
+
+
+def let_optimizers_wait() -> None:
+    """Let torch's optimizers do without the compiler, which they only tell what to leave out, until
+    something has imported it; from then on they run as torch has written them.
+
+    A method that another version of torch makes in another way is left alone.
+    """
+    from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
+
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        _wait(Optimizer, name, "_disable_dynamo", lambda bare: bare)
+    for kind in (SGD, Adam, AdamW, Muon):
+        if "step" in vars(kind):
+            _wait(kind, "step", "_use_grad_for_differentiable", _with_its_gradients)
+
+
+def _wait(
+    owner: type,
+    name: str,
+    made_by: str,
+    without: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Replace a method that `made_by` has wrapped by one that asks for the compiler only if it is
+    there; else it runs `without` of what is inside."""
+    whole = vars(owner)[name]
+    if whole.__code__.co_qualname.partition(".")[0] != made_by:
+        return
+    plain = without(whole.__wrapped__)
+
+    @functools.wraps(whole)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return (whole if COMPILER in sys.modules else plain)(*args, **kwargs)
+
+    setattr(owner, name, method)
+
+
+def _with_its_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
+    from torch import set_grad_enabled
+
+    def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with set_grad_enabled(self.defaults["differentiable"]):
+            return step(self, *args, **kwargs)
+
+    return plain
