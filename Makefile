@@ -13,7 +13,7 @@ READY  := .venv/.installed
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
 # Not among the fast tests: those that start a SLURM, the commands or a browser, and those that train for minutes.
-SLOW := tests/slurm tests/launch tests/docs tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
+SLOW := tests/slurm tests/launch tests/docs tests/chaos tests/test_extending.py tests/test_end_to_end.py tests/test_golden.py tests/test_ranks.py tests/test_strategies.py
 # Two processes share the tests: many of them wait, for SLURM or for one another.
 SHARED := -n 2 --no-loadscope-reorder
 FAULTS ?= 200
@@ -80,9 +80,10 @@ $(OLDEST)/.installed: pyproject.toml | $(READY)
 	$$uv pip install --compile-bytecode --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml --extra jersey --extra timm --extra duplicates --extra safetensors --extra parquet --extra label_errors --extra dashboard --extra test
 	@touch $@
 
-# torch and torchvision are named because a later torch has no torchvision to go with it.
+# torch and torchvision are named because a later torch has no torchvision to go with it. Every extra but `bench`.
+EXTRAS = $(shell sed -n '/^.project.optional-dependencies/,/^.build-system/s/^\([a-z_]*\) = .*/\1/p' pyproject.toml)
 lock:
-	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(BIN)/uv pip compile pyproject.toml --all-extras --universal \
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(BIN)/uv pip compile pyproject.toml $(patsubst %,--extra %,$(filter-out bench,$(EXTRAS))) --universal \
 	    --python-version 3.11 --constraint - --no-emit-index-url --no-header --no-annotate --upgrade -o requirements.lock
 
 clean:

@@ -2,17 +2,19 @@
 
 python launch/benchmark.py loader
 
-Ours and the peer take turns, so that whatever else the machine does meets both; the table shows
-medians with the least and the most. docs/benchmarks/README.md keeps dated results.
+Ours and its peers take turns, each in a process of its own that starts anew every round. The table
+shows medians with the least and the most, by the wall and by second of the processor, which a busy
+machine changes less. docs/benchmarks/README.md keeps dated results.
 """
 
+import contextlib
 import json
 import os
 import platform
 import sys
 from dataclasses import asdict, replace
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,15 @@ if __name__ == "__main__":
 
 from launch.arguments.benchmark import benchmark_parser
 from launch.arguments.parser import parse
+from launch.arguments.scaling import asks_for_scaling
 from launch.benchmarks import SECTIONS
-from launch.benchmarks.comparison import SMOKE, Comparison, Sizes
+from launch.benchmarks.comparison import SMOKE, BenchmarkError, Sizes
+from launch.benchmarks.scaling_command import scaling
 from launch.command import run_command
+from launch.terminal.screen import exit_code
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simplejpeg", "numpy")
+OPTIONAL = ("nvidia-dali-cuda130", "spdl-io", "timm")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,19 +43,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(command, argv)
     if arguments.rounds is not None and arguments.rounds < 1:
         command.error(f"--rounds {arguments.rounds}: expected at least 1")
+    if asks_for_scaling(command, arguments):
+        return exit_code(scaling, arguments, describe())
     sizes = SMOKE if arguments.smoke else Sizes()
-    if arguments.rounds:
-        sizes = replace(sizes, rounds=arguments.rounds)
+    sizes = replace(sizes, rounds=arguments.rounds or sizes.rounds, vs=arguments.vs)
     chosen = list(SECTIONS) if "all" in arguments.sections else arguments.sections
     setting = describe()
-    results: dict[str, list[Comparison]] = {}
-    for name in dict.fromkeys(chosen):
-        print(f"{name} ...", file=sys.stderr)
-        results[name] = list(SECTIONS[name](sizes))
-    print_results(setting, results)
+    print_setting(setting)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    try:
+        for name, rows in results.items():
+            print(f"{name} ...", file=sys.stderr)
+            for comparison in SECTIONS[name](sizes):
+                rows.append(comparison.summary())
+                print_comparison(rows[-1])
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
     if arguments.json:
-        numbers = {name: [row.summary() for row in rows] for name, rows in results.items()}
-        whole = {**setting, "sizes": asdict(sizes), "results": numbers}
+        whole = {**setting, "sizes": asdict(sizes), "results": results}
         arguments.json.write_text(json.dumps(whole, indent=1))
     return 0
 
@@ -57,22 +69,36 @@ def main(argv: list[str] | None = None) -> int:
 def describe() -> dict[str, Any]:
     """When, on what, with which versions."""
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    for name in OPTIONAL:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0))
     return {"date": date.today().isoformat(), "cores": cores, "load": load, "versions": versions}
 
 
-def print_results(setting: dict[str, Any], results: dict[str, list[Comparison]]) -> None:
-    """A block for each comparison: medians, least to most, and how many times as fast ours is."""
+def print_setting(setting: dict[str, Any]) -> None:
     names = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
     print(
         f"{setting['date']}, {setting['cores']} cores (load {setting['load']:.1f} before), {names}"
     )
-    for row in (row for rows in results.values() for row in rows):
-        print(f"\n{row.what} [{row.unit}]: {row.ratio:.2f} times as fast")
-        for side in (row.ours, row.peer):
-            least, most = min(side.values), max(side.values)
-            print(f"  {_short(side.median):>8}  ({_short(least)} to {_short(most)})  {side.name}")
+
+
+def print_comparison(row: dict[str, Any]) -> None:
+    """A line for each side: medians, least to most; for a peer, how many times as fast ours is."""
+    print(f"\n{row['what']} [{row['unit']} by the wall, by CPU time]")
+    for side in (row["ours"], *row["peers"]):
+        clocks = "".join(
+            f"  {_short(of['median']):>6} ({_short(of['min'])} to {_short(of['max'])})"
+            for of in (side["wall"], side["cpu"])
+        )
+        print(f"{clocks}  {side['name']}")
+    for peer in row["peers"]:
+        by = peer["times_as_fast"]
+        print(
+            f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU time",
+            flush=True,
+        )
 
 
 def _short(value: float) -> str:

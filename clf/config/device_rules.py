@@ -61,6 +61,24 @@ def strategy(cfg: RunConfig) -> Iterator[str]:
             "reached, which breaks a compiled network into pieces; set strategy.compile=false, or "
             "strategy=deepspeed_zero2"
         )
+    yield from _compile_mode(cfg)
+
+
+def _compile_mode(cfg: RunConfig) -> Iterator[str]:
+    asked = cfg.strategy
+    if asked.compile_mode == "default":
+        return
+    given = f"strategy.compile_mode={asked.compile_mode}"
+    if not asked.compile:
+        yield f"{given}: nothing is compiled; set strategy.compile=true, or leave the mode out"
+    elif asked.accelerator == "cpu":
+        yield f"{given}: CUDA graphs need a GPU; on a CPU set strategy.compile_mode=default"
+    elif asked.name.startswith("deepspeed"):
+        yield (
+            f"{given}: DeepSpeed takes each gradient out of the backward pass as it comes, from "
+            "memory that a CUDA graph would write to again; set strategy.compile_mode=default, or "
+            "strategy=ddp"
+        )
 
 
 def _offload(cfg: RunConfig) -> Iterator[str]:

@@ -301,6 +301,13 @@ class StrategyConfig:
     sync_batchnorm: bool = setting(False, "normalise by the statistics of all ranks' images")
     deterministic: bool = setting(False, "only algorithms that give the same bits on a GPU; slower")
     compile: bool = setting(False, "torch.compile the network, once for each size of its images")
+    compile_mode: str = setting(
+        "default",
+        "of torch.compile; reduce-overhead: CUDA graphs, for small networks and micro-batches, "
+        "whose kernels are over before the next is started; max-autotune: the fastest "
+        "kernels too, after minutes of trying",
+        choices=("default", "reduce-overhead", "max-autotune"),
+    )
 
 
 @dataclass

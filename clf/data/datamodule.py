@@ -11,6 +11,7 @@ from clf.config import DataConfig
 from clf.config.faults import show
 from clf.cores import cores_per_rank
 from clf.data import index, sampler
+from clf.data.ahead import Courier
 from clf.data.bad_images import BadImages
 from clf.data.decode import Look, decode
 from clf.data.given import compare_classes
@@ -222,6 +223,7 @@ class ClassificationDataModule(LightningDataModule):
             self.cfg.prefetch,
             Look.of(self.cfg),
             self._bad,
+            Courier(self.trainer.strategy.root_device if self.trainer is not None else None),
         )
 
     def _place(self) -> tuple[int, int]:

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from clf.cores import usable_cores
-from clf.data.decode import ORIENTATION, REMEDY, Look, decode
+from clf.data.decode import REMEDY, Look, decode
+from clf.data.jpeg import ORIENTATION
 from clf.data.likeness import perceptual_hash
 from clf.data.overlap import Member
 from clf.data.reader import DataError, Source, Span

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Barrier
 
 import numpy as np
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from clf.batch import PADDING, ClassificationBatch
+from clf.data.ahead import Courier, OnItsWay
 from clf.data.bad_images import BadImages
-from clf.data.decode import ON_WHITE, Look, UnreadableError, decode
+from clf.data.decode import ON_WHITE, Look, UnreadableError, open_picture
 from clf.data.index import Split
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -25,6 +27,20 @@ SAMPLE = 0  # keeps the samples' generators apart from the samplers'
 Unread = dict[int, UnreadableError]  # by row of a batch
 # Images of a task: fewer cost more bookkeeping, more leave threads idle at a batch's end.
 CHUNK = 8
+
+
+@dataclass
+class Filling:
+    """A batch that the threads are filling."""
+
+    batch: ClassificationBatch
+    micro: MicroBatch
+    parts: list[Future[Unread]]
+    sent: OnItsWay | None = None
+
+    def is_whole(self) -> bool:
+        """Whether it is filled, and nothing was wrong with its images."""
+        return all(one.done() and not one.exception() and not one.result() for one in self.parts)
 
 
 class ThreadedLoader:
@@ -44,6 +60,7 @@ class ThreadedLoader:
         look: of images that leave it open
         bad: takes the images that cannot be read, whose rows get the label PADDING and keep their
             index; None: the first one is a DataError
+        courier: brings the batches to this rank's device; None: they stay in the host's memory
     """
 
     def __init__(
@@ -56,9 +73,11 @@ class ThreadedLoader:
         prefetch: int = 4,
         look: Look = ON_WHITE,
         bad: BadImages | None = None,
+        courier: Courier | None = None,
     ) -> None:
         self.look, self.bad, self._left_out = look, bad, 0  # so many in this epoch, by this rank
         self.split, self.sampler, self.transform = split, sampler, transform
+        self.courier = courier or Courier(None)
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
@@ -116,11 +135,11 @@ class ThreadedLoader:
             finally:
                 torch.set_num_threads(here)
             self._leave_out(batch, micro, unread)
-            yield batch
+            yield self.courier.hand_out(self.courier.send(batch))
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
-        queue: deque[tuple[ClassificationBatch, MicroBatch, list[Future[Unread]]]] = deque()
+        queue: deque[Filling] = deque()
         pool = _start_threads(self.threads)
         try:
             while True:
@@ -128,22 +147,28 @@ class ThreadedLoader:
                     queue.append(self._submit(pool, micro))
                 if not queue:
                     return
-                batch, micro, parts = queue.popleft()
-                unread: Unread = {}
-                for part in parts:
-                    unread |= part.result()
-                self._leave_out(batch, micro, unread)
-                yield batch
+                first = queue.popleft()
+                sent = first.sent or self._send(first)
+                if queue and queue[0].is_whole():  # one ahead of the step that begins now
+                    queue[0].sent = self._send(queue[0])
+                yield self.courier.hand_out(sent)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, micro: MicroBatch
-    ) -> tuple[ClassificationBatch, MicroBatch, list[Future[Unread]]]:
+    def _submit(self, pool: ThreadPoolExecutor, micro: MicroBatch) -> Filling:
         batch, size = self._empty(micro), len(micro.indices_m)
         chunks = [range(size)[start : start + CHUNK] for start in range(0, size, CHUNK)]
         fill = self._fill
-        return batch, micro, [pool.submit(fill, batch, micro, self._epoch, rows) for rows in chunks]
+        parts = [pool.submit(fill, batch, micro, self._epoch, rows) for rows in chunks]
+        return Filling(batch, micro, parts)
+
+    def _send(self, one: Filling) -> OnItsWay:
+        """Wait until a batch is whole, and send it to the device."""
+        unread: Unread = {}
+        for part in one.parts:
+            unread |= part.result()
+        self._leave_out(one.batch, one.micro, unread)
+        return self.courier.send(one.batch)
 
     @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
@@ -183,8 +208,8 @@ class ThreadedLoader:
             index = int(indices[row])
             path = self.split.path(index)
             try:
-                image_HWC = decode(self.split.images[index], self._now.short_side, path, self.look)
-                images_BCHW[row].copy_(self._now(image_HWC, rngs[row]))
+                picture = open_picture(self.split.images[index], path, self.look)
+                images_BCHW[row].copy_(self._now(picture, rngs[row]))
             except Exception as error:
                 if self.bad is not None and isinstance(error, UnreadableError):
                     unread[row] = error

@@ -1,5 +1,5 @@
-"""From a decoded image to what the model sees: uint8, [3, S, S]. Training images are augmented,
-those of an evaluation are not.
+"""From a picture to what the model sees: uint8, [3, S, S]. Training images are augmented, those of
+an evaluation are not. The crop is chosen first, so that only its pixels are decoded.
 
 An augmentation is a function of the image and a generator: its parameters are drawn from the
 sample's own `numpy.random.Generator` and applied by torchvision's v2 functional kernels. Nothing
@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as F
 
 from clf.config import AugmentConfig, DataConfig
 from clf.config.build import build
+from clf.data.picture import Box, Picture
 from clf.data.policies import rand_augment, trivial_augment
 
 LONGEST = 16  # times the short side
@@ -63,12 +64,11 @@ class TrainTransform:
             changed.size = size_in_epoch(self.cfg, epoch, self.epochs)
         return changed
 
-    def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """[3, S, S] uint8, a pure function of the image and the generator's state."""
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> Tensor:
+        """[3, S, S] uint8, a pure function of the picture and the generator's state."""
         augment = self.augment
-        height, width = image_HWC.shape[:2]
-        box = draw_crop(height, width, augment.crop_scale, augment.crop_ratio, rng)
-        image_CHW = crop_and_resize(image_HWC, box, self.size, self.interpolation)
+        box = draw_crop(picture.height, picture.width, augment.crop_scale, augment.crop_ratio, rng)
+        image_CHW = crop_and_resize(picture, box, self.size, self.interpolation)
         if rng.random() < augment.horizontal_flip:
             image_CHW = F.horizontal_flip_image(image_CHW)
         if augment.policy == "rand_augment":
@@ -134,24 +134,22 @@ class EvalTransform:
         """Itself: an evaluation is the same in every epoch."""
         return self
 
-    def __call__(self, image_HWC: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+    def __call__(self, picture: Picture, rng: np.random.Generator | None = None) -> Tensor:
         """[3, S, S] uint8. `rng` is not used; both transforms are called in the same way."""
+        image_HWC = np.ascontiguousarray(picture.crop(middle(picture), self.short_side))
         image_CHW = F.resize_image(
-            as_CHW(middle(image_HWC)), [self.short_side], self.interpolation, antialias=True
+            as_CHW(image_HWC), [self.short_side], self.interpolation, antialias=True
         )
         return F.center_crop_image(image_CHW, [self.size, self.size])
 
 
-def middle(image_HWC: np.ndarray) -> np.ndarray:
-    """The image, or of one that is longer than `LONGEST` times its short side the middle: a centre
-    crop cuts off the rest in any case, which would be enlarged before, to any size."""
-    for axis in (0, 1):
-        length, short = image_HWC.shape[axis], image_HWC.shape[1 - axis]
-        cut = (length - LONGEST * short) // 2
-        if cut > 0:
-            kept = slice(cut, length - cut)
-            image_HWC = np.ascontiguousarray(image_HWC[kept] if axis == 0 else image_HWC[:, kept])
-    return image_HWC
+def middle(picture: Picture) -> Box:
+    """All of the image, or of one that is longer than `LONGEST` times its short side the middle: a
+    centre crop cuts off the rest in any case, which would be enlarged before, to any size."""
+    height, width = picture.height, picture.width
+    above = max(0, (height - LONGEST * width) // 2)
+    before = max(0, (width - LONGEST * height) // 2)
+    return above, before, height - 2 * above, width - 2 * before
 
 
 def size_in_epoch(cfg: DataConfig, epoch: int, epochs: int) -> int:
@@ -179,18 +177,18 @@ def interpolation_of(cfg: DataConfig) -> InterpolationMode:
 
 
 def crop_and_resize(
-    image_HWC: np.ndarray,
-    box: tuple[int, int, int, int],
+    picture: Picture,
+    box: Box,
     size: int,
     interpolation: InterpolationMode = InterpolationMode.BILINEAR,
 ) -> Tensor:
-    """[3, size, size] uint8, the pixels of torchvision's `resized_crop` in half its time.
+    """[3, size, size] uint8: of decoded pixels those of torchvision's `resized_crop`, in half its
+    time.
 
     The crop is copied first: torch resizes a dense channels-last image without packing its pixels
     again, and the result has the batch's own memory order.
     """
-    top, left, height, width = box
-    crop_HWC = np.ascontiguousarray(image_HWC[top : top + height, left : left + width])
+    crop_HWC = np.ascontiguousarray(picture.crop(box, size))
     return F.resize_image(as_CHW(crop_HWC), [size, size], interpolation, antialias=True)
 
 
@@ -200,7 +198,7 @@ def draw_crop(
     scale: Sequence[float],
     ratio: Sequence[float],
     rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Top, left, height and width of a crop: `scale` of the area, `ratio` of width to height.
 
     It is drawn as by torchvision's RandomResizedCrop: ten tries, then the largest crop in the

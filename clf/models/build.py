@@ -41,9 +41,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     if cfg.strategy.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.strategy.compile:
-        # Images have one of a few sizes. Code for any size took torch 2.11 minutes on a GPU, and
-        # failed in the backward pass of a ResNet whose last features are a single pixel.
-        model.network.compile(dynamic=False)
+        model.compile_network(cfg.strategy.compile_mode)
     if cfg.strategy.gradient_checkpointing:
         blocks = model.recomputed_blocks()
         if not blocks:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -37,6 +38,7 @@ def optimizer_and_schedule(
         settings["learning_rate"],
         not_hidden=not_hidden(network, head),
     )
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
 
     def schedule(optimizer: Optimizer, steps: int, epochs: range) -> LRScheduler:
         name = settings["schedule"]
@@ -53,3 +55,14 @@ def optimizer_and_schedule(
         start_factor=settings["warmup_start_factor"],
         per_epoch=per_epoch,
     )
+
+
+def _lay_out_as_weights(optimizer: Optimizer) -> None:
+    """Give each state the memory order of its weight. A checkpoint of ZeRO, or of a run in another
+    memory format, has another one, and torch's fused steps go through the memory as it lies: on a
+    CPU they would pair each weight with the moments of another."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            is_like_it = isinstance(value, Tensor) and value.shape == weight.shape
+            if is_like_it and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -9,7 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from clf.config import register
 from clf.config.about import About
-from clf.optim.optimizers import fused_on_gpu
+from clf.optim.optimizers import fused_adamw
 
 
 @register(name="muon", group="optimizer", whole_weights=True)
@@ -89,7 +89,7 @@ class MuonAndAdamW(Optimizer):
     ) -> None:
         self.matrices = {p: p.detach().flatten(1) for group in hidden for p in group["params"]}
         self.muon = Muon([{**group, "params": self._of(group)} for group in hidden], **of_muon)
-        self.adamw = AdamW(fused_on_gpu(others), **of_adamw) if others else None
+        self.adamw = AdamW(fused_adamw(others), **of_adamw) if others else None
         groups = [
             {**full, "params": group["params"], "optimizer": "muon"}
             for full, group in zip(self.muon.param_groups, hidden, strict=True)

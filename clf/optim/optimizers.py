@@ -21,7 +21,7 @@ def adamw(
     eps: Annotated[float, About("added to the root of the mean square", 0.0)] = 1e-8,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
-    return AdamW(fused_on_gpu(groups), lr=learning_rate, betas=(beta1, beta2), eps=eps)
+    return AdamW(fused_adamw(groups), lr=learning_rate, betas=(beta1, beta2), eps=eps)
 
 
 @register(name="sgd", group="optimizer")
@@ -33,7 +33,8 @@ def sgd(
     nesterov: Annotated[bool, About("Nesterov's momentum")] = False,
 ) -> Optimizer:
     """Stochastic gradient descent."""
-    return SGD(fused_on_gpu(groups), lr=learning_rate, momentum=momentum, nesterov=nesterov)
+    groups = fused(groups, "cuda")  # on a CPU torch's fused SGD is no faster than its plain one
+    return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
 @register(name="lamb", group="optimizer", whole_weights=True, needs="timm")
@@ -70,12 +71,19 @@ def lars(
     )
 
 
-def fused_on_gpu(groups: list[dict]) -> list[dict]:
-    """Ask for torch's fused step, one kernel for all weights, where all of them are on a GPU.
+def fused_adamw(groups: list[dict]) -> list[dict]:
+    """The groups with AdamW's fused step, which takes half of the plain one's time on a CPU too."""
+    return fused(groups, "cuda", "cpu")
+
+
+def fused(groups: list[dict], *devices: str) -> list[dict]:
+    """Ask for torch's fused step, one kernel for all weights, where all of them are on a device of
+    one of these types.
 
     It is an option of the groups: as an argument of the optimizer it would also take over the
     unscaling of 16-mixed gradients, which Lightning then refuses to clip.
     """
-    if all(p.is_cuda for group in groups for p in group["params"]):
+    types = {p.device.type for group in groups for p in group["params"]}
+    if len(types) == 1 and types <= set(devices):
         return [{**group, "fused": True} for group in groups]
     return groups

@@ -1,46 +1,44 @@
-"""JPEGs to training batches: our loader beside torchvision's reference."""
+"""JPEGs to training batches: our loader beside its peers."""
 
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from launch.benchmarks.comparison import Comparison, Measure, Side, Sizes, in_turns
-from launch.benchmarks.jpegs import HEIGHT, WIDTH, write_jpegs
+from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns
+from launch.benchmarks.jpegs import TILE, write_jpegs
+from launch.benchmarks.meter import Meter
+from launch.benchmarks.peers import RATIO, SCALE, chosen_peers, peer_side, run_through
 
-QUALITIES = (95, 97)  # files of about 80 and 100 kB; a heavier file is more decoding for both
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's defaults of RandomResizedCrop
+
+@dataclass(frozen=True)
+class Files:
+    """JPEGs of tiles x tiles windows."""
+
+    count: int
+    tiles: int
+    quality: int
 
 
 def loader(sizes: Sizes) -> Iterator[Comparison]:
     """An epoch of JPEGs to training batches: read, decode, crop, resize, flip."""
-    for quality in QUALITIES:
+    chosen = chosen_peers(sizes.vs)
+    for files in (Files(sizes.jpegs, 1, 97), Files(sizes.big_jpegs, 4, 90)):
         with tempfile.TemporaryDirectory(prefix="clf-benchmark-") as folder:
-            kilobytes = write_jpegs(Path(folder), sizes.jpegs, quality) / 1000
-            mine, count = our_loader(Path(folder), sizes)
-            theirs = reference_loader(Path(folder), sizes)
-            peer, ours = in_turns(sizes, _speed(theirs, count), _speed(mine, count))
-        yield Comparison(
-            f"{WIDTH}x{HEIGHT} JPEGs of {kilobytes:.0f} kB to {sizes.crop} px",
-            "images/s",
-            Side(f"ThreadedLoader, {sizes.workers} threads, uint8", ours),
-            Side(f"torchvision reference, {sizes.workers} worker processes, float32", peer),
-        )
+            written = asdict(files) | {"copies": sizes.passes}
+            kilobytes = write_jpegs(Path(folder), **written) / 1000
+            task = {"folder": folder, "batch": sizes.batch, "crop": sizes.crop}
+            task |= {"workers": sizes.workers}
+            ours_too = Side(f"ThreadedLoader, {sizes.workers} threads, uint8", ours, task)
+            beside = (peer_side(name, task) for name in chosen)
+            measured = in_turns(sizes, ours_too, *beside)
+        height, width = (side * files.tiles for side in TILE)
+        what = f"{width}x{height} JPEGs of {kilobytes:.0f} kB to {sizes.crop} px"
+        yield Comparison(what, "images/s", measured)
 
 
-def _speed(batches: Iterable[Any], count: int) -> Measure:
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in batches:
-            pass
-        return count / (time.perf_counter() - start)
-
-    return measure
-
-
-def our_loader(folder: Path, sizes: Sizes) -> tuple[Any, int]:
-    """The loader of a training run, and the images that it reads in an epoch."""
+def ours(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None:
+    """The loader of a training run."""
     import numpy as np
     from torchvision.datasets import ImageFolder
 
@@ -51,34 +49,9 @@ def our_loader(folder: Path, sizes: Sizes) -> tuple[Any, int]:
     from clf.data.transforms import TrainTransform
 
     augment = AugmentConfig(crop_scale=list(SCALE), crop_ratio=list(RATIO))
-    cfg = DataConfig(batch_size=sizes.batch, image_size=sizes.crop, augment=augment)
-    rows = ImageFolder(folder).samples * sizes.passes
+    cfg = DataConfig(batch_size=batch, image_size=crop, augment=augment)
+    rows = ImageFolder(folder).samples
     split = Split([path for path, _ in rows], np.array([label for _, label in rows]))
     order = TrainSampler(split.labels, cfg, seed=0)
-    return ThreadedLoader(split, order, TrainTransform(cfg), 0, sizes.workers), order.size
-
-
-def reference_loader(folder: Path, sizes: Sizes) -> Any:
-    """As torchvision's references/classification builds it with PIL, its default backend."""
-    import torch
-    from torch.utils.data import DataLoader, Subset
-    from torchvision import transforms as v1
-    from torchvision.datasets import ImageFolder
-
-    transform = v1.Compose(
-        [
-            v1.RandomResizedCrop(sizes.crop, SCALE, RATIO),
-            v1.RandomHorizontalFlip(),
-            v1.ToTensor(),
-            v1.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    images = ImageFolder(folder, transform)
-    return DataLoader(
-        Subset(images, list(range(len(images))) * sizes.passes),
-        batch_size=sizes.batch,
-        shuffle=True,
-        num_workers=sizes.workers,
-        pin_memory=torch.cuda.is_available(),
-        drop_last=True,
-    )
+    loader = ThreadedLoader(split, order, TrainTransform(cfg), 0, workers)
+    run_through(meter, loader, lambda item: len(item["images"]))

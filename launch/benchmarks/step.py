@@ -1,89 +1,111 @@
 """A training step under Lightning beside a plain torch loop."""
 
-import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns, one_core
+from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns
+from launch.benchmarks.meter import Meter
+
+CLASSES = 43
 
 
 def step(sizes: Sizes) -> Iterator[Comparison]:
     """Training steps on a batch that is there already: what Lightning and our metrics cost."""
+    from clf.config import RunConfig
+    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
+
+    cfg = RunConfig(gpus=1)
+    device = "one GPU" if resolve_accelerator(cfg.strategy) == "gpu" else "one core"
+    size = {"images": sizes.step_images, "pixels": sizes.step_side, "steps": sizes.steps}
+    yield Comparison(
+        f"ResNet18 training step, {sizes.step_images} images of {sizes.step_side} px, "
+        f"{device}, {trainer_arguments(cfg)['precision']}",
+        "images/s",
+        in_turns(
+            sizes,
+            Side("ResNet18Model under Lightning, with metrics and schedule", ours, size),
+            Side("plain torch loop, the same network and optimizer", plain_torch, size),
+        ),
+    )
+
+
+def ours(meter: Meter, images: int, pixels: int, steps: int) -> None:
+    import torch
+
+    from clf.models.resnet import ResNet18Model
+    from clf.parallel.lightning_internals import quiet_lightning
+    from clf.run import Trainer
+
+    on_gpu, arguments = _setting()
+    quiet_lightning()
+    model = ResNet18Model(CLASSES, warmup_epochs=0).to(memory_format=torch.channels_last)
+    trainer = Trainer(
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's about a fit without validation
+        trainer.fit(model, Metered(meter, images, pixels, steps, on_gpu))
+
+
+def plain_torch(meter: Meter, images: int, pixels: int, steps: int) -> None:
     import torch
     from torch.nn import functional as F
     from torchvision.models import resnet18
 
-    from clf.config import RunConfig
-    from clf.models.resnet import ResNet18Model
-    from clf.parallel.lightning_internals import quiet_lightning
-    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
-    from clf.run import Trainer
+    from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
 
-    quiet_lightning()
-    torch.manual_seed(0)
-    cfg, classes = RunConfig(gpus=1), 43
-    shape = (sizes.step_images, 3, sizes.step_side, sizes.step_side)
-    images = torch.randint(256, shape, dtype=torch.uint8)
-    batch = {
-        "images": images.contiguous(memory_format=torch.channels_last),
-        "labels": torch.randint(classes, shape[:1]),
-        "indices": torch.arange(sizes.step_images),
-    }
-    on_gpu = resolve_accelerator(cfg.strategy) == "gpu"
-    arguments = trainer_arguments(cfg)
+    on_gpu, arguments = _setting()
     half = arguments["precision"] == "bf16-mixed"
-    model = ResNet18Model(classes, warmup_epochs=0).to(memory_format=torch.channels_last)
-    network = resnet18(num_classes=classes).to(memory_format=torch.channels_last)
-    network = network.to("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    network = resnet18(num_classes=CLASSES).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-4, weight_decay=0.05)
-    mean, std = model.mean.to(network.fc.bias), model.std.to(network.fc.bias)
-
-    def ours() -> float:
-        trainer = Trainer(
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **arguments,
-        )
-        batches = Timed(batch, sizes.steps, on_gpu)
-        trainer.fit(model, batches)
-        return sizes.step_images / batches.seconds_a_step
-
-    def peer() -> float:
-        batches = Timed(batch, sizes.steps, on_gpu)
-        for item in batches:
-            images_BCHW = item["images"].to(mean.device, non_blocking=True)
-            with torch.autocast(mean.device.type, torch.bfloat16, enabled=half):
-                logits_BC = network((images_BCHW - mean) / std)
-            loss = F.cross_entropy(logits_BC.float(), item["labels"].to(mean.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return sizes.step_images / batches.seconds_a_step
-
-    with warnings.catch_warnings(), one_core():
-        warnings.simplefilter("ignore")  # Lightning's about a fit without validation
-        values = in_turns(sizes, ours, peer)
-    yield Comparison(
-        f"ResNet18 training step, {sizes.step_images} images of {sizes.step_side} px, "
-        f"{'one GPU' if on_gpu else 'one core'}, {arguments['precision']}",
-        "images/s",
-        Side("ResNet18Model under Lightning, with metrics and schedule", values[0]),
-        Side("plain torch loop, the same network and optimizer", values[1]),
-    )
+    rgb = (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (255 * torch.tensor(of, device=device).view(3, 1, 1) for of in rgb)
+    for item in Metered(meter, images, pixels, steps, on_gpu):
+        images_BCHW = item["images"].to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits_BC = network((images_BCHW - mean) / std)
+        loss = F.cross_entropy(logits_BC.float(), item["labels"].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
-class Timed:
+def _setting() -> tuple[bool, dict[str, Any]]:
+    """Whether there is a GPU, and what the Trainer of a run on one device gets."""
+    import torch
+
+    from clf.config import RunConfig
+    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
+
+    torch.set_num_threads(1)  # on a busy machine threads that wait for each other hide the work
+    torch.manual_seed(0)
+    cfg = RunConfig(gpus=1)
+    return resolve_accelerator(cfg.strategy) == "gpu", trainer_arguments(cfg)
+
+
+class Metered:
     """A batch, given out for two steps to warm up, `steps` that count, and one that ends them."""
 
     WARM_UP = 2
 
-    def __init__(self, batch: Any, steps: int, on_gpu: bool) -> None:
-        self.batch, self.steps, self.on_gpu = batch, steps, on_gpu
-        self.seconds_a_step = float("nan")
+    def __init__(self, meter: Meter, images: int, pixels: int, steps: int, on_gpu: bool) -> None:
+        import torch
+
+        shape = (images, 3, pixels, pixels)
+        images_BCHW = torch.randint(256, shape, dtype=torch.uint8)
+        self.batch = {
+            "images": images_BCHW.contiguous(memory_format=torch.channels_last),
+            "labels": torch.randint(CLASSES, shape[:1]),
+            "indices": torch.arange(images),
+        }
+        self.meter, self.steps, self.on_gpu = meter, steps, on_gpu
 
     def __len__(self) -> int:
         return self.WARM_UP + self.steps + 1
@@ -91,15 +113,16 @@ class Timed:
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self.WARM_UP):
             yield self.batch
-        start = self._now()
+        self._wait()
+        self.meter.start()
         for _ in range(self.steps):
             yield self.batch
-        self.seconds_a_step = (self._now() - start) / self.steps
+        self._wait()
+        self.meter.stop(self.steps * len(self.batch["labels"]))
         yield self.batch  # whoever knows the length asks for no more than that
 
-    def _now(self) -> float:
+    def _wait(self) -> None:
         if self.on_gpu:
             import torch
 
             torch.cuda.synchronize()
-        return time.perf_counter()

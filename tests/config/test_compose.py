@@ -183,6 +183,19 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["strategy.sync_batchnorm=true", ON_CPU], "SyncBatchNorm computes on GPUs only"),
         (["strategy.compile=true", "strategy.gradient_checkpointing=true"], "would count their"),
         (["strategy=deepspeed_zero3", "strategy.compile=true"], "set strategy.compile=false"),
+        (["strategy.compile_mode=reduce-overhead"], "nothing is compiled; set strategy.compile=t"),
+        (
+            ["strategy.compile=true", "strategy.compile_mode=max-autotune", ON_CPU],
+            "CUDA graphs need a GPU; on a CPU set strategy.compile_mode=default",
+        ),
+        (
+            [
+                "strategy=deepspeed_zero1",
+                "strategy.compile=true",
+                "strategy.compile_mode=reduce-overhead",
+            ],
+            "memory that a CUDA graph would write to again; set strategy.compile_mode=default",
+        ),
         (
             ["strategy=deepspeed_zero3", "strategy.find_unused_parameters=true"],
             "set strategy=deepspeed_zero2, or strategy.find_unused_parameters=false",

@@ -13,7 +13,8 @@ from clf.data.datamodule import ClassificationDataModule
 
 def on_rank(data: ClassificationDataModule, rank: int, ranks: int) -> ClassificationDataModule:
     place = {"global_rank": rank, "world_size": ranks, "num_devices": ranks}
-    data.trainer = SimpleNamespace(**place, max_epochs=3)
+    on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(**place, max_epochs=3, strategy=on_cpu)
     return data
 
 

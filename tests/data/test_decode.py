@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clf.data.decode import ORIENTATION, decode
+from clf.data.decode import decode
+from clf.data.jpeg import ORIENTATION
 from clf.data.reader import DataError
 
 

@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from clf.batch import PADDING, ClassificationBatch
 from clf.config import DataConfig
 from clf.data.datamodule import ClassificationDataModule
-from clf.data.decode import decode
+from clf.data.decode import open_picture
 from clf.data.index import ImageSplits, Split, load_splits
 from clf.data.loader import ThreadedLoader, _start_threads
+from clf.data.picture import Picture
 from clf.data.reader import DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform, size_in_epoch
@@ -72,7 +73,7 @@ def test_each_row_holds_its_own_image(splits, config):
     rows = [row for batch in loader for row in zip(batch["images"], batch["indices"], strict=True)]
     assert len(rows) == 30
     for image, index in rows:
-        assert torch.equal(image, transform(decode(splits.train.paths[index])))
+        assert torch.equal(image, transform(open_picture(splits.train.paths[index])))
 
 
 def test_padding_rows_are_black_and_count_for_nothing(splits, config):
@@ -265,11 +266,11 @@ def test_leaving_by_any_way_ends_the_threads(loader, leave):
 def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
     seen = set()
 
-    def spy(*arguments) -> np.ndarray:
+    def spy(*arguments) -> Picture:
         seen.add(threading.current_thread())
-        return decode(*arguments)
+        return open_picture(*arguments)
 
-    monkeypatch.setattr("clf.data.loader.decode", spy)
+    monkeypatch.setattr("clf.data.loader.open_picture", spy)
     here = torch.get_num_threads()
     list(loader(threads=0))
     assert seen == {threading.current_thread()}
@@ -279,11 +280,11 @@ def test_without_threads_the_caller_itself_reads(loader, monkeypatch):
 def test_the_loader_counts_the_seconds_that_its_caller_waits_and_no_others(loader, monkeypatch):
     now = [100.0]
 
-    def slow(*arguments) -> np.ndarray:
+    def slow(*arguments) -> Picture:
         now[0] += 0.5
-        return decode(*arguments)
+        return open_picture(*arguments)
 
-    monkeypatch.setattr("clf.data.loader.decode", slow)
+    monkeypatch.setattr("clf.data.loader.open_picture", slow)
     monkeypatch.setattr("clf.data.loader.time", SimpleNamespace(perf_counter=lambda: now[0]))
     slow_loader, images = loader(threads=0), 0
     for _ in range(2):

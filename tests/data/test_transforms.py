@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from clf.config import AugmentConfig, ConfigError, DataConfig
 from clf.data import policies, transforms
 from clf.data.datamodule import ClassificationDataModule
+from clf.data.picture import Decoded
 from clf.data.transforms import EvalTransform, TrainTransform, draw_crop
 from clf.plan import compose
 
@@ -77,7 +78,7 @@ def test_crops_are_distributed_as_torchvisions_random_resized_crop(height, width
 
 @pytest.mark.parametrize("box", [(0, 0, 37, 52), (3, 5, 20, 31), (36, 51, 1, 1), (0, 0, 24, 24)])
 def test_a_crop_has_the_pixels_of_torchvisions_resized_crop(image_HWC, box):
-    ours = transforms.crop_and_resize(image_HWC, box, 24)
+    ours = transforms.crop_and_resize(Decoded(image_HWC), box, 24)
     assert torch.equal(ours, F.resized_crop(tensor(image_HWC), *box, [24, 24], antialias=True))
 
 
@@ -86,7 +87,7 @@ def test_a_crop_does_not_write_into_the_image_that_it_came_from(image_HWC):
     before = image_HWC.copy()
     augment = {"policy": "trivial_augment", "brightness": 0.5, "erasing": 1.0, "noise": 1.0}
     for seed in range(30):
-        train(37, **augment)(image_HWC, np.random.default_rng(seed))
+        train(37, **augment)(Decoded(image_HWC), np.random.default_rng(seed))
     np.testing.assert_array_equal(image_HWC, before)
 
 
@@ -112,11 +113,11 @@ EVERYTHING = {
 @pytest.mark.parametrize("policy", ["none", "rand_augment", "trivial_augment"])
 def test_an_augmentation_is_a_function_of_image_and_generator_alone(image_HWC, policy):
     transform = train(policy=policy, **EVERYTHING)
-    first = [transform(image_HWC, np.random.default_rng(seed)) for seed in range(60)]
+    first = [transform(Decoded(image_HWC), np.random.default_rng(seed)) for seed in range(60)]
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
-    second = [transform(image_HWC, np.random.default_rng(seed)) for seed in range(60)]
+    second = [transform(Decoded(image_HWC), np.random.default_rng(seed)) for seed in range(60)]
     assert all(map(torch.equal, first, second))
     assert len({image.numpy().tobytes() for image in first}) > 50
     assert all(image.shape == (3, 24, 24) and image.dtype == torch.uint8 for image in first)
@@ -127,7 +128,7 @@ def test_no_augmentation_draws_from_a_global_generator(image_HWC, policy):
     transform = train(policy=policy, **EVERYTHING)
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     for seed in range(60):
-        transform(image_HWC, np.random.default_rng(seed))
+        transform(Decoded(image_HWC), np.random.default_rng(seed))
     assert random.getstate() == python
     assert np.array_equal(np.random.get_state()[1], numpy[1])
     assert np.random.get_state()[2:] == numpy[2:]
@@ -135,15 +136,19 @@ def test_no_augmentation_draws_from_a_global_generator(image_HWC, policy):
 
 
 def test_with_all_off_the_whole_image_is_resized_and_nothing_else(image_HWC):
-    ours = train(24, **PLAIN)(image_HWC, np.random.default_rng(0))
+    ours = train(24, **PLAIN)(Decoded(image_HWC), np.random.default_rng(0))
     assert torch.equal(ours, F.resize(tensor(image_HWC), [24, 24], antialias=True))
 
 
 def test_no_flip_where_left_and_right_matter(image_HWC):
-    upright = train(24, **PLAIN)(image_HWC, np.random.default_rng(0))
+    upright = train(24, **PLAIN)(Decoded(image_HWC), np.random.default_rng(0))
     for seed in range(20):
-        assert torch.equal(train(24, **PLAIN)(image_HWC, np.random.default_rng(seed)), upright)
-    flipped = train(24, **{**PLAIN, "horizontal_flip": 1.0})(image_HWC, np.random.default_rng(0))
+        assert torch.equal(
+            train(24, **PLAIN)(Decoded(image_HWC), np.random.default_rng(seed)), upright
+        )
+    flipped = train(24, **{**PLAIN, "horizontal_flip": 1.0})(
+        Decoded(image_HWC), np.random.default_rng(0)
+    )
     assert torch.equal(flipped, F.horizontal_flip(upright))
 
 
@@ -177,8 +182,10 @@ def test_colour_jitter_draws_from_torchvisions_limits(image_HWC):
 
 
 def test_jpeg_compression_is_torchvisions_at_the_drawn_quality(image_HWC):
-    plain = train(24, **PLAIN)(image_HWC, np.random.default_rng(0))
-    ours = train(24, **PLAIN, jpeg=1.0, jpeg_quality=[30, 30])(image_HWC, np.random.default_rng(0))
+    plain = train(24, **PLAIN)(Decoded(image_HWC), np.random.default_rng(0))
+    ours = train(24, **PLAIN, jpeg=1.0, jpeg_quality=[30, 30])(
+        Decoded(image_HWC), np.random.default_rng(0)
+    )
     assert torch.equal(ours, F.jpeg(plain.contiguous(), 30))
 
 
@@ -268,15 +275,15 @@ def test_evaluation_resizes_and_takes_the_middle_as_torchvision_does(shape):
     image_HWC = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     reference = v2.Compose([v2.Resize(28, antialias=True), v2.CenterCrop(24)])
     transform = EvalTransform(DataConfig(image_size=24, eval_resize=28))
-    assert torch.equal(transform(image_HWC), reference(tensor(image_HWC)))
+    assert torch.equal(transform(Decoded(image_HWC)), reference(tensor(image_HWC)))
 
 
 def test_an_evaluation_may_see_larger_images_than_those_that_train():
     image_HWC = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     cfg = DataConfig(image_size=24, eval_size=32)
     reference = v2.Compose([v2.Resize(round(32 / 0.875), antialias=True), v2.CenterCrop(32)])
-    assert torch.equal(EvalTransform(cfg)(image_HWC), reference(tensor(image_HWC)))
-    assert TrainTransform(cfg)(image_HWC, np.random.default_rng(0)).shape == (3, 24, 24)
+    assert torch.equal(EvalTransform(cfg)(Decoded(image_HWC)), reference(tensor(image_HWC)))
+    assert TrainTransform(cfg)(Decoded(image_HWC), np.random.default_rng(0)).shape == (3, 24, 24)
 
 
 def test_evaluation_shows_what_imagenet_evaluation_shows_unless_the_config_says_otherwise():
@@ -343,13 +350,15 @@ BRIGHTEN = {"_target_": "my_transforms.Brighten", "by": 200, "p": 0.5}
 
 
 def test_own_transforms_come_in_their_order_after_jpeg_and_before_erasing(image_HWC):
-    plain = own()(image_HWC, np.random.default_rng(0))
+    plain = own()(Decoded(image_HWC), np.random.default_rng(0))
     by_hand = (plain.int() * 4).clamp(0, 255).to(torch.uint8)
-    assert torch.equal(own(DOUBLE, DOUBLE)(image_HWC, np.random.default_rng(0)), by_hand)
-    compressed = own(jpeg=1.0, jpeg_quality=[30, 30])(image_HWC, np.random.default_rng(0))
-    both = own(DOUBLE, jpeg=1.0, jpeg_quality=[30, 30])(image_HWC, np.random.default_rng(0))
+    assert torch.equal(own(DOUBLE, DOUBLE)(Decoded(image_HWC), np.random.default_rng(0)), by_hand)
+    compressed = own(jpeg=1.0, jpeg_quality=[30, 30])(Decoded(image_HWC), np.random.default_rng(0))
+    both = own(DOUBLE, jpeg=1.0, jpeg_quality=[30, 30])(
+        Decoded(image_HWC), np.random.default_rng(0)
+    )
     assert torch.equal(both, (compressed.int() * 2).clamp(0, 255).to(torch.uint8))
-    erased = own(DOUBLE, erasing=1.0)(image_HWC, np.random.default_rng(0))
+    erased = own(DOUBLE, erasing=1.0)(Decoded(image_HWC), np.random.default_rng(0))
     mean = torch.tensor(transforms.ERASED_RGB, dtype=torch.uint8)[:, None, None]
     assert (erased == mean).all(0).any()  # not doubled
 
@@ -384,7 +393,7 @@ def test_a_transform_that_returns_something_else_is_named_with_what_it_returned(
     named = r"data\.augment\.transforms\.1 \(my_transforms\.Returns\)"
     expected = r"expected a uint8 tensor of shape \(3, 24, 24\) back"
     with pytest.raises(ValueError, match=f"^{named}: {expected}, got {got}$"):
-        transform(image_HWC, np.random.default_rng(0))
+        transform(Decoded(image_HWC), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ ELSEWHERE = {
         "tests/launch/test_benchmark.py",
         '"--json"',
     ),
+    "python launch/benchmark.py loader --vs torchvision,dali,spdl,timm": (
+        "tests/launch/test_benchmark.py",
+        '"--vs", "torchvision,timm"',
+    ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     # On images of the run's own classes.
     "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (

@@ -42,24 +42,57 @@ def test_a_resnet_for_small_images_keeps_their_resolution():
     assert seen == [(2, 512, 4, 4)]
 
 
-def test_a_compiled_network_has_code_of_its_own_for_each_size_of_images(monkeypatch):
-    shapes = []
+@pytest.fixture
+def traced(monkeypatch):
+    """The inputs of each graph that torch.compile makes: (shape, dtype) of four dimensions. The
+    graph is run as it is, since real code takes minutes to make."""
+    graphs = []
 
-    def backend(graph, inputs):
-        shapes.extend(i.shape for i in inputs if isinstance(i, torch.Tensor) and i.dim() == 4)
+    def backend(graph, inputs, **mode):
+        images = [i for i in inputs if isinstance(i, torch.Tensor) and i.dim() == 4]
+        graphs.append([(tuple(i.shape), i.dtype) for i in images] + list(mode.values()))
         return graph.forward
 
     plain = nn.Module.compile
     monkeypatch.setattr(
         nn.Module, "compile", lambda self, **how: plain(self, backend=backend, **how)
     )
+    return graphs
+
+
+def test_a_compiled_network_has_code_of_its_own_for_each_size_of_images(traced):
     words = ["strategy.compile=true", "strategy.channels_last=false"]
     model = build_model(compose(words), 3, pretrained=False)
     for size in (16, 24, 32):
         model(torch.zeros(2, 3, size, size))
-    images = [shape for shape in shapes if shape[1] == 3 and shape[0] == 2]
+    images = [shape for graph in traced for shape, _ in graph if shape[:2] == (2, 3)]
     assert images == [(2, 3, 16, 16), (2, 3, 24, 24), (2, 3, 32, 32)]
     assert all(type(pixels) is int for shape in images for pixels in shape)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_it_computes_the_same_and_normalises_in_the_networks_own_code(traced, mode):
+    words = ["model._target_=tests.tiny.WithoutDropout", "trusted_packages=[tests]"]
+    plain = build_model(compose(words), 3, pretrained=False)
+    words += ["strategy.compile=true", f"strategy.compile_mode={mode}"]
+    compiled = build_model(compose(words), 3, pretrained=False)
+    compiled.load_state_dict(plain.state_dict())
+    images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    for training, half in ((True, False), (True, True), (False, False)):
+        for model in (plain, compiled):
+            model.train(training).zero_grad()
+            for part in images.to(memory_format=torch.channels_last).split(3):  # accumulated
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    logits = model(part)
+                model.loss_fn(logits, torch.arange(3)).backward()
+        for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)
+    assert all(torch.equal(*pair) for pair in zip(plain.buffers(), compiled.buffers(), strict=True))
+    assert ((3, 3, 32, 32), torch.uint8) in traced[0]
+    assert ("reduce-overhead" in traced[0]) == (mode == "reduce-overhead")
+    # A copy, such as an average of weights, normalises by itself.
+    copied = copy.deepcopy(compiled)
+    assert torch.equal(copied(images), plain(images))
 
 
 def test_uint8_images_are_normalised_as_torchvision_does():

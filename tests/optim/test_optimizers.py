@@ -1,8 +1,10 @@
 """Optimizers by name, against torch's own."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm.optim
 import torch
@@ -10,7 +12,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from clf.config import ConfigError, optimizer_rules, registry
-from clf.optim.optimizers import adamw, fused_on_gpu, lamb, lars, sgd
+from clf.optim.build import optimizer_and_schedule
+from clf.optim.optimizers import adamw, fused, lamb, lars, sgd
 from clf.plan import compose, examine
 
 
@@ -51,7 +54,8 @@ def test_settings_reach_torchs_optimizer(ours, torchs, settings, as_torch_has_th
     weights = [nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2)]
     groups = [{"params": [weights[0]], "weight_decay": 0.1}]
     reference = torchs([weights[1]], lr=0.05, weight_decay=0.1, **as_torch_has_them or settings)
-    assert steps(ours(groups, 0.05, **settings), weights[0]) == steps(reference, weights[1])
+    expected = pytest.approx(steps(reference, weights[1]), rel=1e-6)  # AdamW's is not fused
+    assert steps(ours(groups, 0.05, **settings), weights[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,23 +122,72 @@ def test_defaults_that_do_not_suit_an_optimizer_are_a_note(words, keys):
     assert [note.partition(": the default, which suits adamw; with")[0] for note in notes] == keys
 
 
+def test_a_step_is_fused_where_all_weights_are_on_one_kind_of_device_that_gains_by_it():
+    gpu, cpu, meta = (SimpleNamespace(device=torch.device(one)) for one in ("cuda", "cpu", "meta"))
+
+    def asks(*weights: Any) -> bool:
+        return all(group.get("fused") for group in fused([{"params": [*weights]}], "cuda", "cpu"))
+
+    assert asks(gpu)
+    assert asks(cpu, cpu)
+    assert not asks(gpu, cpu)
+    assert not asks(meta)
+    assert not asks()
+    weight = nn.Parameter(torch.ones(1))
+    chosen = [ours([{"params": [weight]}], 0.1).param_groups[0]["fused"] for ours in (adamw, sgd)]
+    assert chosen == [True, None]
+
+
 @pytest.mark.parametrize("ours", [sgd, adamw])
 def test_a_fused_step_is_an_option_of_the_groups_and_gives_the_same_numbers(ours):
     """torch has one for the CPU too, which stands for the GPU's here."""
-    on_gpu: Any = SimpleNamespace(is_cuda=True)
-    assert fused_on_gpu([{"params": [on_gpu]}]) == [{"params": [on_gpu], "fused": True}]
-    weights = [nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2)]
-    fused = ours([{"params": [weights[0]], "fused": True, "weight_decay": 0.1}], 0.05)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1000, generator=generator)
+    weights = [nn.Parameter(values.clone()) for _ in range(2)]
+    quick = ours([{"params": [weights[0]], "fused": True, "weight_decay": 0.1}], 0.05)
     plain = ours([{"params": [weights[1]], "weight_decay": 0.1}], 0.05)
-    assert [one.param_groups[0]["fused"] for one in (fused, plain)] == [True, None]
-    assert steps(fused, weights[0]) == pytest.approx(steps(plain, weights[1]), rel=1e-6)
+    plain.param_groups[0]["fused"] = None
+    np.testing.assert_allclose(steps(quick, weights[0]), steps(plain, weights[1]), atol=1e-6)
+    # Each goes on from the other's state.
+    plain.load_state_dict(copy.deepcopy(quick.state_dict()))
+    assert plain.param_groups[0]["fused"]
+    np.testing.assert_allclose(steps(quick, weights[0]), steps(plain, weights[1]), atol=1e-6)
     # Lightning clips its gradients, which it refuses where torch is asked for a fused step itself.
     mixed = MixedPrecision("bf16-mixed", "cpu")
-    weights[0].grad = torch.tensor([3.0, 4.0])
-    mixed.clip_gradients(fused, 1.0)
+    weights[0].grad = torch.zeros(1000)
+    weights[0].grad[:2] = torch.tensor([3.0, 4.0])
+    mixed.clip_gradients(quick, 1.0)
     assert float(weights[0].grad.norm()) == pytest.approx(1.0, rel=1e-4)
     with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
         mixed.clip_gradients(torch.optim.AdamW([weights[1]], fused=True), 1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_a_step_from_a_state_of_another_memory_format_is_the_same(name):
+    """The fused steps would pair the weights with moments of others."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 4, 3, bias=False)
+    settings = registry.complete("model", {"optimizer": name, "num_classes": 2, "_target_": ""})
+
+    def made(network: nn.Module) -> torch.optim.Optimizer:
+        return optimizer_and_schedule(network, None, settings, epochs=2, per_epoch=1)[0]
+
+    def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        optimizer.zero_grad()
+        network(torch.linspace(0, 1, 75).view(1, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+        return next(network.parameters()).detach()
+
+    first = made(plain)
+    step(plain, first)
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    second = made(other)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for state in second.state.values():
+        kept = [one for one in state.values() if torch.is_tensor(one) and one.ndim == 4]
+        assert kept
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in kept)
+    torch.testing.assert_close(step(other, second), step(plain, first), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lars", "muon"])

@@ -19,6 +19,7 @@ from clf.data.bad_images import BadImages
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.decode import decode
 from clf.data.loader import ThreadedLoader
+from clf.data.picture import Decoded
 from clf.data.reader import DataError
 from clf.data.transforms import EvalTransform
 from clf.models.losses import cross_entropy
@@ -100,7 +101,7 @@ def test_an_image_of_absurd_shape_takes_no_more_memory_the_longer_it_is(monkeypa
     for length in (6_000, 60_001, 600_000):
         row = np.arange(3 * length).reshape(1, length, 3).astype(np.uint8)
         for image in (row, row.swapaxes(0, 1)):
-            seen = EvalTransform(cfg)(image)
+            seen = EvalTransform(cfg)(Decoded(image))
             assert seen.shape == (3, 32, 32)
             # The middle of the image, of which one pixel is as large as the crop.
             middle = row[0, (length - 1) // 2 : length // 2 + 1].mean(axis=0)
@@ -112,7 +113,7 @@ def test_a_panorama_is_seen_in_evaluation_as_it_always_was():
     image = np.random.default_rng(0).integers(0, 256, (20, 20 * 16, 3), dtype=np.uint8)
     by_torchvision = F.resize_image(torch.from_numpy(image).permute(2, 0, 1), [37], antialias=True)
     expected = F.center_crop_image(by_torchvision, [32, 32])
-    assert torch.equal(EvalTransform(DataConfig(image_size=32))(image), expected)
+    assert torch.equal(EvalTransform(DataConfig(image_size=32))(Decoded(image)), expected)
 
 
 # --- skip: a loader ---
@@ -155,7 +156,7 @@ def test_an_error_of_another_kind_is_none_of_an_image(root, monkeypatch):
     module = ClassificationDataModule(DataConfig(**settings(root)), 0)
     loader = module.eval_loader("val")
     loader.transform.in_epoch = lambda epoch: broken  # type: ignore[method-assign]
-    broken.size, broken.short_side = 16, 16  # type: ignore[attr-defined]
+    broken.size = 16  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="a fault of the transform"):
         list(loader)
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from clf.config import DataConfig
-from clf.data.decode import ORIENTATION, Look, decode
+from clf.data.decode import Look, decode
 from clf.data.index import survey
+from clf.data.jpeg import ORIENTATION
 from clf.data.reader import DataError
 
 RAMP = np.arange(12).reshape(3, 4)

@@ -64,7 +64,7 @@ def test_the_images_take_what_is_locked_and_every_extra_of_a_user() -> None:
     extras = {
         after for word, after in zip(packages, packages[1:], strict=False) if word == "--extra"
     }
-    assert extras == PROJECT["optional-dependencies"].keys() - {"docs", "test", "check"}
+    assert extras == PROJECT["optional-dependencies"].keys() - {"bench", "docs", "test", "check"}
 
 
 def test_the_images_get_all_parts_of_the_project() -> None:
