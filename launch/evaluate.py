@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
     answer_help(evaluate_parser())
 
-from clf.parallel.light_imports import light_imports
 from launch.arguments.evaluate import evaluate_parser
 from launch.arguments.parser import parse
 from launch.command import run_command
@@ -54,8 +53,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     path = run_or_checkpoint(arguments.run_or_checkpoint)
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
-    with light_imports():
-        from clf.scoring import evaluate  # imports torch
+    from clf.scoring import evaluate  # imports torch
 
     result = evaluate(
         path, arguments.split, arguments.predictions, data, progress=is_live(out), stage=stage

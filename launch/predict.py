@@ -16,7 +16,6 @@ if __name__ == "__main__":
     answer_help(predict_parser())
 
 from clf.data.found import find_images
-from clf.parallel.light_imports import light_imports
 from launch.arguments.parser import parse
 from launch.arguments.predict import predict_parser
 from launch.command import run_command
@@ -54,8 +53,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         return fail("there is no image to predict; name files, folders or tar files of images")
     out = console()
     out.print("[dim]importing torch and lightning ...[/dim]")
-    with light_imports():
-        from clf.scoring import predict  # imports torch
+    from clf.scoring import predict  # imports torch
 
     start = time.perf_counter()
     labelled = predict(

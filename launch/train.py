@@ -21,7 +21,6 @@ from clf.config.compose import read
 from clf.config.describe import settings_table
 from clf.config.listing import models
 from clf.config.saved import to_yaml
-from clf.parallel.light_imports import light_imports
 from clf.resilience.signals import LocalStopRequest, Preempted, Stopped, exit_code_of
 from clf.run_folder import RunFolder
 from launch.arguments.parser import parse
@@ -143,8 +142,7 @@ def _train_in(
         make_ready(cfg, run, notes)
         RunFolder(run.path).job.unlink(missing_ok=True)  # of an earlier start as a job
         out.print("[dim]importing torch and lightning ...[/dim]")
-        with light_imports():
-            from clf.run import fit
+        from clf.run import fit  # imports torch
 
         scalars = fit(stage(cfg), run.path, progress=bar, request=stop, job=job_id())
     except (Preempted, Stopped) as stopped:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from clf.config import ConfigError
 from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
-from clf.parallel.light_imports import light_imports
+from clf.parallel.light_imports import lighten_imports
 from clf.resilience import lease
 from clf.resilience.lease import Lease
 from clf.resilience.processes import Process, process
@@ -47,6 +47,7 @@ class Job:
         `EXIT_REFUSED` where another job or process writes into the run folder.
         """
         os.umask(0o077)
+        lighten_imports()
         run_dir, rank, held_lease = Path(self.run_dir), 0, None
         request = LocalStopRequest() if submitit_adapter.is_local() else StopRequest()
         try:
@@ -56,8 +57,7 @@ class Job:
             begin(run_dir, rank)
             with held():  # not for the helpers that copy
                 cfg = stage(load(RunFolder(run_dir).config))
-            with light_imports():
-                from clf.run import fit
+            from clf.run import fit  # it imports torch
 
             scalars = fit(cfg, run_dir, progress=False, request=request, job=job_id())
         except (Preempted, Stopped) as stop:

@@ -12,37 +12,21 @@ import functools
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 COMPILER = "torch._dynamo"
 
 
-@contextmanager
-def light_imports() -> Iterator[None]:
-    """Import torch, torchvision, torchmetrics and Lightning in this way, for what is imported
-    within. In a process that has torch already nothing is done.
-
-    It is for the start of a process, before there are threads.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    was_enabled = gc.isenabled()
-    gc.disable()  # modules live as long as the process: a search for garbage in them is in vain
-    try:
-        for name in ("torchvision", "torchvision.transforms.v2"):
-            import_with(name, _compiler_utils(), _compiler())
-        import_with("torchmetrics", Later("scipy.signal", hamming=None), *_matplotlib())
-        import_with("lightning", _compiler())
-        let_optimizers_wait()
-        yield
-        gc.freeze()
-    finally:
-        if was_enabled:
-            gc.enable()
+def lighten_imports() -> None:
+    """Let torch, torchvision, torchmetrics and Lightning be imported in this way from now on,
+    whoever imports them first, and without a search for garbage meanwhile."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
 class Later(ModuleType):
@@ -67,26 +51,60 @@ class Later(ModuleType):
         return importlib.import_module(self.__name__)
 
 
-def import_with(name: str, *instead: Later) -> None:
-    """Import a library while these are in the place of the modules that they are named after."""
-    try:
-        with _in_place_of(*instead):
-            importlib.import_module(name)
-    except ImportError:  # another version of the library names more than we know of
-        importlib.import_module(name)
+class _Finder(MetaPathFinder):
+    """Finds the libraries where they are, and executes them in another way."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in HOW:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Lightly(spec.loader)
+        return spec
 
 
-@contextmanager
-def _in_place_of(*modules: Later) -> Iterator[None]:
-    """Let imports find these where the modules themselves have not been imported."""
-    absent = [one for one in modules if one.__name__ not in sys.modules]
+class _Lightly(Loader):
+    """Executes a module `HOW` it is said to, and hands over to its own loader."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
+        is_outermost = gc.isenabled()
+        gc.disable()  # modules live as long as the process
+        try:
+            HOW[module.__name__](lambda: self.loader.exec_module(module))
+        finally:
+            if is_outermost:
+                gc.freeze()
+                gc.enable()
+
+
+def execute_with(instead: Sequence[Later], execute: Callable[[], None]) -> None:
+    """Execute a module while these are in the place of the modules that they are named after,
+    except of those that have been imported."""
+    absent = [one for one in instead if one.__name__ not in sys.modules]
     sys.modules.update({one.__name__: one for one in absent})
     try:
-        yield
+        execute()
+    except ImportError:  # another version of the library names more than we know of
+        _take_away(absent)
+        execute()
     finally:
-        for one in absent:
-            if sys.modules.get(one.__name__) is one:
-                del sys.modules[one.__name__]
+        _take_away(absent)
+
+
+def _take_away(modules: Sequence[Later]) -> None:
+    for one in modules:
+        if sys.modules.get(one.__name__) is one:
+            del sys.modules[one.__name__]
 
 
 # --- what the libraries take of them ---
@@ -113,7 +131,7 @@ def _compiler() -> Later:
 
         @functools.wraps(fn)
         def function(*given: Any, **named: Any) -> Any:
-            if COMPILER not in sys.modules:
+            if _imported_compiler() is None:
                 return fn(*given, **named)
             if not made:
                 made.append(compiler.real().disable(fn, *args, **kwargs))
@@ -125,9 +143,14 @@ def _compiler() -> Later:
     return compiler
 
 
+def _imported_compiler() -> ModuleType | None:
+    compiler = sys.modules.get(COMPILER)
+    return None if isinstance(compiler, Later) else compiler
+
+
 class _OfTheCompiler(type):
     def __instancecheck__(cls, thing: Any) -> bool:
-        compiler = sys.modules.get(COMPILER)
+        compiler = _imported_compiler()
         return compiler is not None and isinstance(thing, compiler.OptimizedModule)
 
 
@@ -182,7 +205,7 @@ def _wait(
 
     @functools.wraps(whole)
     def method(*args: Any, **kwargs: Any) -> Any:
-        return (whole if COMPILER in sys.modules else plain)(*args, **kwargs)
+        return (plain if _imported_compiler() is None else whole)(*args, **kwargs)
 
     setattr(owner, name, method)
 
@@ -195,3 +218,29 @@ def _with_its_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(self, *args, **kwargs)
 
     return plain
+
+
+# --- how each library is executed ---
+
+
+def _with(instead: Callable[[], list[Later]]) -> Callable[[Callable[[], None]], None]:
+    def execute_library(execute: Callable[[], None]) -> None:
+        importlib.import_module("torch")  # not in the presence of what stands in for parts of it
+        execute_with(instead(), execute)
+
+    return execute_library
+
+
+def _optimizers(execute: Callable[[], None]) -> None:
+    execute()
+    let_optimizers_wait()
+
+
+HOW: dict[str, Callable[[Callable[[], None]], None]] = {
+    "torch": lambda execute: execute(),
+    "torch.optim": _optimizers,
+    "torchvision": _with(lambda: [_compiler_utils(), _compiler()]),
+    "torchvision.transforms.v2": _with(lambda: [_compiler()]),
+    "torchmetrics": _with(lambda: [Later("scipy.signal", hamming=None), *_matplotlib()]),
+    "lightning": _with(lambda: [_compiler()]),
+}

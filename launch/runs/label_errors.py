@@ -10,7 +10,6 @@ from clf.data.findings import item_of
 from clf.data.index import ImageSplits
 from clf.data.inspection import Facts
 from clf.data.label_errors import TITLE, Scores, read_trained_on
-from clf.parallel.light_imports import light_imports
 from clf.predictions import Predictions
 from clf.run_folder import RunFolder
 from launch.runs.folders import named
@@ -111,8 +110,7 @@ def _predictions(
 
 
 def _predict(run: Path, cfg: DataConfig) -> Predictions:
-    with light_imports():
-        from clf.run import evaluate  # imports torch
+    from clf.run import evaluate  # imports torch
 
     moved = {"root": cfg.root} if cfg.root != load(RunFolder(run).config).data.root else None
     predictions = evaluate(run, "val", None, moved, progress=False).predictions

@@ -1,21 +1,23 @@
 """What a run imports, and that what it does not import still works for those who use it."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from clf.parallel.light_imports import Later, import_with
+from clf.parallel.light_imports import Later, execute_with
 
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import sys
-from clf.parallel.light_imports import Later, light_imports
+from clf.parallel.light_imports import Later, lighten_imports
 
-with light_imports():
-    import clf.run
+lighten_imports()
+import clf.run
 
 import gc
 import torch
@@ -92,10 +94,14 @@ def test_a_library_that_names_more_than_is_known_is_imported_all_the_same(
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "wsgiref"]:
         monkeypatch.delitem(sys.modules, name)
-    import_with("names_less", Later("wsgiref", given=1))
+
+    def imported(name: str) -> ModuleType:
+        instead = [Later("wsgiref", given=1)]
+        execute_with(instead, lambda: importlib.import_module(name) and None)
+        return sys.modules[name]
+
+    assert imported("names_less").given == 1
     assert "wsgiref" not in sys.modules
-    assert sys.modules["names_less"].given == 1
-    import_with("names_more", Later("wsgiref", given=1))
-    assert sys.modules["names_more"].FileWrapper is sys.modules["wsgiref.util"].FileWrapper
+    assert imported("names_more").FileWrapper is sys.modules["wsgiref.util"].FileWrapper
     with pytest.raises(ModuleNotFoundError, match=r"wsgiref\.nothing"):
-        import_with("is_wrong", Later("wsgiref", given=1))
+        imported("is_wrong")
