@@ -30,6 +30,7 @@ from launch.arguments.parser import parse
 from launch.arguments.scaling import asks_for_scaling
 from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, BenchmarkError, Sizes
+from launch.benchmarks.gpu import step_on_gpu
 from launch.benchmarks.scaling_command import scaling
 from launch.command import run_command
 from launch.terminal.screen import exit_code
@@ -48,13 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     sizes = SMOKE if arguments.smoke else Sizes()
     sizes = replace(sizes, rounds=arguments.rounds or sizes.rounds, vs=arguments.vs)
     chosen = list(SECTIONS) if "all" in arguments.sections else arguments.sections
+    if arguments.gpu and "step" not in chosen:
+        command.error("--gpu: it is the section step that can be measured on a GPU")
+    sections = SECTIONS | ({"step": step_on_gpu} if arguments.gpu else {})
     setting = describe()
     print_setting(setting)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     try:
         for name, rows in results.items():
             print(f"{name} ...", file=sys.stderr)
-            for comparison in SECTIONS[name](sizes):
+            for comparison in sections[name](sizes):
                 rows.append(comparison.summary())
                 print_comparison(rows[-1])
     except BenchmarkError as error:
@@ -99,6 +103,8 @@ def print_comparison(row: dict[str, Any]) -> None:
             f"  {by['wall']:.2f} times as fast as {peer['name']}, {by['cpu']:.2f} by CPU time",
             flush=True,
         )
+    if "note" in row:
+        print(f"  {row['note']}", flush=True)
 
 
 def _short(value: float) -> str:

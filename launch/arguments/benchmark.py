@@ -12,6 +12,7 @@ EXAMPLES = """\
   python launch/benchmark.py loader --vs torchvision,dali,spdl,timm
   python launch/benchmark.py all --json numbers.json
   python launch/benchmark.py step metrics --rounds 9
+  python launch/benchmark.py step --gpu              resnet50 and resnet18, and what bounds them
   python launch/benchmark.py all --smoke             does it run? the numbers mean nothing
   python launch/benchmark.py scaling --nodes 1,2,4 --model resnet50      on your cluster
   python launch/benchmark.py scaling --on-paper      what docs/scaling.md expects of one
@@ -31,6 +32,9 @@ def benchmark_parser() -> Parser:
         type=lambda names: tuple(names.split(",")),
         metavar="PEER,...",
         help=f"what the loader is measured beside: {', '.join(PEERS)} (those that are installed)",
+    )
+    command.add_argument(
+        "--gpu", action="store_true", help="step: on a GPU, on noise and on JPEGs, in several ways"
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     command.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")

@@ -30,6 +30,8 @@ class Sizes:
     steps: int = 20  # a round
     rows: int = 256  # of a metric's update
     updates: int = 200  # a round
+    gpu_images: int = 256  # a training step on a GPU
+    gpu_steps: int = 50  # a round
 
 
 SMOKE = Sizes(
@@ -43,6 +45,8 @@ SMOKE = Sizes(
     step_side=32,
     steps=1,
     updates=2,
+    gpu_images=4,
+    gpu_steps=2,
 )
 
 
@@ -93,6 +97,7 @@ class Comparison:
     what: str
     unit: str  # "images/s": more is better; "s", "ms", "us": less is
     sides: list[Measured]
+    note: str = ""  # what follows from them, in a sentence
 
     def summary(self) -> dict[str, Any]:
         """Every number; `times_as_fast` of a peer is how many times as fast ours is, of medians."""
@@ -102,7 +107,8 @@ class Comparison:
                 clock: self._ratio(ours[clock]["median"], peer[clock]["median"])
                 for clock in ("wall", "cpu")
             }
-        return {"what": self.what, "unit": self.unit, "ours": ours, "peers": peers}
+        row = {"what": self.what, "unit": self.unit, "ours": ours, "peers": peers}
+        return row | ({"note": self.note} if self.note else {})
 
     def _side(self, measured: Measured) -> dict[str, Any]:
         wall, cpu = measured.values(self.unit)

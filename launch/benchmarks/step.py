@@ -1,7 +1,8 @@
 """A training step under Lightning beside a plain torch loop."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any
 
 from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns
@@ -50,7 +51,7 @@ def ours(meter: Meter, images: int, pixels: int, steps: int) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's about a fit without validation
-        trainer.fit(model, Metered(meter, images, pixels, steps, on_gpu))
+        trainer.fit(model, Metered(meter, repeat(batch_of(images, pixels)), steps, on_gpu))
 
 
 def plain_torch(meter: Meter, images: int, pixels: int, steps: int) -> None:
@@ -67,7 +68,7 @@ def plain_torch(meter: Meter, images: int, pixels: int, steps: int) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-4, weight_decay=0.05)
     rgb = (IMAGENET_MEAN, IMAGENET_STD)
     mean, std = (255 * torch.tensor(of, device=device).view(3, 1, 1) for of in rgb)
-    for item in Metered(meter, images, pixels, steps, on_gpu):
+    for item in Metered(meter, repeat(batch_of(images, pixels)), steps, on_gpu):
         images_BCHW = item["images"].to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits_BC = network((images_BCHW - mean) / std)
@@ -90,36 +91,44 @@ def _setting() -> tuple[bool, dict[str, Any]]:
     return resolve_accelerator(cfg.strategy) == "gpu", trainer_arguments(cfg)
 
 
+def batch_of(images: int, pixels: int) -> dict[str, Any]:
+    """A batch as a loader gives it out, of noise."""
+    import torch
+
+    shape = (images, 3, pixels, pixels)
+    images_BCHW = torch.randint(256, shape, dtype=torch.uint8)
+    return {
+        "images": images_BCHW.contiguous(memory_format=torch.channels_last),
+        "labels": torch.randint(CLASSES, shape[:1]),
+        "indices": torch.arange(images),
+    }
+
+
 class Metered:
-    """A batch, given out for two steps to warm up, `steps` that count, and one that ends them."""
+    """Gives batches out: some for steps to warm up, `steps` that count, and one that ends them."""
 
-    WARM_UP = 2
-
-    def __init__(self, meter: Meter, images: int, pixels: int, steps: int, on_gpu: bool) -> None:
-        import torch
-
-        shape = (images, 3, pixels, pixels)
-        images_BCHW = torch.randint(256, shape, dtype=torch.uint8)
-        self.batch = {
-            "images": images_BCHW.contiguous(memory_format=torch.channels_last),
-            "labels": torch.randint(CLASSES, shape[:1]),
-            "indices": torch.arange(images),
-        }
-        self.meter, self.steps, self.on_gpu = meter, steps, on_gpu
+    def __init__(
+        self, meter: Meter, batches: Iterable[Any], steps: int, on_gpu: bool, warm_up: int = 2
+    ) -> None:
+        self.meter, self.batches, self.steps, self.on_gpu = meter, batches, steps, on_gpu
+        self.warm_up = warm_up
 
     def __len__(self) -> int:
-        return self.WARM_UP + self.steps + 1
+        return self.warm_up + self.steps + 1
 
     def __iter__(self) -> Iterator[Any]:
-        for _ in range(self.WARM_UP):
-            yield self.batch
+        batches, images = iter(self.batches), 0
+        for _ in range(self.warm_up):
+            yield next(batches)
         self._wait()
         self.meter.start()
         for _ in range(self.steps):
-            yield self.batch
+            batch = next(batches)
+            images += len(batch["labels"])
+            yield batch
         self._wait()
-        self.meter.stop(self.steps * len(self.batch["labels"]))
-        yield self.batch  # whoever knows the length asks for no more than that
+        self.meter.stop(images)
+        yield batch  # whoever knows the length asks for no more than that
 
     def _wait(self) -> None:
         if self.on_gpu:

@@ -23,6 +23,10 @@ ELSEWHERE = {
         "tests/launch/test_benchmark.py",
         '"--vs", "torchvision,timm"',
     ),
+    "python launch/benchmark.py step --gpu": (
+        "tests/launch/test_benchmark_gpu.py",
+        '"step", "--gpu"',
+    ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     # On images of the run's own classes.
     "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
