@@ -131,7 +131,7 @@ def _compiler() -> Later:
 
         @functools.wraps(fn)
         def function(*given: Any, **named: Any) -> Any:
-            if _imported_compiler() is None:
+            if _imported(COMPILER) is None:
                 return fn(*given, **named)
             if not made:
                 made.append(compiler.real().disable(fn, *args, **kwargs))
@@ -139,23 +139,31 @@ def _compiler() -> Later:
 
         return function
 
-    compiler = Later(COMPILER, OptimizedModule=_OptimizedModule, disable=disable)
+    compiler = Later(
+        COMPILER, OptimizedModule=_type_of(COMPILER, "OptimizedModule"), disable=disable
+    )
     return compiler
 
 
-def _imported_compiler() -> ModuleType | None:
-    compiler = sys.modules.get(COMPILER)
-    return None if isinstance(compiler, Later) else compiler
+def _triton() -> Later:
+    """Of torch's counter of operations, which Lightning imports: a type to ask after."""
+    return Later("triton.runtime.jit", JITFunction=_type_of("triton.runtime.jit", "JITFunction"))
 
 
-class _OfTheCompiler(type):
-    def __instancecheck__(cls, thing: Any) -> bool:
-        compiler = _imported_compiler()
-        return compiler is not None and isinstance(thing, compiler.OptimizedModule)
+def _type_of(module: str, name: str) -> type:
+    """A type whose instances are those of the module's type; none, until that is imported."""
+
+    class Asked(type):
+        def __instancecheck__(cls, thing: Any) -> bool:
+            real = _imported(module)
+            return real is not None and isinstance(thing, getattr(real, name))
+
+    return Asked(name, (), {})
 
 
-class _OptimizedModule(metaclass=_OfTheCompiler):
-    """What Lightning asks of a model: whether `torch.compile` has made it."""
+def _imported(name: str) -> ModuleType | None:
+    module = sys.modules.get(name)
+    return None if isinstance(module, Later) else module
 
 
 def _matplotlib() -> list[Later]:
@@ -205,7 +213,7 @@ def _wait(
 
     @functools.wraps(whole)
     def method(*args: Any, **kwargs: Any) -> Any:
-        return (plain if _imported_compiler() is None else whole)(*args, **kwargs)
+        return (plain if _imported(COMPILER) is None else whole)(*args, **kwargs)
 
     setattr(owner, name, method)
 
@@ -242,5 +250,6 @@ HOW: dict[str, Callable[[Callable[[], None]], None]] = {
     "torchvision": _with(lambda: [_compiler_utils(), _compiler()]),
     "torchvision.transforms.v2": _with(lambda: [_compiler()]),
     "torchmetrics": _with(lambda: [Later("scipy.signal", hamming=None), *_matplotlib()]),
+    "torch.utils.flop_counter": _with(lambda: [_triton()]),
     "lightning": _with(lambda: [_compiler()]),
 }

@@ -40,8 +40,8 @@ def trained(kind, **settings):
 kinds = [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam, torch.optim.Muon]
 light = [trained(kind, **({"momentum": 0.9} if kind is torch.optim.SGD else {})) for kind in kinds]
 
-heavy = ("torch._dynamo", "torch._inductor", "sympy", "scipy.signal", "matplotlib", "wandb")
-heavy += ("deepspeed", "pandas", "sklearn", "plotly", "tensorboard", "transformers")
+heavy = ("torch._dynamo", "torch._inductor", "sympy", "triton", "scipy.signal", "matplotlib")
+heavy += ("wandb", "deepspeed", "pandas", "sklearn", "plotly", "tensorboard", "transformers")
 print("heavy:", [name for name in heavy if name in sys.modules])
 print("instead:", [name for name, one in sys.modules.items() if isinstance(one, Later)])
 
