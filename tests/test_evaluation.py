@@ -1,6 +1,5 @@
 """What an evaluation must refuse to report, and what must not leak into it."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,11 +115,20 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_batchnorms_statist
         torch.testing.assert_close(other.grad, one.grad)
 
 
-def test_a_step_moves_batchnorm_once_however_often_it_accumulates(root, tmp_path: Path):
-    """By NumPy: running = 0.9 running + 0.1 x the mean of the step's micro-batches' own."""
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_moves_batchnorm_once_however_often_it_accumulates(root, monkeypatch, compiled):
+    """By NumPy: running = 0.9 running + 0.1 x the mean of the step's micro-batches' own.
+
+    A compiled network sees one momentum: for each other one it would be compiled again.
+    """
     model, data = parts(root)
     seen: list[np.ndarray] = []
+    momenta: set[Any] = set()
     norm = model.network[0][1]
+    if compiled:
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, **how: None)
+        model.compile_network("default")
+        norm.register_forward_pre_hook(lambda module, _: momenta.add(module.momentum))
     norm.register_forward_pre_hook(
         lambda module, inputs: (
             seen.append(inputs[0].detach().numpy().copy()) if module.training else None
@@ -141,3 +149,4 @@ def test_a_step_moves_batchnorm_once_however_often_it_accumulates(root, tmp_path
     np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(norm.running_var.numpy(), var, rtol=1e-4)
     assert norm.momentum == 0.1
+    assert momenta == ({1.0} if compiled else set())

@@ -43,7 +43,7 @@ class BaseClassificationModel(LightningModule):
     mean: Tensor
     std: Tensor
     mix: Mix | None = None  # of the images that train
-    _is_compiled = False
+    is_compiled = False
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class BaseClassificationModel(LightningModule):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
-        if not self._is_compiled:
+        if not self.is_compiled:
             return self.network(self.normalised(images_BCHW))
         # The network's own code normalises. A CUDA graph writes its next output to the same memory.
         return self.network(images_BCHW).clone()
@@ -169,7 +169,7 @@ class BaseClassificationModel(LightningModule):
         Args:
             mode: of torch.compile; "reduce-overhead" and "max-autotune" replay CUDA graphs
         """
-        self._is_compiled = True
+        self.is_compiled = True
         self.network.register_forward_pre_hook(self._normalise)
         # Images have one of a few sizes. Code for any size took torch 2.11 minutes on a GPU, and
         # failed in the backward pass of a ResNet whose last features are a single pixel.

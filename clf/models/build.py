@@ -15,6 +15,7 @@ from clf.config.targets import check_trusted
 from clf.models.base import BaseClassificationModel
 from clf.models.network import arguments_of, builds_network, check_takes_classes, network_class
 from clf.models.recompute import recompute_in_backward
+from clf.parallel.lightning_internals import allow_recompiling
 
 
 def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClassificationModel:
@@ -41,6 +42,7 @@ def build_model(cfg: RunConfig, num_classes: int, pretrained: bool) -> BaseClass
     if cfg.strategy.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.strategy.compile:
+        allow_recompiling()
         model.compile_network(cfg.strategy.compile_mode)
     if cfg.strategy.gradient_checkpointing:
         blocks = model.recomputed_blocks()

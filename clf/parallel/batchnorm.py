@@ -40,6 +40,8 @@ class AgreeOnBatchNorm(Callback):
         self._norms: list[Any] = []
         self._differ: dict[int, Any] = {}  # BatchNorm layers, by id, that moved since then
         self._momenta: list[tuple[Any, float]] = []  # each BatchNorm layer with its own momentum
+        # Statistics that this callback moves: with what they were, and the micro-batch's weight
+        self._moving: list[tuple[Tensor, Tensor, float]] = []
         self._loaded: dict[str, Any] | None = None  # what each rank had, of a checkpoint
 
     def on_load_checkpoint(
@@ -62,10 +64,19 @@ class AgreeOnBatchNorm(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         A = trainer.accumulate_grad_batches
-        if A > 1:
-            done = batch_idx % A  # micro-batches of this step before this one
-            for norm, m in self._momenta:
-                norm.momentum = m / (A * (1 - m) + (done + 1) * m)
+        if A == 1:
+            return
+        done = batch_idx % A  # micro-batches of this step before this one
+        for norm, m in self._momenta:
+            norm.momentum = m / (A * (1 - m) + (done + 1) * m)
+            if getattr(pl_module, "is_compiled", False) and norm.training:
+                weight, norm.momentum = norm.momentum, 1.0
+                self._moving += [(buffer, buffer.clone(), weight) for buffer in statistics(norm)]
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for buffer, before, weight in self._moving:
+            buffer.copy_(torch.lerp(before, buffer, weight))
+        self._moving = []
 
     def on_train_batch_end(self, *args: Any) -> None:
         # Not frozen ones: the mean of equal numbers may be another one in its last bit.

@@ -253,6 +253,14 @@ def exchange(ones: list[Tensor], others: list[Tensor]) -> None:
     torch._foreach_copy_(others, kept)
 
 
+def allow_recompiling() -> None:
+    """Let torch.compile make code for as many sizes of images as a run can have. By default it
+    makes 8 of a network, and runs it as it is from then on."""
+    from torch._dynamo import config  # takes seconds to import
+
+    config.recompile_limit = 64
+
+
 def is_batchnorm(module: nn.Module) -> bool:
     """Whether the module is a BatchNorm of any kind."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -85,7 +85,8 @@ def timm(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None
 
 
 def dali(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None:
-    """On the CPU, with the decoder that decodes no more than the crop."""
+    """On the CPU, with the decoder that decodes no more than the crop, and the fast transform that
+    ours uses too; without it 1 to 2 % more time."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
@@ -93,7 +94,11 @@ def dali(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None
     def training() -> Any:
         files, labels = fn.readers.file(file_root=folder, random_shuffle=True, name="files")
         images = fn.decoders.image_random_crop(
-            files, output_type=types.RGB, random_area=SCALE, random_aspect_ratio=RATIO
+            files,
+            output_type=types.RGB,
+            random_area=SCALE,
+            random_aspect_ratio=RATIO,
+            use_fast_idct=True,
         )
         images = fn.resize(images, size=(crop, crop), interp_type=types.INTERP_LINEAR)
         return fn.flip(images, horizontal=fn.random.coin_flip()), labels
