@@ -24,8 +24,10 @@ class Meter:
     def stop(self, amount: float) -> None:
         """`amount`: how much was done, such as the number of images."""
         wall, cpu = time.perf_counter(), cpu_seconds()
-        if self._start is None or not amount > 0:
-            raise BenchmarkError(f"stopped without a start, or nothing was done (amount {amount})")
+        if self._start is None:
+            raise BenchmarkError("its meter was stopped without a start")
+        if not amount > 0:
+            raise BenchmarkError(f"nothing was done: amount {amount}")
         self.reading = Reading(amount, wall - self._start[0], cpu - self._start[1])
 
 

@@ -27,6 +27,7 @@ from launch.runs import lifecycle
 from launch.runs.folders import take
 from launch.runs.requests import Request, to_submit
 from slurm.devices import devices_per_node, has_slurm
+from slurm.queue import QueueError
 from slurm.state import RunState, read_state
 
 POLL_S = 1.0
@@ -37,6 +38,7 @@ VALIDATED = 256  # images of the evaluation that ends a run
 WINDOWS = 10  # log lines of a run; the first does not count
 # So that a run does nothing that waits for a disk or for another machine.
 STEADY = ("epochs=1", "report=false", "tracking.mode=disabled", "checkpoint.every_minutes=null")
+CHOOSES_DATA = {"data", "recipe", "data.name", "data.root"}
 CHOSEN_HERE = ("nodes", "gpus", "name", "limit_batches", "data.batch_size")
 
 
@@ -105,60 +107,68 @@ def requests(
     Raises:
         ConfigError: every fault of every size
     """
-    given = [text.partition("=")[0] for text in settings]
-    if own := [key for key in given if key in CHOSEN_HERE]:
+    cfg = _checked(settings)
+    folder = Path(cfg.runs_dir, name).absolute()
+    if folder.exists():
+        raise ConfigError([f"--name {name}: {folder} exists; choose another name"])
+    found, faults = list[Request](), list[str]()
+    for nodes, gpus in ((nodes, gpus or devices_per_node(cfg)) for nodes, gpus in chosen):
+        batch_size = load.batch_size(nodes * gpus)
+        of_size = [f"nodes={nodes}", f"gpus={gpus}", f"data.batch_size={batch_size}"]
+        of_size += [f"runs_dir={quoted(str(folder))}", f"name={nodes}x{gpus}"]
+        all_settings = [*_shared(settings, load), *of_size]
+        own_images = folder / f"images-{load.steps * batch_size}"
+        if not CHOOSES_DATA & set(_keys(settings)):
+            write_images(own_images, load.steps * batch_size)
+            all_settings += ["data=annotations", f"data.root={quoted(str(own_images))}"]
+        try:
+            request = to_submit(all_settings, fetch=True)
+        except ConfigError as error:
+            faults += [f"{nodes} x {gpus}: {fault}" for fault in error.faults]
+            continue
+        a_pass = nodes * gpus * (request.cfg.data.micro_batch_size or batch_size)
+        request.cfg.limit_batches = load.steps * max(1, batch_size // a_pass)
+        # That the same few files stand there many times is meant.
+        request.notes = [note for note in request.notes if str(own_images) not in note]
+        found.append(request)
+    if faults:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConfigError(faults)
+    return found
+
+
+def _checked(settings: Sequence[str]) -> RunConfig:
+    """The settings that all sizes share; ConfigError: what is wrong with them."""
+    if own := [key for key in _keys(settings) if key in CHOSEN_HERE]:
         flags = "--nodes, --gpus, --name, --steps, --images-per-rank or --images-per-step"
         raise ConfigError([f"{key}: each size has its own; use {flags}" for key in own])
     composed = read(settings)
     if composed.cfg is None or composed.faults:
         raise ConfigError(composed.faults)
-    cfg = composed.cfg
-    folder = Path(cfg.runs_dir, name).absolute()
-    if folder.exists():
-        raise ConfigError([f"--name {name}: {folder} exists; choose another name"])
-    pairs = [(nodes, gpus or devices_per_node(cfg)) for nodes, gpus in chosen]
+    if composed.cfg.data.micro_batch_size == "auto":
+        raise ConfigError(
+            ["data.micro_batch_size=auto: each size would find another one; give a number, or null"]
+        )
+    return composed.cfg
+
+
+def _shared(settings: Sequence[str], load: Load) -> list[str]:
+    """The user's settings, and below them what keeps the measurement steady."""
+    given = _keys(settings)
     shared = [text for text in settings if not text.startswith("runs_dir=")]
     shared += [text for text in STEADY if not _is_given(text.partition("=")[0], given)]
     if "tracking.log_every" not in given:
         shared.append(f"tracking.log_every={max(1, load.steps // WINDOWS)}")
-    own_images = folder / "images"
-    if not {"data", "recipe", "data.name", "data.root"} & set(given):
-        images = load.steps * max(load.batch_size(nodes * gpus) for nodes, gpus in pairs)
-        write_images(own_images, images)
-        shared += ["data=annotations", f"data.root={quoted(str(own_images))}"]
-    found, faults = list[Request](), list[str]()
-    for nodes, gpus in pairs:
-        batch = load.batch_size(nodes * gpus)
-        own_settings = [f"nodes={nodes}", f"gpus={gpus}", f"data.batch_size={batch}"]
-        place = [f"runs_dir={quoted(str(folder))}", f"name={nodes}x{gpus}"]
-        try:
-            found.append(to_submit([*shared, *own_settings, *place], fetch=True))
-        except ConfigError as error:
-            faults += [f"{nodes} x {gpus}: {fault}" for fault in error.faults]
-    if faults:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ConfigError(faults)
-    for request in found:
-        request.cfg.limit_batches = load.steps * accumulation(request.cfg)
-        # That the same few files stand there many times is meant.
-        request.notes = [note for note in request.notes if str(own_images) not in note]
-    return found
+    return shared
+
+
+def _keys(settings: Sequence[str]) -> list[str]:
+    return [text.partition("=")[0] for text in settings]
 
 
 def _is_given(key: str, given: Sequence[str]) -> bool:
     """Whether the settings have a say in this one: it, or a file of its group, is among them."""
     return any(key == one or key.startswith(f"{one}.") for one in given)
-
-
-def accumulation(cfg: RunConfig) -> int:
-    """Micro-batches of a rank in an optimizer step."""
-    micro = cfg.data.micro_batch_size
-    if micro == "auto":
-        raise ConfigError(
-            ["data.micro_batch_size=auto: each size would find another one; give a number, or null"]
-        )
-    assert cfg.gpus is not None
-    return cfg.data.batch_size // (cfg.nodes * cfg.gpus * micro) if micro else 1
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -182,7 +192,8 @@ def write_images(folder: Path, count: int) -> None:
                 file.write("image,label\n")
                 file.writelines(f"{row % FILES}.jpg,{row % classes}\n" for row in range(images))
 
-    write_folder(folder, fill)
+    if not folder.exists():  # another size has as many
+        write_folder(folder, fill)
 
 
 def measure(
@@ -197,9 +208,13 @@ def measure(
     for request in planned:
         cfg = request.cfg
         assert cfg.gpus is not None
-        waiting = Waiting(request, queue_s, say)
-        fault = waiting.wait()
-        yield read_run(waiting.run.path, cfg.nodes, cfg.gpus, cfg.data.batch_size, fault)
+        assert cfg.name is not None
+        try:
+            fault = Waiting(request, queue_s, say).wait()
+        except (ConfigError, QueueError) as error:  # SLURM refuses this one
+            fault = str(error)
+        run_dir = Path(cfg.runs_dir, cfg.name)
+        yield read_run(run_dir, cfg.nodes, cfg.gpus, cfg.data.batch_size, fault)
 
 
 class Waiting:
@@ -216,14 +231,22 @@ class Waiting:
         """Block until it has ended. None: it did its work; else why not."""
         try:
             while (state := self._state()).lives:
-                if state.state == "queued" and time.monotonic() - self.submitted > self.queue_s:
-                    lifecycle.cancel(self.run.path)
+                late = time.monotonic() - self.submitted > self.queue_s
+                if state.state == "queued" and late and self._cancelled():
                     return f"not started within {self.queue_s / 60:g} min ({state.reason})"
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
-            lifecycle.cancel(self.run.path)
+            self._cancelled()
             raise
         return _why(state)
+
+    def _cancelled(self) -> bool:
+        """End the job; False if it has ended by itself meanwhile."""
+        try:
+            lifecycle.cancel(self.run.path)
+        except ConfigError:
+            return False
+        return True
 
     def _state(self) -> RunState:
         self.job.done()  # a local process that has ended stays until it is asked for

@@ -19,7 +19,7 @@ from launch.terminal.screen import console, print_columns, print_notes
 COLUMNS = (
     "nodes",
     "devices",
-    "a step",
+    "images a step",
     "images/s",
     "ms a step",
     "waiting",
@@ -54,8 +54,12 @@ def scaling(arguments: argparse.Namespace, setting: dict[str, Any]) -> int:
     planned = requests(chosen, overrides(arguments), load, name)
     notes = [note for request in planned for note in request.notes]
     print_notes(list(dict.fromkeys(notes)), sys.stderr)
-    rows = list(measure(planned, 60 * (arguments.queue_minutes or QUEUE_MINUTES), say))
-    print_rows(load, rows)
+    rows: list[Measured] = []
+    try:
+        for row in measure(planned, 60 * (arguments.queue_minutes or QUEUE_MINUTES), say):
+            rows.append(row)
+    finally:  # after Ctrl-C too
+        print_rows(load, rows)
     numbers = [
         {**asdict(row), "step_s": row.step_s, "speed_up": speed_up, "efficiency": efficiency}
         for row, (speed_up, efficiency) in zip(rows, compared(rows), strict=True)

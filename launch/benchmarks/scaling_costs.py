@@ -3,6 +3,8 @@
 
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clf.config.files import ROOT
 from launch.benchmarks.scaling_model import FIRST_BUCKET, Link, buckets, fitted
 from launch.benchmarks.scaling_paper import TRAININGS
 
 IN_21K = 21_841  # classes of ImageNet-21k
 GB = 1e9
+A_CLASS = 650  # images, of 14.2 million
 WARM_UPS = 2  # all-reduces that do not count
 
 
@@ -27,11 +31,27 @@ class Amount:
     ring_rounds: int = 20
     connections: int = 16
     questions: int = 5_000
+    imports: bool = True
+    images: int = IN_21K * A_CLASS
+    listed: int = 1_000_000  # of these, of which the list is timed
+    files: int = 20_000
+    tables: tuple[int, ...] = (1, 128)  # nodes
     trainings: tuple[int, ...] = (1, 2)  # places in TRAININGS whose checkpoints are written
     state: tuple[tuple[int, int], ...] = ((1_000, 1), (1_000, 128), (IN_21K, 1), (IN_21K, 128))
 
 
-SMALL = Amount(ring_bytes=(), connections=2, questions=20, trainings=(), state=((1_000, 2),))
+SMALL = Amount(
+    ring_bytes=(),
+    connections=2,
+    questions=20,
+    imports=False,
+    images=1_000,
+    listed=1_000,
+    files=1_000,
+    tables=(2,),
+    trainings=(),
+    state=((1_000, 2),),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,20 @@ def costs(amount: Amount) -> Iterator[Cost]:
     connect_s, answer_s = store_times(amount.connections, amount.questions)
     yield Cost("a rank comes to the store where ranks meet", 1e3 * connect_s, "ms")
     yield Cost("that store answers a rank", 1e6 * answer_s, "us")
+    if amount.imports:
+        yield Cost("files of Python that a rank imports at its start", imported_files(), "files")
+    yield Cost("listing a million files in folders of classes here", listing_s(amount.files), "s")
+    size, write_s, read_s = index_costs(amount.listed)
+    yield Cost("list of a million images in the run folder", size, "MB")
+    yield Cost("rank 0 writes it", write_s, "s of CPU")
+    yield Cost("each rank reads it", read_s, "s of CPU")
+    order_s = _cpu_seconds(sampler(amount.images).global_order)
+    yield Cost(f"each rank draws the order of {amount.images:,} images", order_s, "s of CPU")
+    for nodes in amount.tables:
+        size, table_s = table_costs(IN_21K, nodes)
+        what = f"per-class table of {IN_21K:,} classes and {nodes} nodes"
+        yield Cost(what, size / 1e6, "MB")
+        yield Cost(f"{what}: rank 0 makes and writes it", table_s, "s of CPU")
     for classes, nodes in amount.state:
         size = state_bytes(classes, nodes)
         yield Cost(f"counts of the metrics, {classes:,} classes, {nodes} nodes", size / 1e6, "MB")
@@ -123,6 +157,92 @@ def _seconds(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
+
+
+def imported_files() -> int:
+    """How many files a process opens for what `clf.run` imports."""
+    count = (
+        "import sys, clf.run; print(sum(hasattr(one, '__file__') for one in sys.modules.values()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", count], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def listing_s(files: int) -> float:
+    """CPU seconds of listing a million files, by listing so many of a local disk."""
+    from clf.data.folders import read_folders
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for number in range(files):
+            path = Path(folder, "train", f"n{number // A_CLASS:08d}", f"{number}.JPEG")
+            if not number % A_CLASS:
+                path.parent.mkdir(parents=True)
+            path.touch()
+        return 1e6 / files * _cpu_seconds(partial(read_folders, Path(folder)))
+
+
+def index_costs(images: int) -> tuple[float, float, float]:
+    """Of a million images, by a list of so many: megabytes, and CPU seconds to write and read."""
+    from clf.config import DataConfig
+    from clf.data import index_file
+    from clf.data.index import ImageSplits, Split
+
+    cfg, labels_N = DataConfig(name="imagefolder", root="/images"), sampler(images).labels_N
+    paths = [
+        f"/images/train/n{label:08d}/n{label:08d}_{number}.JPEG"
+        for number, label in enumerate(labels_N.tolist())
+    ]
+    classes = [f"n{label:08d}" for label in range(-(-images // A_CLASS))]
+    val, test = (Split([], labels_N[:0], name) for name in ("val", "test"))
+    splits = ImageSplits(classes, Split(paths, labels_N), val, test)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        path = Path(folder, "data_index.npz")
+        write_s = _cpu_seconds(partial(index_file.write, path, splits, cfg))
+        read_s = _cpu_seconds(partial(index_file.read, path, cfg, lambda: iter(())))
+        return path.stat().st_size / images, 1e6 / images * write_s, 1e6 / images * read_s
+
+
+def sampler(images: int) -> Any:
+    """The sampler of so many images."""
+    import numpy as np
+
+    from clf.config import DataConfig
+    from clf.data.sampler import TrainSampler
+
+    labels_N = np.arange(images) // A_CLASS
+    return TrainSampler(labels_N, DataConfig(batch_size=1), 0)
+
+
+def table_costs(classes: int, nodes: int) -> tuple[int, float]:
+    """Bytes of a per-class table, and CPU seconds to make it and write it twice, as val.csv and as
+    that of its epoch."""
+    import numpy as np
+
+    from clf.tracking.tables import rows_from_counts, write_csv
+
+    rng = np.random.default_rng(0)
+    support_NC = rng.integers(1, 9, (nodes, classes))
+    correct_NC = rng.integers(0, support_NC)
+    names, hosts = [f"n{label:08d}" for label in range(classes)], [f"node{n}" for n in range(nodes)]
+
+    def write(path: Path) -> None:
+        predicted_C = support_NC.sum(0)
+        rows = rows_from_counts(names, support_NC, correct_NC, predicted_C, hosts[:nodes])
+        for name in (path, path.with_name("val_epoch001.csv")):
+            write_csv(rows, name)
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        path = Path(folder, "val.csv")
+        seconds = _cpu_seconds(partial(write, path))
+        return path.stat().st_size, seconds
+
+
+def _cpu_seconds(act: Callable[[], object]) -> float:
+    began = time.process_time()
+    act()
+    return time.process_time() - began
 
 
 def state_bytes(classes: int, nodes: int) -> int:

@@ -11,6 +11,7 @@ from launch.benchmarks.scaling_model import (
     Training,
     buckets,
     efficiency,
+    epoch_s,
     images_per_second,
     step,
 )
@@ -34,7 +35,16 @@ TRAININGS = (
 )
 # So that one node of 8 gives the published 22,067 images/s, 98.8 % of 8 times 2,791.
 SPREAD = 0.0071
+# What an epoch costs rank 0 beside its steps, and so all ranks: at 14.2 million images and 21,841
+# classes, as `scaling --costs` measured it on two cores. The order of the images; the copies of two
+# checkpoints; the per-class table, and its columns of each node.
+IMAGES = 14_196_650
+ORDER_S, COPIES_S, TABLE_S, TABLE_NODE_S = 0.9, 0.8, 0.2, 0.02
+# A batch with which ResNet-50 is known to train as well as with a small one (Goyal et al. 2017,
+# arXiv 1706.02677), and the fewest images of a rank with which its rate may still hold.
+STEP_IMAGES, FEWEST = 8_192, 32
 COLUMNS = ("nodes", "GPUs", "ms a step", "exposed", "images/s", "efficiency", "in bf16")
+EPOCH_COLUMNS = ("nodes", "steps", "s of steps", "s beside", "share")
 
 
 def print_paper(out: Any, nodes: Sequence[int] = NODES) -> None:
@@ -48,6 +58,20 @@ def print_paper(out: Any, nodes: Sequence[int] = NODES) -> None:
         for cluster in CLUSTERS:
             out.print(f"{cluster.between.name} between the nodes")
             print_columns(out, COLUMNS, [row(training, count, cluster) for count in nodes])
+    training = TRAININGS[1]
+    out.print(f"strong scaling of {training.name}: {STEP_IMAGES:,} images a step over all ranks")
+    for cluster in CLUSTERS:
+        shares = {count: STEP_IMAGES // (count * cluster.devices) for count in nodes}
+        out.print(f"{cluster.between.name} between the nodes")
+        rows = [
+            row(replace(training, images=share), count, cluster)
+            for count, share in shares.items()
+            if FEWEST <= share <= training.images
+        ]
+        print_columns(out, COLUMNS, rows)
+    training, cluster = TRAININGS[-1], CLUSTERS[0]
+    out.print(f"epochs of {IMAGES:,} images: {training.name}, {cluster.between.name}")
+    print_columns(out, EPOCH_COLUMNS, [epoch_row(training, count, cluster) for count in nodes])
 
 
 def row(training: Training, nodes: int, cluster: Cluster) -> tuple[str, ...]:
@@ -62,3 +86,20 @@ def row(training: Training, nodes: int, cluster: Cluster) -> tuple[str, ...]:
         f"{efficiency(training, made):.1%}",
         f"{efficiency(halved, step(halved, nodes, cluster, SPREAD)):.1%}",
     )
+
+
+def epoch_row(training: Training, nodes: int, cluster: Cluster) -> tuple[str, ...]:
+    made, beside = step(training, nodes, cluster, SPREAD), beside_s(nodes)
+    whole = epoch_s(training, IMAGES, made, beside)
+    return (
+        str(nodes),
+        f"{IMAGES // (made.ranks * training.images):,}",
+        f"{whole - beside:,.1f}",
+        f"{beside:.1f}",
+        f"{beside / whole:.1%}",
+    )
+
+
+def beside_s(nodes: int) -> float:
+    """Seconds of an epoch in which no rank trains."""
+    return ORDER_S + COPIES_S + TABLE_S + TABLE_NODE_S * nodes

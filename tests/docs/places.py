@@ -28,6 +28,11 @@ ELSEWHERE = {
         '"step", "--gpu"',
     ),
     "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
+    "python launch/benchmark.py scaling --nodes 1,2,4 --model resnet50": (
+        "tests/slurm/test_scaling.py",
+        '"--nodes", "1,2"',
+    ),
+    "python launch/benchmark.py scaling --costs": ("tests/launch/test_scaling.py", '"--costs"'),
     # On images of the run's own classes.
     "python launch/evaluate.py RUN data.root=/my/images --predictions predictions.csv": (
         "tests/test_other_data.py",

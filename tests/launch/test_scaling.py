@@ -6,6 +6,7 @@ tests/slurm/test_scaling.py runs it on a SLURM, and test_scaling_model.py holds 
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import pytest
 from clf.config import ConfigError
 from launch.benchmark import main
 from launch.benchmarks import scaling
-from launch.benchmarks.scaling import Load, Measured, compared, read_run, requests, sizes
+from launch.benchmarks.scaling import Load, Measured, compared, measure, read_run, requests, sizes
 from launch.benchmarks.scaling_costs import checkpoint_times, ring_seconds, state_bytes
+from launch.runs.requests import Request
 from slurm import devices
+from slurm.queue import QueueError
 from tests.slurm.user import SMALL
 
 WEAK, STRONG = Load(steps=20, images=8), Load(steps=20, images=48, strong=True)
@@ -47,8 +50,9 @@ def test_weak_scaling_keeps_the_images_of_a_rank_and_strong_scaling_those_of_a_s
     assert [cfg.gpus for cfg in planned] == [1, 2, 4]
     assert {cfg.limit_batches for cfg in planned} == {20}
     assert {(cfg.epochs, cfg.tracking.log_every, cfg.report) for cfg in planned} == {(1, 2, False)}
-    with open("runs/x/images/train.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 20 * max(batches)
+    for cfg in planned:
+        with open(f"{cfg.data.root}/train.csv", newline="") as file:
+            assert len(list(csv.DictReader(file))) == 20 * cfg.data.batch_size
 
 
 def test_an_accumulated_step_has_as_many_batches_as_it_is_cut_into() -> None:
@@ -91,6 +95,24 @@ def test_without_sizes_it_compares_one_with_two(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(scaling, "has_slurm", lambda: True)
     assert sizes(None, None) == [(1, None), (2, None)]
     assert sizes([1, 2], [8]) == [(1, 8), (2, 8)]
+
+
+def test_a_size_that_slurm_refuses_does_not_cost_the_others_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(request: Request, *_: object) -> Any:
+        if request.cfg.gpus == 2:
+            raise QueueError("sbatch: error: too many")
+        run = Path(request.cfg.runs_dir, str(request.cfg.name))
+        run.mkdir()
+        write_rows(run, *[{"train/images_per_second": 9.0}] * 2)
+        return SimpleNamespace(wait=lambda: None)
+
+    monkeypatch.setattr(scaling, "Waiting", start)
+    planned = requests([(1, 2), (1, 1)], TINY, WEAK, "x")
+    refused, other = measure(planned, queue_s=1)
+    assert (refused.fault, refused.images_per_second) == ("sbatch: error: too many", None)
+    assert (other.fault, other.images_per_second) == (None, 9.0)
 
 
 def write_rows(folder: Path, *rows: dict[str, float]) -> None:
@@ -159,7 +181,7 @@ def test_the_costs_are_printed_and_written(
     assert main(["scaling", "--costs", "--smoke", "--json", str(file)]) == 0
     rows = json.loads(file.read_text())["costs"]
     shown = capsys.readouterr().out
-    assert {row["unit"] for row in rows} == {"us", "ms", "MB"}
+    assert {row["unit"] for row in rows} == {"us", "ms", "MB", "s", "s of CPU"}
     assert all(row["value"] >= 0 and row["what"] in shown for row in rows)
 
 
