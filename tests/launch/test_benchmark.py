@@ -54,6 +54,7 @@ def test_every_section_runs_and_the_json_holds_each_side_of_each_comparison(
     numbers = json.loads(file.read_text())
     assert numbers["cores"] >= 1
     assert set(numbers["versions"]) >= {"python", "torch", "torchvision", "simplejpeg"}
+    assert numbers["versions"]["jpeg_region"] in ("compiled", "not compiled")
     assert {name: len(rows) for name, rows in numbers["results"].items()} == {
         "loader": 2,
         "step": 1,
