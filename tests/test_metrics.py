@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from torchmetrics.classification import MulticlassAccuracy
 
 from clf.batch import PADDING
-from clf.metrics.counts import ClassificationMetrics
+from clf.metrics.counts import FEW, ClassificationMetrics
 
 
 def batches(total: int, classes: int, seed: int, size: int = 7) -> list[tuple]:
@@ -145,14 +145,67 @@ def test_an_epoch_that_an_older_version_began_has_no_calibration_error():
     old = ClassificationMetrics(10, 5)
     run(old, first)
     state = old.state_over_ranks()
-    for columns, exists in ((3 * 10 + 3, False), (state["counts_NK"].shape[1], True)):
+    counts_K = state.pop("counts_K")
+    # It counted by node, and an even older one had no bins.
+    counts_NK = torch.stack([torch.zeros_like(counts_K), counts_K])
+    for columns, exists in ((3 * 10 + 3, False), (len(counts_K), True)):
         resumed = ClassificationMetrics(10, 5, num_nodes=2, node_rank=1)
-        resumed.resume_from(state | {"counts_NK": state["counts_NK"][:, :columns]}, rank=0)
+        resumed.resume_from(state | {"counts_NK": counts_NK[:, :columns]}, rank=0)
         result, whole = run(resumed, rest), run(ClassificationMetrics(10, 5), first + rest)
         assert torch.isnan(result["ece"]) != exists
         for name in ("acc_top1", "f1_macro", "precision_weighted"):
             assert result[name] == whole[name]
     assert result["ece"] == whole["ece"]
+
+
+@pytest.mark.parametrize("classes", [10, FEW + 22])  # a CPU has another way for many classes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_of_equal_logits_the_first_class_is_the_larger_in_top_1_and_in_top_k(classes, dtype):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randint(-2, 3, (300, classes), generator=generator).to(dtype)
+    logits[:50] = 0  # a head that starts at 0: no class is better than another
+    labels = torch.randint(classes, (300,), generator=generator)
+    result = run(ClassificationMetrics(classes, top_k=5), [(logits.to(dtype), labels)])
+    order = np.argsort(-logits.float().numpy(), axis=1, kind="stable")
+    hits = order[:, :5] == labels.numpy()[:, None]
+    assert result["acc_top5"] == hits.any(1).mean()
+    assert result["acc_top1"] == hits[:, 0].mean()
+    predicted = np.bincount(order[:, 0], minlength=classes)
+    np.testing.assert_array_equal(result["predicted_C"], predicted)
+
+
+def test_a_network_that_knows_nothing_has_no_better_top_k_than_chance():
+    labels = torch.arange(100)
+    result = run(ClassificationMetrics(100, top_k=5), [(torch.zeros(100, 100), labels)])
+    assert (result["acc_top1"], result["acc_top5"]) == (0.01, 0.05)
+
+
+@pytest.mark.parametrize("classes", [7, FEW + 22])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_logit_that_is_not_finite_is_found_wherever_it_is(classes, value):
+    for place in (0, 3, classes - 1):
+        logits = torch.zeros(4, classes)
+        logits[1, place] = logits[3, place] = value
+        metrics = ClassificationMetrics(classes, top_k=5)
+        metrics.update(logits, torch.tensor([0, 3, 1, 5]), torch.tensor(0.0), torch.tensor(4.0))
+        with pytest.raises(ValueError, match="not finite for 2 images"):
+            metrics.compute()
+
+
+def test_a_class_may_be_ruled_out_unless_it_is_the_right_one():
+    ruled_out = torch.tensor([[0.0, -float("inf"), 1.0]])
+    metrics = ClassificationMetrics(3, top_k=2)
+    metrics.update(ruled_out, torch.tensor([2]), torch.tensor(0.3), torch.tensor(1.0))
+    result = metrics.compute()
+    assert (result["acc_top1"], result["acc_top2"]) == (1.0, 1.0)
+    metrics.update(ruled_out, torch.tensor([1]), torch.tensor(0.3), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="not finite for 1 images"):
+        metrics.compute()
+
+
+def test_a_rank_holds_the_counts_of_its_own_node_alone():
+    one, many = (ClassificationMetrics(1000, 5, num_nodes=nodes) for nodes in (1, 128))
+    assert one.counts_K.shape == many.counts_K.shape
 
 
 def test_an_update_never_waits_for_the_device():
@@ -161,6 +214,6 @@ def test_an_update_never_waits_for_the_device():
     logits, labels = torch.randn(7, 10, device="meta"), torch.zeros(7, device="meta").long()
     total = torch.zeros((), device="meta")
     metrics.update(logits, labels, total, total, labels)
-    assert metrics.counts_NK.is_meta
+    assert metrics.counts_K.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         metrics.compute()

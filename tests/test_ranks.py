@@ -104,7 +104,7 @@ def test_any_number_of_ranks_images_and_classes_counts_exactly(world, images, cl
     ranks = [evaluate(rank, world, images, classes, seed) for rank in range(world)]
     total = ranks[0]
     for other in ranks[1:]:
-        total.counts_NK += other.counts_NK
+        total.counts_K += other.counts_K
         total.loss_sums += other.loss_sums
     assert_exact(total.compute(), images, classes, seed)
 

@@ -306,7 +306,7 @@ def search(cfg: Any, folder: str, memory: int) -> dict[str, Any]:
     def watched(trainer: Any, module: Any, m: int, size: int) -> bool:
         def state() -> dict[str, Any]:
             values = {name: value.clone() for name, value in module.state_dict().items()}
-            counts = module.metrics("train").counts_NK.clone()
+            counts = module.metrics("train").counts_K.clone()
             return values | {"rng": torch.get_rng_state(), "counts": counts}
 
         before = state()

@@ -27,6 +27,11 @@ class MicroBatch(NamedTuple):
     positions_m: np.ndarray  # int64, in the epoch's global order
 
 
+def index_type(count: int) -> type[np.signedinteger]:
+    """Of the positions of so many images, with half the memory where that is enough."""
+    return np.int32 if count <= np.iinfo(np.int32).max else np.int64
+
+
 def accumulation(cfg: DataConfig, world_size: int) -> int:
     """Micro-batches of a rank per optimizer step.
 
@@ -79,6 +84,8 @@ class TrainSampler:
         )  # images of an epoch, all ranks
         self.micro = micro_batch_size(cfg, world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.index_type = index_type(len(labels_N))
+        self._by_class = _sorted_by_class(labels_N, self.index_type) if self.balanced else None
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -91,19 +98,20 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         order = self.global_order()
-        positions = np.arange(self.size)
         for start in range(self.rank * self.micro, self.size, self.world_size * self.micro):
-            part = slice(start, start + self.micro)
-            yield MicroBatch(order[part], positions[part])
+            end = start + self.micro
+            yield MicroBatch(order[start:end].astype(np.int64), np.arange(start, end))
 
     def global_order(self) -> np.ndarray:
-        """Indices of the epoch's images over all ranks, [steps * B] int64."""
+        """Indices of the epoch's images over all ranks, [steps * B] of `index_type`."""
         count = self.size // self.repeats
-        if self.balanced:
-            drawn = self._balanced_order(count)
+        if self._by_class is not None:
+            drawn = self._balanced_order(count, *self._by_class)
         else:
             rng = np.random.default_rng([ORDER, self.seed, self.epoch])
-            drawn = rng.permutation(len(self.labels_N))[:count]
+            drawn = np.arange(len(self.labels_N), dtype=self.index_type)
+            rng.shuffle(drawn)
+            drawn = drawn[:count]
         return drawn if self.repeats == 1 else self._repeated(drawn)
 
     def _repeated(self, drawn: np.ndarray) -> np.ndarray:
@@ -114,21 +122,39 @@ class TrainSampler:
         rng = np.random.default_rng([REPEATS, self.seed, self.epoch])
         return rng.permuted(by_step, axis=1).ravel()
 
-    def _balanced_order(self, count: int) -> np.ndarray:
-        """Rounds over all classes, each in an order of its own: batches are balanced as well."""
-        present = np.unique(self.labels_N)
-        rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
+    def _balanced_order(self, count: int, images_N: np.ndarray, sizes_C: np.ndarray) -> np.ndarray:
+        """Rounds over all classes, each in an order of its own: batches are balanced as well.
+
+        Args:
+            images_N, sizes_C: as from `_sorted_by_class`
+        """
+        present, ends_C = np.flatnonzero(sizes_C), np.cumsum(sizes_C)
         rounds = -(-count // len(present))
-        classes = np.concatenate([rng.permutation(present) for _ in range(rounds)])[:count]
-        order = np.empty(count, dtype=np.int64)
-        for label in np.unique(classes):  # not all of `present` where there are fewer places
-            places = np.flatnonzero(classes == label)
-            members = np.flatnonzero(self.labels_N == label)
-            draw = np.random.default_rng([IMAGE_ORDER, self.seed, self.epoch, int(label)])
-            cycles = -(-len(places) // len(members))
-            drawn = np.concatenate([draw.permutation(members) for _ in range(cycles)])
-            order[places] = drawn[: len(places)]
-        return order
+        # A class stands once in each round, so its images are drawn for all rounds at once.
+        drawn_PR = np.empty((len(present), rounds), dtype=self.index_type)
+        for drawn_R, label in zip(drawn_PR, present.tolist(), strict=True):
+            draw = np.random.default_rng([IMAGE_ORDER, self.seed, self.epoch, label])
+            members = images_N[ends_C[label] - sizes_C[label] : ends_C[label]]
+            for first in range(0, rounds, len(members)):
+                cycle = draw.permutation(members)
+                drawn_R[first : first + len(members)] = cycle[: rounds - first]
+        rng = np.random.default_rng([CLASS_ORDER, self.seed, self.epoch])
+        order = np.empty((rounds, len(present)), dtype=self.index_type)
+        for place, order_P in enumerate(order):
+            order_P[:] = drawn_PR[rng.permutation(len(present)), place]
+        return order.ravel()[:count]
+
+
+def _sorted_by_class(
+    labels_N: np.ndarray, dtype: type[np.signedinteger]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images in the order of their classes, those of a class as they were; and the number of
+    images of each class."""
+    sizes_C = np.bincount(labels_N)
+    # NumPy sorts integers of two bytes by counting, in one pass.
+    fits = len(sizes_C) <= np.iinfo(np.uint16).max + 1
+    order_N = np.argsort(labels_N.astype(np.uint16) if fits else labels_N, kind="stable")
+    return order_N.astype(dtype), sizes_C
 
 
 class EvalSampler:
@@ -141,8 +167,7 @@ class EvalSampler:
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         share = -(-count // world_size)
-        indices = np.arange(rank, share * world_size, world_size)
-        self.indices = np.where(indices < count, indices, PADDING)
+        self.indices = range(rank, share * world_size, world_size)  # PADDING from `size` on
         self.size = count  # images of an evaluation, over all ranks
         self.batch_size = batch_size
         self.epoch = 0
@@ -152,5 +177,6 @@ class EvalSampler:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         for start in range(0, len(self.indices), self.batch_size):
-            part = self.indices[start : start + self.batch_size]
+            part = np.array(self.indices[start : start + self.batch_size], dtype=np.int64)
+            part[part >= self.size] = PADDING
             yield MicroBatch(part, part)

@@ -302,15 +302,15 @@ class BaseClassificationModel(LightningModule):
         return metrics
 
     def per_class_counts(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(support_NC, correct_NC, predicted_C), int64 on the CPU: the counts of the split's last
-        epoch over all ranks, by node."""
+        """(support_NC, correct_NC, predicted_C), integers on the CPU: the counts of the split's
+        last epoch over all ranks, for "val" and "test" by node (else N = 1)."""
         return self._counts[split]
 
     def _build_metrics(self, num_nodes: int, node_rank: int) -> None:
         for split in SPLITS:
-            self.split_metrics[f"{split}_metrics"] = ClassificationMetrics(
-                self.num_classes, self.top_k, num_nodes, node_rank
-            ).to(self.class_weights.device)
+            node = (num_nodes, node_rank) if split in ("val", "test") else (1, 0)
+            metrics = ClassificationMetrics(self.num_classes, self.top_k, *node)
+            self.split_metrics[f"{split}_metrics"] = metrics.to(self.class_weights.device)
 
     def _log_epoch(self, split: str) -> None:
         """Pattern A: compute (one sync), log, reset, once an epoch."""

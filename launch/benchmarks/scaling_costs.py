@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from clf.config.files import ROOT
 from launch.benchmarks.scaling_model import FIRST_BUCKET, Link, buckets, fitted
@@ -246,11 +247,18 @@ def _cpu_seconds(act: Callable[[], object]) -> float:
 
 
 def state_bytes(classes: int, nodes: int) -> int:
-    """What a rank keeps of an epoch's counts, and sends once at its end."""
-    from clf.metrics.counts import ClassificationMetrics
+    """What a rank sends of an epoch's counts, once at its end; it keeps those of its node alone."""
+    from clf.metrics import counts
 
-    state: dict[str, Any] = ClassificationMetrics(classes, 5, nodes).metric_state
-    return sum(one.nbytes for one in state.values())
+    sent: list[int] = []
+
+    def send(state: Any) -> Any:
+        sent.append(state.nbytes)
+        return state.clone()
+
+    with patch.object(counts, "sum_over_ranks", send):
+        counts.ClassificationMetrics(classes, 5, nodes).compute()
+    return sum(sent)
 
 
 def checkpoint_times(parameters: int) -> tuple[int, float, float]:

@@ -128,6 +128,50 @@ def test_the_order_follows_seed_and_epoch_and_can_be_had_again():
     assert order(1, 1) == orders[3]
 
 
+def earlier_order(labels_N: np.ndarray, cfg: DataConfig, seed: int, epoch: int) -> np.ndarray:
+    """The order as the first versions drew it, with a pass over all images for each class."""
+    count = len(labels_N) // cfg.batch_size * cfg.batch_size // cfg.repeats
+    if cfg.sampler == "shuffle":
+        drawn = np.random.default_rng([1, seed, epoch]).permutation(len(labels_N))[:count]
+    else:
+        present = np.unique(labels_N)
+        rng = np.random.default_rng([2, seed, epoch])
+        rounds = [rng.permutation(present) for _ in range(-(-count // len(present)))]
+        classes, drawn = np.concatenate(rounds)[:count], np.empty(count, dtype=np.int64)
+        for label in np.unique(classes):
+            places, members = np.flatnonzero(classes == label), np.flatnonzero(labels_N == label)
+            draw = np.random.default_rng([3, seed, epoch, int(label)])
+            cycles = [draw.permutation(members) for _ in range(-(-len(places) // len(members)))]
+            drawn[places] = np.concatenate(cycles)[: len(places)]
+    if cfg.repeats == 1:
+        return drawn
+    by_step = drawn.reshape(-1, cfg.batch_size // cfg.repeats).repeat(cfg.repeats, axis=1)
+    return np.random.default_rng([5, seed, epoch]).permuted(by_step, axis=1).ravel()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    count=st.integers(24, 300),
+    classes=st.sampled_from([1, 7, 24, 70_000]),  # the last: more than two bytes count
+    kind=st.sampled_from(["shuffle", "class_balanced"]),
+    epoch=st.integers(0, 5),
+    repeats=st.sampled_from([1, 3]),
+)
+def test_a_run_that_an_earlier_version_began_goes_on_with_the_order_it_had(
+    count, classes, kind, epoch, repeats
+):
+    rng = np.random.default_rng(count)
+    labels_N = rng.integers(classes - min(classes, 40), classes, count)  # in no order
+    cfg = DataConfig(batch_size=24, sampler=kind, repeats=repeats)
+    sampler = TrainSampler(labels_N, cfg, 3)
+    sampler.set_epoch(epoch)
+    expected = earlier_order(labels_N, cfg, 3, epoch)
+    np.testing.assert_array_equal(sampler.global_order(), expected)
+    micro = np.concatenate([micro.indices_m for micro in sampler])
+    np.testing.assert_array_equal(micro, expected)
+    assert micro.dtype == np.int64
+
+
 # --- class_balanced ---
 
 

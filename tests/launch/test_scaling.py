@@ -197,6 +197,8 @@ def test_a_checkpoint_of_adamw_holds_three_numbers_a_parameter() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_the_counts_of_the_metrics_have_a_row_a_node() -> None:
-    one, two = (state_bytes(1_000, nodes) for nodes in (1, 2))
-    assert 3 * 8 * 1_000 <= two - one <= one
+def test_the_counts_of_the_metrics_are_sent_once_and_two_of_each_class_for_a_node() -> None:
+    one, two, many = (state_bytes(1_000, nodes) for nodes in (1, 2, 128))
+    assert 3 * 8 * 1_000 <= one <= 4 * 8 * 1_000
+    assert two - one == 2 * 8 * 1_000
+    assert many - one == 128 * 8 * 1_000
