@@ -56,7 +56,7 @@ def test_every_section_runs_and_the_json_holds_each_side_of_each_comparison(
     assert set(numbers["versions"]) >= {"python", "torch", "torchvision", "simplejpeg"}
     assert numbers["versions"]["jpeg_region"] in ("compiled", "not compiled")
     assert {name: len(rows) for name, rows in numbers["results"].items()} == {
-        "loader": 2,
+        "loader": 3,
         "step": 1,
         "metrics": 2,
         "startup": 4,
