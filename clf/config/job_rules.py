@@ -1,5 +1,5 @@
 """What a configuration may not ask of a job: the rules for its environment, options of sbatch,
-container, mail, staging and folder. A part of `clf.config.rules`."""
+container, mail, staging, cache and folder. A part of `clf.config.rules`."""
 
 import re
 from collections.abc import Iterator
@@ -116,6 +116,21 @@ def _options(cfg: RunConfig) -> Iterator[str]:
         )
 
 
+def _cache(cfg: RunConfig) -> Iterator[str]:
+    data = cfg.data
+    if data.cache == "device":
+        yield (
+            "data.cache=device: is not there yet; set data.cache=ram, which all ranks of a node "
+            "share, or data.cache=disk"
+        )
+    for key in ("cache_gb", "cache_dir"):
+        if data.cache == "none" and (value := getattr(data, key)) is not None:
+            yield (
+                f"data.{key}={show(value)}: nothing is kept with data.cache=none; set "
+                f"data.cache=ram or data.cache=disk, or take data.{key} out"
+            )
+
+
 def _stage(cfg: RunConfig) -> Iterator[str]:
     if cfg.data.stage == "none" and cfg.data.stage_dir is not None:
         yield (
@@ -126,4 +141,4 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
         yield f"data.origin={cfg.data.origin}: only a job sets it; set data.root"
 
 
-JOB_RULES = [_runs_dir, _slurm, _options, _stage]
+JOB_RULES = [_runs_dir, _slurm, _options, _stage, _cache]

@@ -10,9 +10,10 @@ from clf.atomic import PatientWriter
 from clf.config import DataConfig
 from clf.config.faults import show
 from clf.cores import cores_per_rank
-from clf.data import index, sampler
+from clf.data import cache_place, index, sampler
 from clf.data.ahead import Courier
 from clf.data.bad_images import BadImages
+from clf.data.cache import Cache, find_cache, open_caches
 from clf.data.decode import Look, decode
 from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
@@ -57,12 +58,30 @@ class ClassificationDataModule(LightningDataModule):
         self._kept_index, self._keep = kept_index, keep
         self._splits: ImageSplits | None = None
         self._order: Sequence[str] | None = None  # of the classes
+        self._caches: dict[str, Cache] | None = None  # by split; None: before and after a fit
 
     def prepare_data(self) -> None:
         """Write generated images to disk, and list the images, unless that is done: Lightning asks
         again before each loop. DataError lists what is wrong with the data."""
         if self._splits is None:
             self._splits = self._read()
+
+    def setup(self, stage: str) -> None:
+        """Before a fit, decode what data.cache keeps, unless that is done. DataError: there is no
+        room for it, or an image cannot be read."""
+        if stage != "fit" or self._caches is not None:
+            return
+        cache_place.sweep_memory()
+        self._caches = {}
+        if self.cfg.cache != "none":
+            self._caches = open_caches([self.splits.train, self.splits.val], self.cfg)
+
+    def teardown(self, stage: str) -> None:
+        """After the last evaluation of a run, which follows its fit, give back what was kept."""
+        if stage != "fit":
+            for cache in (self._caches or {}).values():
+                cache.close()
+            self._caches = None
 
     @property
     def splits(self) -> ImageSplits:
@@ -177,7 +196,8 @@ class ClassificationDataModule(LightningDataModule):
         train = self.splits.train
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
         epochs = self.trainer.max_epochs if self.trainer is not None else None
-        return self._loader(train, order, TrainTransform(self.cfg, self.trusted_packages, epochs))
+        transform = TrainTransform(self.cfg, self.trusted_packages, epochs)
+        return self._loader(train, order, transform, self._cache_of(train, trains=True))
 
     def val_dataloader(self) -> ThreadedLoader:
         return self.eval_loader("val", *self._place())
@@ -193,7 +213,8 @@ class ClassificationDataModule(LightningDataModule):
         """Each of some images once over all ranks, as in an evaluation."""
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
-        return self._loader(images, order, EvalTransform(self.cfg))
+        cache = self._cache_of(images, trains=False)
+        return self._loader(images, order, EvalTransform(self.cfg), cache)
 
     def as_evaluated(self, images: Split) -> tuple[np.ndarray, np.ndarray]:
         """Images [N, 3, S, S] uint8 and labels [N] as an evaluation sees them, all in memory."""
@@ -213,6 +234,7 @@ class ClassificationDataModule(LightningDataModule):
         split: Split,
         order: TrainSampler | EvalSampler,
         transform: TrainTransform | EvalTransform,
+        cache: Cache | None = None,
     ) -> ThreadedLoader:
         return ThreadedLoader(
             split,
@@ -224,7 +246,16 @@ class ClassificationDataModule(LightningDataModule):
             Look.of(self.cfg),
             self._bad,
             Courier(self.trainer.strategy.root_device if self.trainer is not None else None),
+            cache,
         )
+
+    def _cache_of(self, split: Split, trains: bool) -> Cache | None:
+        """What the fit keeps of these images, or an evaluation finds on the disk from a run."""
+        if self._caches is None:
+            return find_cache(split, self.cfg) if self.cfg.cache == "disk" and not trains else None
+        if split is not getattr(self.splits, split.name, None) or trains != (split.name == "train"):
+            return None
+        return self._caches.get(split.name)
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:

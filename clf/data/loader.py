@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
 
 import numpy as np
 import torch
@@ -18,8 +17,11 @@ from torch import Tensor
 from clf.batch import PADDING, ClassificationBatch
 from clf.data.ahead import Courier, OnItsWay
 from clf.data.bad_images import BadImages
+from clf.data.cache import Cache
 from clf.data.decode import ON_WHITE, Look, UnreadableError, open_picture
+from clf.data.decoding_threads import start_threads
 from clf.data.index import Split
+from clf.data.picture import Finished, Picture
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -61,6 +63,7 @@ class ThreadedLoader:
         bad: takes the images that cannot be read, whose rows get the label PADDING and keep their
             index; None: the first one is a DataError
         courier: brings the batches to this rank's device; None: they stay in the host's memory
+        cache: has the images, or most of them, decoded
     """
 
     def __init__(
@@ -74,10 +77,11 @@ class ThreadedLoader:
         look: Look = ON_WHITE,
         bad: BadImages | None = None,
         courier: Courier | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.look, self.bad, self._left_out = look, bad, 0  # so many in this epoch, by this rank
         self.split, self.sampler, self.transform = split, sampler, transform
-        self.courier = courier or Courier(None)
+        self.courier, self.cache = courier or Courier(None), cache
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
@@ -140,7 +144,7 @@ class ThreadedLoader:
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
         queue: deque[Filling] = deque()
-        pool = _start_threads(self.threads)
+        pool = start_threads(self.threads)
         try:
             while True:
                 while len(queue) <= self.prefetch and (micro := next(batches, None)) is not None:
@@ -194,6 +198,7 @@ class ThreadedLoader:
     ) -> Unread:
         """Read the images of some rows; those that cannot be read, where `bad` takes them."""
         images_BCHW, indices, positions = batch["images"], micro.indices_m, micro.positions_m
+        pixels_BHWC = images_BCHW.permute(0, 2, 3, 1).numpy()
         # All at once, because decoding an image empties the CPU's cache of what makes these.
         rngs = {
             row: np.random.default_rng([SAMPLE, self.seed, epoch, int(positions[row])])
@@ -206,17 +211,24 @@ class ThreadedLoader:
                 images_BCHW[row].zero_()
                 continue
             index = int(indices[row])
-            path = self.split.path(index)
             try:
-                picture = open_picture(self.split.images[index], path, self.look)
-                images_BCHW[row].copy_(self._now(picture, rngs[row]))
+                picture = self._picture(index)
+                if isinstance(picture, Finished):
+                    pixels_BHWC[row] = picture.pixels_HWC
+                else:
+                    images_BCHW[row].copy_(self._now(picture, rngs[row]))
             except Exception as error:
                 if self.bad is not None and isinstance(error, UnreadableError):
                     unread[row] = error
                     continue
-                error.add_note(f"while reading {path}")
+                error.add_note(f"while reading {self.split.path(index)}")
                 raise
         return unread
+
+    def _picture(self, index: int) -> Picture | Finished:
+        if self.cache is not None and (picture := self.cache.picture(index)) is not None:
+            return picture
+        return open_picture(self.split.images[index], self.split.path(index), self.look)
 
     def _leave_out(self, batch: ClassificationBatch, micro: MicroBatch, unread: Unread) -> None:
         """Mask the rows that could not be read. No other row changes: each has a generator of its
@@ -237,24 +249,3 @@ class ThreadedLoader:
         self._left_out += len(unread)
         # The ranks add up their numbers at the epoch's end; this one alone may be enough.
         self.bad.check(self.split.name, self._left_out, self.sampler.size)
-
-
-def _start_threads(count: int) -> ThreadPoolExecutor:
-    """A pool whose threads use one core each; torch would use all cores in every thread."""
-    here = torch.get_num_threads()
-    all_up = Barrier(count + 1)
-
-    def start() -> None:
-        # When a thread first asks for the number, torch sets it to the process's, which would undo
-        # ours if it happened later.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_up.wait()
-
-    pool = ThreadPoolExecutor(count, thread_name_prefix="clf-loader")
-    for _ in range(count):
-        pool.submit(start)
-    all_up.wait()
-    # In a thread, `set_num_threads` sets its own number and that of all threads started later.
-    torch.set_num_threads(here)
-    return pool

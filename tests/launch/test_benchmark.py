@@ -55,7 +55,7 @@ def test_every_section_runs_and_the_json_holds_each_side_of_each_comparison(
     assert numbers["cores"] >= 1
     assert set(numbers["versions"]) >= {"python", "torch", "torchvision", "simplejpeg"}
     assert {name: len(rows) for name, rows in numbers["results"].items()} == {
-        "loader": 2,
+        "loader": 3,
         "step": 1,
         "metrics": 2,
         "startup": 4,
