@@ -72,7 +72,7 @@ def advice(
 
 def _remedy(data: DataConfig, cores: int, cores_busy: float) -> str:
     """The first of the remedies that fits."""
-    cache = getattr(data, "cache", None) == "none"
+    cache = data.cache == "none"
     system = file_system(Path(data.root)) if data.root else ""
     if data.threads is not None and data.threads < cores:
         return f"set data.threads=null; it is {data.threads}, and the rank has {cores} cores"

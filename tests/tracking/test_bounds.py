@@ -36,7 +36,11 @@ def test_fewer_threads_than_cores_come_first() -> None:
 def test_busy_cores_want_less_work_or_more_of_them() -> None:
     found = remedy(DataConfig(), BUSY)
     assert found.startswith("its 8 cores are busy")
+    assert "data.cache=ram" in found
     assert "slurm.cpus_per_gpu" in found
+    cached = remedy(DataConfig(cache="ram"), BUSY)
+    assert "data.cache" not in cached
+    assert "slurm.cpus_per_gpu" in cached
 
 
 def test_a_network_file_system_is_read_once(
@@ -50,7 +54,12 @@ def test_a_network_file_system_is_read_once(
     staged = DataConfig(root=str(tmp_path), stage="node")
     assert remedy(staged, IDLE).startswith("its cores wait for the disk")
     monkeypatch.setattr(bounds, "file_system", lambda path: "ext4")
-    assert remedy(data, IDLE).startswith("its cores wait for the disk")
+    assert (
+        remedy(data, IDLE)
+        == "its cores wait for the disk; set data.cache=ram, which reads each file once"
+    )
+    cached = DataConfig(root=str(tmp_path), cache="ram")
+    assert remedy(cached, IDLE).startswith("its cores wait for the disk; tar files and shards read")
 
 
 def test_a_path_is_on_the_innermost_mount(tmp_path: Path) -> None:
