@@ -28,7 +28,9 @@ from clf.data.decode import open_picture
 from clf.data.index import load_splits, survey
 from clf.data.picture import Decoded
 from clf.data.reader import DataError
+from clf.run import fit
 from slurm.stage import stage
+from tests import tiny
 from tests.data.conftest import data_config, noise, write_images
 
 
@@ -507,3 +509,35 @@ def test_the_memory_of_a_control_group_counts_as_the_limit_that_it_is(
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50\n")
     assert cache_place._left(tmp_path, "memory.max", "memory.current") == 150
     assert 0 < cache_place.free_bytes(tmp_path, "ram") <= shutil.disk_usage(tmp_path).free
+
+
+# --- runs ---
+
+
+def test_an_evaluation_reads_what_a_run_left_on_the_disk_and_builds_nothing(
+    folder: Path, cached: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluated(cfg: DataConfig, split: str) -> list[torch.Tensor]:
+        data = ClassificationDataModule(cfg, seed=3)
+        return [part for batch in data.eval_loader(split) for part in batch.values()]
+
+    expected = {split: evaluated(data_config(folder), split) for split in ("val", "test")}
+    assert same(evaluated(cached("disk"), "val"), expected["val"])
+    assert not cache_place.known_folder(cached("disk")).exists()
+    ready(cached("disk")).teardown("test")
+    before = files(cached("disk"))
+    assert same(evaluated(cached("disk"), "test"), expected["test"])
+    assert files(cached("disk")) == before
+    read_no_more(monkeypatch)
+    assert same(evaluated(cached("disk"), "val"), expected["val"])
+
+
+def test_a_run_has_the_numbers_of_one_without_a_cache_and_leaves_no_memory_taken(
+    tmp_path: Path,
+) -> None:
+    root, node = str(tmp_path / "digits"), str(tmp_path / "node")
+    kept = {"cache": "ram", "cache_dir": node}
+    without = fit(tiny.config(root, epochs=1), tmp_path / "without", progress=False)
+    cfg = tiny.config(root, epochs=1, data=kept)
+    assert fit(cfg, tmp_path / "with", progress=False) == without
+    assert files(cfg.data) == []
