@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clf.config import DataConfig
+from clf.cores import CORES_PER_RANK
 from clf.metrics.measures import percent
 
 MUCH = 0.1  # of an epoch's time: more waiting is worth a word
@@ -77,15 +78,10 @@ def _remedy(data: DataConfig, cores: int, cores_busy: float) -> str:
     if data.threads is not None and data.threads < cores:
         return f"set data.threads=null; it is {data.threads}, and the rank has {cores} cores"
     if cores_busy >= BUSY:
-        if cache:
-            return (
-                f"its {cores} cores are busy decoding; set data.cache=ram or data.cache=disk, "
-                "which decode each image once, or give it more cores (slurm.cpus_per_gpu)"
-            )
-        return (
-            f"its {cores} cores are busy; give it more (slurm.cpus_per_gpu), or store the images "
-            "smaller"
-        )
+        more = "give it more (slurm.cpus_per_gpu)" if CORES_PER_RANK in os.environ else ""
+        less = "set data.cache=ram or disk, which decodes each image once" if cache else ""
+        instead = ", or ".join(one for one in (less, more) if one) or "store the images smaller"
+        return f"its {cores} cores are busy decoding; {instead}"
     if system in NETWORK and data.stage == "none":
         return (
             f"its cores wait for a network file system ({system}); set data.stage=node, which "

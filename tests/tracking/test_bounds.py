@@ -1,13 +1,22 @@
 """What a run says of its speed, and what it tells its user to set."""
 
+import io
+import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from clf.config import DataConfig
+from clf.cores import CORES_PER_RANK
 from clf.tracking import bounds
 from clf.tracking.bounds import Speed, advice, file_system, in_words
+from clf.tracking.epochs import ProgressBar
+from launch.terminal.follow import Follower
+from launch.terminal.tables import print_status
+from slurm.state import read_state
 
 BUSY, IDLE = 0.9, 0.3
 
@@ -33,14 +42,16 @@ def test_fewer_threads_than_cores_come_first() -> None:
     assert "data.threads" not in remedy(DataConfig(), BUSY)
 
 
-def test_busy_cores_want_less_work_or_more_of_them() -> None:
-    found = remedy(DataConfig(), BUSY)
-    assert found.startswith("its 8 cores are busy")
-    assert "data.cache=ram" in found
-    assert "slurm.cpus_per_gpu" in found
-    cached = remedy(DataConfig(cache="ram"), BUSY)
-    assert "data.cache" not in cached
-    assert "slurm.cpus_per_gpu" in cached
+def test_busy_cores_want_less_work_or_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CORES_PER_RANK, raising=False)
+    plain, cached = DataConfig(), DataConfig(cache="ram")
+    less = "set data.cache=ram or disk, which decodes each image once"
+    assert remedy(plain, BUSY) == f"its 8 cores are busy decoding; {less}"
+    assert remedy(cached, BUSY) == "its 8 cores are busy decoding; store the images smaller"
+    monkeypatch.setenv(CORES_PER_RANK, "8")  # a job of SLURM
+    more = "give it more (slurm.cpus_per_gpu)"
+    assert remedy(plain, BUSY) == f"its 8 cores are busy decoding; {less}, or {more}"
+    assert remedy(cached, BUSY) == f"its 8 cores are busy decoding; {more}"
 
 
 def test_a_network_file_system_is_read_once(
@@ -81,3 +92,27 @@ def test_the_numbers_read_as_a_person_would_write_them() -> None:
         "GPU memory 3.1 GiB",
     ]
     assert in_words(asdict(Speed())) == in_words({}) == []
+
+
+def test_the_progress_bar_shows_speed_and_waiting() -> None:
+    measured = SimpleNamespace(speed=Speed(1234.5, 1180.2, 0.123))
+    trainer = SimpleNamespace(callbacks=[object(), measured], loggers=[], progress_bar_metrics={})
+    shown = ProgressBar().get_metrics(trainer, None)  # type: ignore[arg-type]
+    assert shown == {"images/s": "1,234", "waiting": "12 %"}
+    trainer.callbacks = []
+    assert ProgressBar().get_metrics(trainer, None) == {}  # type: ignore[arg-type]
+
+
+def test_a_followed_job_says_once_what_to_set_and_its_status_too(tmp_path: Path) -> None:
+    out = Console(file=io.StringIO(), width=200)
+    follower = Follower(out, SimpleNamespace(job_id="1"), tmp_path)
+    follower.begun -= 10
+    speed = asdict(Speed(1234.5, 1180.2, 0.34, 3.14, "GPU", "set data.threads=null"))
+    (tmp_path / "status.json").write_text(json.dumps({"state": "running", "speed": speed}))
+    follower._print_epochs()
+    follower._print_epochs()
+    assert out.file.getvalue() == "note: set data.threads=null\n"
+    print_status(out, read_state(tmp_path))
+    numbers = "1,234 images/s (1,180 on average) · waited for data 34 % · GPU memory 3.1 GiB"
+    shown = " ".join(out.file.getvalue().split())
+    assert f"speed {numbers} what bounds it set data.threads=null" in shown
