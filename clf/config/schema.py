@@ -221,7 +221,8 @@ class DataConfig:
     cache: str = setting(
         "none",
         "decode each image of training and validation once, for all ranks of a node: ram keeps the "
-        "pixels in memory while a run uses them, disk on the node's own disk, for later runs too",
+        "pixels in memory while a run uses them, disk on the node's own disk, for later runs too; "
+        "device: as ram, and each GPU has those of training in its own memory and crops them there",
         choices=("none", "ram", "disk", "device"),
     )
     cache_gb: float | None = setting(

@@ -55,13 +55,24 @@ class CachedPicture:
 
     def crop(self, box: Box, size: int) -> np.ndarray:
         """As `Picture.crop`. It is a copy: a transform may write into it, and the map stays."""
-        top, left, height, width = box
         h, w, _ = self.pixels_hwC.shape
-        first, last, before, after = top, top + height, left, left + width
-        if h != self.height or w != self.width:
-            first, last = _mapped(top, height, self.height, h)
-            before, after = _mapped(left, width, self.width, w)
-        return self.pixels_hwC[first:last, before:after].copy()
+        top, left, height, width = stored_box(box, (self.height, self.width), (h, w))
+        return self.pixels_hwC[top : top + height, left : left + width].copy()
+
+
+def stored_box(box: Box, whole: tuple[int, int], stored: tuple[int, int]) -> Box:
+    """The pixels of a box where the image is stored smaller.
+
+    Args:
+        whole: H and W
+        stored: h and w
+    """
+    if whole == stored:
+        return box
+    top, left, height, width = box
+    first, last = _mapped(top, height, whole[0], stored[0])
+    before, after = _mapped(left, width, whole[1], stored[1])
+    return first, before, last - first, after - before
 
 
 def _mapped(start: int, length: int, whole: int, stored: int) -> tuple[int, int]:
@@ -81,6 +92,8 @@ class Cache:
 
     Attributes:
         facts: NAME.json: how many images and bytes it has, and how long they took
+        rows_N5: where each image begins in the pixels, or -1; h, w, H and W, or 0, 0
+        pixels: uint8, of all images
     """
 
     def __init__(self, path: Path, lock: int, kept: bool) -> None:
@@ -88,21 +101,21 @@ class Cache:
         self.path = path
         self.facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
         # As plain arrays, of which a part is taken in half the time.
-        self._rows_N5 = np.load(path.with_suffix(".rows"), mmap_mode="r").view(np.ndarray)
-        self._pixels = np.zeros(0, np.uint8)
+        self.rows_N5 = np.load(path.with_suffix(".rows"), mmap_mode="r").view(np.ndarray)
+        self.pixels = np.zeros(0, np.uint8)
         if self.facts["bytes"]:
             pixels = path.with_suffix(".pixels")
-            self._pixels = np.memmap(pixels, np.uint8, "r").view(np.ndarray)
+            self.pixels = np.memmap(pixels, np.uint8, "r").view(np.ndarray)
 
     def __len__(self) -> int:
-        return len(self._rows_N5)
+        return len(self.rows_N5)
 
     def picture(self, index: int) -> CachedPicture | Finished | None:
         """An image of the split; None if it could not be read when the others were."""
-        start, h, w, height, width = self._rows_N5[index].tolist()
+        start, h, w, height, width = self.rows_N5[index].tolist()
         if start < 0:
             return None
-        pixels_hwC = self._pixels[start : start + h * w * 3].reshape(h, w, 3)
+        pixels_hwC = self.pixels[start : start + h * w * 3].reshape(h, w, 3)
         return CachedPicture(pixels_hwC, height, width) if height else Finished(pixels_hwC)
 
     def close(self) -> None:
@@ -122,7 +135,7 @@ def open_caches(splits: Sequence[Split], cfg: DataConfig) -> dict[str, Cache]:
         DataError: there is no room, no folder, or an image that cannot be read
     """
     folder = cache_place.cache_folder(cfg)
-    cache_place.sweep(folder, whole_too=cfg.cache == "ram")
+    cache_place.sweep(folder, whole_too=cfg.cache != "disk")
     parts = [_Part(folder, split, cfg, split.name == "train") for split in splits]
     try:
         for place, part in enumerate(parts):

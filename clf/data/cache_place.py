@@ -54,14 +54,14 @@ def known_folder(cfg: DataConfig) -> Path:
 
 
 def _base(cfg: DataConfig) -> str:
-    return cfg.cache_dir or (str(MEMORY) if cfg.cache == "ram" else node_disk(None))
+    return cfg.cache_dir or (node_disk(None) if cfg.cache == "disk" else str(MEMORY))
 
 
 def cache_folder(cfg: DataConfig) -> Path:
     """The same, made if it is not there; DataError: it cannot be had."""
     base = _base(cfg)
     given = f"data.cache={cfg.cache}"
-    if cfg.cache == "ram" and cfg.cache_dir is None and not MEMORY.is_dir():
+    if cfg.cache != "disk" and cfg.cache_dir is None and not MEMORY.is_dir():
         raise DataError(
             f"{given}: this machine has no {MEMORY}, which all processes share; set data.cache_dir "
             "to a folder in memory, data.cache=disk, or data.cache=none"
@@ -82,7 +82,7 @@ def cache_folder(cfg: DataConfig) -> Path:
 def free_bytes(folder: Path, kind: str) -> int:
     """How much could still be written there; in memory no more than this process may have."""
     free = shutil.disk_usage(folder).free
-    return min([free, *_free_memory()]) if kind == "ram" else free
+    return free if kind == "disk" else min([free, *_free_memory()])
 
 
 def _free_memory() -> Iterator[int]:

@@ -15,7 +15,11 @@ from clf.cores import usable_cores
 from clf.data.cache_place import free_bytes, known_folder
 from clf.data.reader import DataError, Source, Span
 
-SHARE_OF_FREE = {"ram": 0.5, "disk": 0.9}  # that is taken where data.cache_gb says nothing
+SHARE_OF_FREE = {
+    "ram": 0.5,
+    "device": 0.5,
+    "disk": 0.9,
+}  # that is taken where data.cache_gb says nothing
 LOOKED_AT = 2000  # images whose sizes the estimate is made from
 FEW = 200  # before a run, where somebody waits
 GB = 1e9
@@ -88,7 +92,7 @@ def check_room(needed: dict[str, int], there: int, cfg: DataConfig, folder: Path
             most, why, advice = free, "no more is free", "make room there, set "
     if total <= most:
         return most
-    other = "data.cache=disk" if cfg.cache == "ram" else "data.cache_dir to a larger disk"
+    other = "data.cache_dir to a larger disk" if cfg.cache == "disk" else "data.cache=disk"
     raise DataError(
         f"data.cache={cfg.cache}: the decoded images need about {parts_text(needed)}, and "
         f"{size_text(max(0, most))} of {folder} may be taken ({why}); {advice}{other}, or "

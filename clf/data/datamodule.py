@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 
 from clf.atomic import PatientWriter
@@ -19,6 +20,7 @@ from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
 from clf.data.kept_index import splits_of_run
 from clf.data.loader import ThreadedLoader
+from clf.data.on_device import OnDevice, store_on
 from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.thumbnails import write_thumbnails
@@ -59,6 +61,7 @@ class ClassificationDataModule(LightningDataModule):
         self._splits: ImageSplits | None = None
         self._order: Sequence[str] | None = None  # of the classes
         self._caches: dict[str, Cache] | None = None  # by split; None: before and after a fit
+        self._store: OnDevice | None = None  # of the training images
 
     def prepare_data(self) -> None:
         """Write generated images to disk, and list the images, unless that is done: Lightning asks
@@ -77,11 +80,22 @@ class ClassificationDataModule(LightningDataModule):
             self._caches = open_caches([self.splits.train, self.splits.val], self.cfg)
 
     def teardown(self, stage: str) -> None:
-        """After the last evaluation of a run, which follows its fit, give back what was kept."""
+        """After the last evaluation of a run, which follows its fit, give back what was kept; what
+        a device has, after the fit."""
+        self._empty_store()
         if stage != "fit":
             for cache in (self._caches or {}).values():
                 cache.close()
             self._caches = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """A run that goes back to a checkpoint prepares itself anew while this is still there."""
+        self._empty_store()
+
+    def _empty_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     @property
     def splits(self) -> ImageSplits:
@@ -197,7 +211,12 @@ class ClassificationDataModule(LightningDataModule):
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
         epochs = self.trainer.max_epochs if self.trainer is not None else None
         transform = TrainTransform(self.cfg, self.trusted_packages, epochs)
-        return self._loader(train, order, transform, self._cache_of(train, trains=True))
+        cache = self._cache_of(train, trains=True)
+        if self.cfg.cache == "device" and cache is not None:
+            self._store = store_on(self._device, cache, self.cfg)
+            if self._store is not None and self._caches is not None:
+                self._caches.pop("train").close()  # the node's memory need not have them too
+        return self._loader(train, order, transform, cache, self._store)
 
     def val_dataloader(self) -> ThreadedLoader:
         return self.eval_loader("val", *self._place())
@@ -235,6 +254,7 @@ class ClassificationDataModule(LightningDataModule):
         order: TrainSampler | EvalSampler,
         transform: TrainTransform | EvalTransform,
         cache: Cache | None = None,
+        store: OnDevice | None = None,
     ) -> ThreadedLoader:
         return ThreadedLoader(
             split,
@@ -245,8 +265,9 @@ class ClassificationDataModule(LightningDataModule):
             self.cfg.prefetch,
             Look.of(self.cfg),
             self._bad,
-            Courier(self.trainer.strategy.root_device if self.trainer is not None else None),
+            Courier(self._device),
             cache,
+            store,
         )
 
     def _cache_of(self, split: Split, trains: bool) -> Cache | None:
@@ -256,6 +277,11 @@ class ClassificationDataModule(LightningDataModule):
         if split is not getattr(self.splits, split.name, None) or trains != (split.name == "train"):
             return None
         return self._caches.get(split.name)
+
+    @property
+    def _device(self) -> torch.device | None:
+        """Of this rank; None outside of a run."""
+        return None if self.trainer is None else self.trainer.strategy.root_device
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -6,9 +6,10 @@ B images of a batch, 3 channels, S pixels a side.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from clf.data.cache import Cache
 from clf.data.decode import ON_WHITE, Look, UnreadableError, open_picture
 from clf.data.decoding_threads import start_threads
 from clf.data.index import Split
+from clf.data.on_device import COLUMNS, OnDevice
 from clf.data.picture import Finished, Picture
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
@@ -64,6 +66,8 @@ class ThreadedLoader:
             index; None: the first one is a DataError
         courier: brings the batches to this rank's device; None: they stay in the host's memory
         cache: has the images, or most of them, decoded
+        store: has the images on the device, and crops them there; a batch has, until it is sent,
+            what to take of each
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class ThreadedLoader:
         bad: BadImages | None = None,
         courier: Courier | None = None,
         cache: Cache | None = None,
+        store: OnDevice | None = None,
     ) -> None:
         self.look, self.bad, self._left_out = look, bad, 0  # so many in this epoch, by this rank
         self.split, self.sampler, self.transform = split, sampler, transform
-        self.courier, self.cache = courier or Courier(None), cache
+        self.cache, self.store, self.courier = cache, store, courier or Courier(None)
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
@@ -139,7 +144,7 @@ class ThreadedLoader:
             finally:
                 torch.set_num_threads(here)
             self._leave_out(batch, micro, unread)
-            yield self.courier.hand_out(self.courier.send(batch))
+            yield self.courier.hand_out(self.courier.send(batch, self._pictures()))
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
@@ -172,18 +177,25 @@ class ThreadedLoader:
         for part in one.parts:
             unread |= part.result()
         self._leave_out(one.batch, one.micro, unread)
-        return self.courier.send(one.batch)
+        return self.courier.send(one.batch, self._pictures())
+
+    def _pictures(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes the images on the device, where they live there."""
+        return None if self.store is None else partial(self.store.pictures, size=self._now.size)
 
     @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
         """A batch with its labels and indices; the images are still to be filled in."""
         size, indices_B = self._now.size, micro.indices_m
         labels_B = np.where(indices_B == PADDING, PADDING, self.split.labels[indices_B])
-        images_BHWC = torch.empty(
-            (len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self.pin
-        )
+        if self.store is not None:
+            images = torch.zeros((len(indices_B), len(COLUMNS)), dtype=torch.int64)
+        else:
+            shape = len(indices_B), size, size, 3
+            images_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+            images = images_BHWC.permute(0, 3, 1, 2)  # channels_last
         return ClassificationBatch(
-            images=images_BHWC.permute(0, 3, 1, 2),  # channels_last
+            images=images,
             labels=self._pinned(labels_B),
             indices=self._pinned(indices_B),
         )
@@ -198,7 +210,6 @@ class ThreadedLoader:
     ) -> Unread:
         """Read the images of some rows; those that cannot be read, where `bad` takes them."""
         images_BCHW, indices, positions = batch["images"], micro.indices_m, micro.positions_m
-        pixels_BHWC = images_BCHW.permute(0, 2, 3, 1).numpy()
         # All at once, because decoding an image empties the CPU's cache of what makes these.
         rngs = {
             row: np.random.default_rng([SAMPLE, self.seed, epoch, int(positions[row])])
@@ -212,9 +223,10 @@ class ThreadedLoader:
                 continue
             index = int(indices[row])
             try:
-                picture = self._picture(index)
-                if isinstance(picture, Finished):
-                    pixels_BHWC[row] = picture.pixels_HWC
+                if self.store is not None:
+                    self.store.fill(images_BCHW[row], index, self._now, rngs[row])
+                elif isinstance(picture := self._picture(index), Finished):
+                    images_BCHW.permute(0, 2, 3, 1).numpy()[row] = picture.pixels_HWC
                 else:
                     images_BCHW[row].copy_(self._now(picture, rngs[row]))
             except Exception as error:

@@ -61,12 +61,18 @@ class TrainTransform:
             changed.size = size_in_epoch(self.cfg, epoch, self.epochs)
         return changed
 
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[Box, bool]:
+        """The box of an image, and whether it is flipped."""
+        augment = self.augment
+        box = draw_crop(height, width, augment.crop_scale, augment.crop_ratio, rng)
+        return box, rng.random() < augment.horizontal_flip
+
     def __call__(self, picture: Picture, rng: np.random.Generator) -> Tensor:
         """[3, S, S] uint8, a pure function of the picture and the generator's state."""
         augment = self.augment
-        box = draw_crop(picture.height, picture.width, augment.crop_scale, augment.crop_ratio, rng)
+        box, flipped = self.draw(picture.height, picture.width, rng)
         image_CHW = crop_and_resize(picture, box, self.size, self.interpolation)
-        if rng.random() < augment.horizontal_flip:
+        if flipped:
             image_CHW = F.horizontal_flip_image(image_CHW)
         if augment.policy == "rand_augment":
             ops, magnitude = augment.rand_augment_ops, augment.rand_augment_magnitude
