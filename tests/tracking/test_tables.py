@@ -91,6 +91,14 @@ def test_the_worst_classes_come_first_and_those_without_images_last():
     assert [re.split(r"\s{2,}", line)[0] for line in shown] == order
 
 
+def test_a_table_that_is_too_long_has_the_worst_and_the_best_classes_that_have_images():
+    rows = [PerClassRow(str(c), 10 if c else 0, c) for c in range(10)]
+    assert worst_and_best(rows, 10) == rows
+    assert [row.correct for row in worst_and_best(rows, 4)] == [1, 2, 8, 9]
+    few = [PerClassRow(str(c), 0, 0) for c in range(10)] + rows[1:3]
+    assert [row.correct for row in worst_and_best(few, 4)] == [1, 2, 0, 0]
+
+
 def test_a_class_without_images_is_not_shown_as_wrong():
     text = screen(rows_from_counts(CLASSES, SUPPORT_NC, CORRECT_NC, PREDICTED_C))
     (line,) = (line for line in text.splitlines() if line.startswith("  00 "))
