@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from clf.tracking.tables import PerClassRow, read_csv, render, rows_from_counts, write_csv
+from clf.tracking.tables import (
+    PerClassRow,
+    read_csv,
+    render,
+    rows_from_counts,
+    worst_and_best,
+    write_csv,
+)
 
 CLASSES = ["0", "00", 'a "quoted", name', "Größe 7", "[bold]"]
 SUPPORT_NC = np.array([[4, 0, 3, 1, 7], [5, 0, 0, 2, 4]])
