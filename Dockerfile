@@ -9,7 +9,7 @@ FROM python:3.11-slim-bookworm
 ENV DS_BUILD_OPS=0 PYTHONUNBUFFERED=1
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev \
     && rm -rf /var/lib/apt/lists/*
 
 # What is large and seldom changes, before the code.

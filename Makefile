@@ -9,6 +9,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.installed
+# Optional: decodes no more of a JPEG than a crop needs. It takes gcc and the header of libjpeg-turbo.
+REGION := clf/data/jpeg_region.so
 # The lowest versions have no wheels for newer Pythons.
 OLDEST_PYTHON ?= python3.11
 OLDEST := .venv-oldest
@@ -24,10 +26,10 @@ export DS_BUILD_OPS := 0
 
 .PHONY: demo test test-oldest chaos testbed check docs env lock clean
 
-demo: $(READY)
+demo: env
 	$(BIN)/python launch/submit.py --nodes 1 --model resnet18
 
-test: $(READY)
+test: env
 	@echo "== running the tests"
 	$(BIN)/python -m pytest $(SHARED)
 
@@ -35,7 +37,7 @@ test-oldest: $(OLDEST)/.installed
 	@echo "== running the fast tests with the lowest versions that pyproject.toml allows"
 	$(OLDEST)/bin/python -m pytest $(SHARED) $(SLOW:%=--ignore=%)
 
-chaos: $(READY)
+chaos: env
 	$(BIN)/python -m tests.chaos --faults $(FAULTS) --slurm-faults $(SLURM_FAULTS) --seed $(SEED)
 
 testbed: $(READY)
@@ -54,7 +56,7 @@ docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -f docs/site/mkdocs.yml
 	@echo "site/index.html is its first page; it needs no server and no network"
 
-env: $(READY)
+env: $(READY) $(REGION)
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); ok or sys.exit(\
@@ -68,6 +70,9 @@ $(READY): requirements.lock
 	else $(BIN)/python -m pip install -r requirements.lock; fi
 	@touch $(READY)
 	@echo "== .venv is ready; to use it by hand: . .venv/bin/activate"
+
+$(REGION): clf/data/jpeg_region.c clf/data/jpeg_huffman.h | $(READY)
+	@$(BIN)/python -m clf.data.jpeg_build
 
 # From nothing each time: a version that is installed already would be kept, though it is not the lowest.
 $(OLDEST)/.installed: pyproject.toml | $(READY)

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from clf.config import RunConfig
 from clf.config.build import build
 from clf.config.registry import logged_by
+from clf.cores import cores_per_rank
 from clf.data.datamodule import ClassificationDataModule
 from clf.optim.ema import WeightAverage, WeightsAsTrained
 from clf.parallel.batchnorm import AgreeOnBatchNorm
@@ -91,7 +92,7 @@ def callbacks(
         FiniteWeights(),
         RunRecord(cfg, datamodule.class_to_idx, folder),
         LearningRateMonitor(logging_interval="step"),
-        Throughput(cfg.data.batch_size),
+        Throughput(cfg.data.batch_size, cfg.data, cores_per_rank(cfg.gpus or 1)),
         GradientNorm(bad_loss.gradient_norm),
         PerClassTables(folder, class_scalars=cfg.tracking.class_scalars),
         TrainingImages(folder, datamodule.classes),

@@ -60,8 +60,8 @@ class Predictions:
             most: groups; fewer classes have one each, of more some neighbours are added up, since
                 the counts of all pairs of ImageNet-21k's classes would take 3.8 GB
         """
-        edges = np.linspace(0, len(self.classes), min(len(self.classes), most) + 1)
-        edges = edges.round().astype(int)
+        C = len(self.classes)
+        edges = np.linspace(0, C, min(C, most) + 1).round().astype(int)
         size, known_N = len(edges) - 1, self.labels_N != UNKNOWN
         groups_C = np.repeat(np.arange(size), np.diff(edges))
         pair_n = groups_C[self.labels_N[known_N]] * size + groups_C[self.predicted_N[known_N]]

@@ -7,14 +7,9 @@ shows medians with the least and the most, by the wall and by second of the proc
 machine changes less. docs/benchmarks/README.md keeps dated results.
 """
 
-import contextlib
 import json
-import os
-import platform
 import sys
 from dataclasses import asdict, replace
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +27,9 @@ from launch.benchmarks import SECTIONS
 from launch.benchmarks.comparison import SMOKE, BenchmarkError, Sizes
 from launch.benchmarks.gpu import step_on_gpu
 from launch.benchmarks.scaling_command import scaling
+from launch.benchmarks.setting import describe
 from launch.command import run_command
 from launch.terminal.screen import exit_code
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pillow", "simplejpeg", "numpy")
-OPTIONAL = ("nvidia-dali-cuda130", "spdl-io", "timm")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,17 +61,6 @@ def main(argv: list[str] | None = None) -> int:
         whole = {**setting, "sizes": asdict(sizes), "results": results}
         arguments.json.write_text(json.dumps(whole, indent=1))
     return 0
-
-
-def describe() -> dict[str, Any]:
-    """When, on what, with which versions."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    for name in OPTIONAL:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    load = os.getloadavg()[0]
-    cores = len(os.sched_getaffinity(0))
-    return {"date": date.today().isoformat(), "cores": cores, "load": load, "versions": versions}
 
 
 def print_setting(setting: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from clf.parallel.light_imports import lighten_imports
 from launch.arguments.run import SLURM_FLAGS
 from launch.typed import sibling, this_command
 
@@ -20,6 +21,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     has gone, as in `jobs.py list | head`, and after Ctrl-C, which is code 130."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `answer_help`
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    lighten_imports()
     try:
         try:
             code: object = main()

@@ -1,5 +1,6 @@
 """How many devices a node has and what this machine can give, found out without importing torch."""
 
+import functools
 import os
 import re
 import shutil
@@ -25,9 +26,15 @@ def has_slurm() -> bool:
         return False
     if "SLURM_CONF" in os.environ or Path("/etc/slurm/slurm.conf").exists():
         return True
+    return _looks_for_a_controller(shutil.which("sinfo") or "sinfo")
+
+
+@functools.cache
+def _looks_for_a_controller(sinfo: str) -> bool:
+    """Asked once: a command wants to know in several places, and a busy controller is slow."""
     try:
         asked = subprocess.run(
-            ["sinfo", "-h"], capture_output=True, text=True, timeout=ANSWER_S, check=False
+            [sinfo, "-h"], capture_output=True, text=True, timeout=ANSWER_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return True  # it looked for a controller

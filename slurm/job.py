@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from clf.config import ConfigError
 from clf.config.saved import load
 from clf.cores import CORES_PER_RANK
+from clf.parallel.light_imports import lighten_imports
 from clf.resilience import lease
 from clf.resilience.lease import Lease
 from clf.resilience.processes import Process, process
@@ -46,6 +47,7 @@ class Job:
         `EXIT_REFUSED` where another job or process writes into the run folder.
         """
         os.umask(0o077)
+        lighten_imports()
         run_dir, rank, held_lease = Path(self.run_dir), 0, None
         request = LocalStopRequest() if submitit_adapter.is_local() else StopRequest()
         try:

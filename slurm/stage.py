@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from clf.atomic import remove_leftovers, write_folder
 from clf.config import RunConfig
+from clf.data.cache_place import node_disk, own_folder
 from clf.data.tar import top_folder
 from slurm.environment import node_name
 
@@ -41,7 +41,7 @@ def stage(cfg: RunConfig) -> RunConfig:
     source = Path(data.root)
     if not source.exists():
         raise ValueError(f"data.root={source}: does not exist on {node_name()}; set data.root")
-    place = _place(data.stage_dir)
+    place = own_folder(node_disk(data.stage_dir), "data.stage_dir")
     target = place / f"{source.name}-{_fingerprint(source)}"
     with _locked(place / f".{target.name}.lock"):
         if target.exists():
@@ -50,16 +50,6 @@ def stage(cfg: RunConfig) -> RunConfig:
             _copy_whole(source, target)
     root = top_folder(target) if source.is_file() else target
     return replace(cfg, data=replace(data, root=str(root), origin=str(source)))
-
-
-def _place(folder: str | None) -> Path:
-    """A folder on the node's disk that belongs to this user."""
-    base = folder or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-    place = Path(base).expanduser() / f"clf-{os.getuid()}"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if place.is_symlink() or place.stat().st_uid != os.getuid():
-        raise ValueError(f"data.stage_dir: {place} belongs to somebody else; set another folder")
-    return place
 
 
 def _fingerprint(source: Path) -> str:
@@ -152,6 +142,8 @@ def _link(path: str, copy: Path, source: Path, places: dict[str, Path]) -> str |
 def _copy_file(file: tuple[Path, Path, int]) -> int:
     source, target, size = file
     shutil.copyfile(source, target)
+    facts = source.stat()
+    os.utime(target, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # so a cache knows the copy
     return size
 
 

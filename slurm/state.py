@@ -50,6 +50,7 @@ class RunState:
     best: float | None  # top-1 on the validation images, 0..1
     metrics: dict[str, float]
     eta_s: float | None
+    speed: dict[str, Any]  # as `clf.tracking.bounds.Speed`
     restarts: int
     updated: float | None  # seconds since 1970
     diagnosis: str | None
@@ -102,6 +103,7 @@ def read_state(run_dir: Path, known: Mapping[str, queue.QueuedJob] | None = None
         best=best_top1(run_dir),
         metrics=status.get("metrics") or {},
         eta_s=status.get("eta_s") if training else None,
+        speed=status.get("speed") or {},
         restarts=max(restarts),
         updated=status.get("updated"),
         diagnosis=None if state == "finished" else diagnosis(run_dir),

@@ -1,11 +1,12 @@
 """What a configuration may not ask of a job: the rules for its environment, options of sbatch,
-container, mail, staging and folder. A part of `clf.config.rules`."""
+container, mail, staging, cache and folder. A part of `clf.config.rules`."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 from clf.config.faults import SECRET_WORDS, show
-from clf.config.schema import RunConfig
+from clf.config.schema import AugmentConfig, DataConfig, RunConfig
 from clf.config.slurm_words import gpus
 
 # Options of sbatch that other settings control -> what to do instead
@@ -116,6 +117,44 @@ def _options(cfg: RunConfig) -> Iterator[str]:
         )
 
 
+def _cache(cfg: RunConfig) -> Iterator[str]:
+    data = cfg.data
+    if data.cache == "device":
+        yield from _device_cache(data)
+    for key in ("cache_gb", "cache_dir"):
+        if data.cache == "none" and (value := getattr(data, key)) is not None:
+            yield (
+                f"data.{key}={show(value)}: nothing is kept with data.cache=none; set "
+                f"data.cache=ram or data.cache=disk, or take data.{key} out"
+            )
+
+
+ON_DEVICE = {"crop_scale", "crop_ratio", "horizontal_flip"}  # of data.augment
+DETAILS = {"rand_augment_ops", "rand_augment_magnitude", "jpeg_quality", "noise_std"}  # of others
+
+
+def _device_cache(data: DataConfig) -> Iterator[str]:
+    names = {one.name for one in fields(AugmentConfig)} - ON_DEVICE - DETAILS
+    usual = AugmentConfig()
+    asked = [
+        f"data.augment.{name}"
+        for name in sorted(names)
+        if getattr(data.augment, name) != getattr(usual, name)
+    ]
+    if data.interpolation == "bicubic":
+        asked.append("data.interpolation=bicubic")
+    if asked:
+        yield (
+            "data.cache=device: on the device images are cropped, resized (bilinear) and flipped, "
+            f"and nothing else is done to them; take out {', '.join(asked)}, or set data.cache=ram"
+        )
+    if data.micro_batch_size == "auto":
+        yield (
+            "data.cache=device: data.micro_batch_size=auto tries how many images fit before the "
+            "data are in the device's memory; set a number, or data.cache=ram"
+        )
+
+
 def _stage(cfg: RunConfig) -> Iterator[str]:
     if cfg.data.stage == "none" and cfg.data.stage_dir is not None:
         yield (
@@ -126,4 +165,4 @@ def _stage(cfg: RunConfig) -> Iterator[str]:
         yield f"data.origin={cfg.data.origin}: only a job sets it; set data.root"
 
 
-JOB_RULES = [_runs_dir, _slurm, _options, _stage]
+JOB_RULES = [_runs_dir, _slurm, _options, _stage, _cache]

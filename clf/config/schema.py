@@ -218,6 +218,22 @@ class DataConfig:
     stage_dir: str | None = setting(
         None, "folder on the node; null: $SLURM_TMPDIR, else $TMPDIR or /tmp"
     )
+    cache: str = setting(
+        "none",
+        "decode each image of training and validation once, for all ranks of a node: ram keeps the "
+        "pixels in memory while a run uses them, disk on the node's own disk, for later runs too; "
+        "device: as ram, and each GPU has those of training in its own memory and crops them there",
+        choices=("none", "ram", "disk", "device"),
+    )
+    cache_gb: float | None = setting(
+        None,
+        "GB at most of a node; null: half of the memory, or nine tenths of the disk, that is free",
+        ABOVE_0,
+    )
+    cache_dir: str | None = setting(
+        None,
+        "folder on the node; null: /dev/shm for ram; for disk $SLURM_TMPDIR, else $TMPDIR or /tmp",
+    )
     origin: str | None = setting(
         None, "root before a job replaced it by the node's copy; set by the job alone"
     )

@@ -5,9 +5,11 @@ step before, and the step for the copy. Here the copy of the next batch begins a
 are there, beside whatever the device is doing.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from clf.batch import ClassificationBatch
 
@@ -35,14 +37,20 @@ class Courier:
         self.copies = device is not None and device.type == "cuda"
         self._stream = cuda.Stream(device) if self.copies else None
 
-    def send(self, batch: ClassificationBatch) -> OnItsWay:
-        """Begin to copy a batch, from pinned memory, which stays taken until the copy is done."""
+    def send(
+        self, batch: ClassificationBatch, pictures: Callable[[Tensor], Tensor] | None = None
+    ) -> OnItsWay:
+        """Begin to copy a batch, from pinned memory, which stays taken until the copy is done.
+
+        Args:
+            pictures: makes the images there of what the batch has in their place
+        """
         if self._stream is None:
-            return OnItsWay(batch, None)
+            return OnItsWay(_with_pictures(batch, pictures), None)
         with self.cuda.stream(self._stream):
             moved: Any = {
-                key: tensor.to(self.device, non_blocking=True)  # type: ignore[attr-defined]
-                for key, tensor in batch.items()
+                key: tensor.to(self.device, non_blocking=True)
+                for key, tensor in _with_pictures(batch, pictures).items()
             }
             return OnItsWay(moved, self._stream.record_event())
 
@@ -55,3 +63,7 @@ class Courier:
                 # Its memory is not given to a later copy before the step is done with it.
                 tensor.record_stream(computing)  # type: ignore[attr-defined]
         return sent.batch
+
+
+def _with_pictures(batch: ClassificationBatch, pictures: Callable[[Tensor], Tensor] | None) -> Any:
+    return batch if pictures is None else {**batch, "images": pictures(batch["images"])}

@@ -4,20 +4,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 
 from clf.atomic import PatientWriter
 from clf.config import DataConfig
 from clf.config.faults import show
 from clf.cores import cores_per_rank
-from clf.data import index, sampler
+from clf.data import cache_place, index, sampler
 from clf.data.ahead import Courier
 from clf.data.bad_images import BadImages
+from clf.data.cache import Cache, find_cache, open_caches
 from clf.data.decode import Look, decode
 from clf.data.given import compare_classes
 from clf.data.index import ImageSplits, Split
 from clf.data.kept_index import splits_of_run
 from clf.data.loader import ThreadedLoader
+from clf.data.on_device import OnDevice, store_on
 from clf.data.reader import SPLITS, DataError
 from clf.data.sampler import EvalSampler, TrainSampler
 from clf.data.thumbnails import write_thumbnails
@@ -57,12 +60,42 @@ class ClassificationDataModule(LightningDataModule):
         self._kept_index, self._keep = kept_index, keep
         self._splits: ImageSplits | None = None
         self._order: Sequence[str] | None = None  # of the classes
+        self._caches: dict[str, Cache] | None = None  # by split; None: before and after a fit
+        self._store: OnDevice | None = None  # of the training images
 
     def prepare_data(self) -> None:
         """Write generated images to disk, and list the images, unless that is done: Lightning asks
         again before each loop. DataError lists what is wrong with the data."""
         if self._splits is None:
             self._splits = self._read()
+
+    def setup(self, stage: str) -> None:
+        """Before a fit, decode what data.cache keeps, unless that is done. DataError: there is no
+        room for it, or an image cannot be read."""
+        if stage != "fit" or self._caches is not None:
+            return
+        cache_place.sweep_memory()
+        self._caches = {}
+        if self.cfg.cache != "none":
+            self._caches = open_caches([self.splits.train, self.splits.val], self.cfg)
+
+    def teardown(self, stage: str) -> None:
+        """After the last evaluation of a run, which follows its fit, give back what was kept; what
+        a device has, after the fit."""
+        self._empty_store()
+        if stage != "fit":
+            for cache in (self._caches or {}).values():
+                cache.close()
+            self._caches = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """A run that goes back to a checkpoint prepares itself anew while this is still there."""
+        self._empty_store()
+
+    def _empty_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     @property
     def splits(self) -> ImageSplits:
@@ -177,7 +210,13 @@ class ClassificationDataModule(LightningDataModule):
         train = self.splits.train
         order = TrainSampler(train.labels, self.cfg, self.seed, rank, world_size)
         epochs = self.trainer.max_epochs if self.trainer is not None else None
-        return self._loader(train, order, TrainTransform(self.cfg, self.trusted_packages, epochs))
+        transform = TrainTransform(self.cfg, self.trusted_packages, epochs)
+        cache = self._cache_of(train, trains=True)
+        if self.cfg.cache == "device" and cache is not None:
+            self._store = store_on(self._device, cache, self.cfg)
+            if self._store is not None and self._caches is not None:
+                self._caches.pop("train").close()  # the node's memory need not have them too
+        return self._loader(train, order, transform, cache, self._store)
 
     def val_dataloader(self) -> ThreadedLoader:
         return self.eval_loader("val", *self._place())
@@ -193,7 +232,8 @@ class ClassificationDataModule(LightningDataModule):
         """Each of some images once over all ranks, as in an evaluation."""
         size = self.cfg.eval_batch_size or sampler.micro_batch_size(self.cfg, world_size)
         order = EvalSampler(len(images), size, rank, world_size)
-        return self._loader(images, order, EvalTransform(self.cfg))
+        cache = self._cache_of(images, trains=False)
+        return self._loader(images, order, EvalTransform(self.cfg), cache)
 
     def as_evaluated(self, images: Split) -> tuple[np.ndarray, np.ndarray]:
         """Images [N, 3, S, S] uint8 and labels [N] as an evaluation sees them, all in memory."""
@@ -213,6 +253,8 @@ class ClassificationDataModule(LightningDataModule):
         split: Split,
         order: TrainSampler | EvalSampler,
         transform: TrainTransform | EvalTransform,
+        cache: Cache | None = None,
+        store: OnDevice | None = None,
     ) -> ThreadedLoader:
         return ThreadedLoader(
             split,
@@ -223,8 +265,23 @@ class ClassificationDataModule(LightningDataModule):
             self.cfg.prefetch,
             Look.of(self.cfg),
             self._bad,
-            Courier(self.trainer.strategy.root_device if self.trainer is not None else None),
+            Courier(self._device),
+            cache,
+            store,
         )
+
+    def _cache_of(self, split: Split, trains: bool) -> Cache | None:
+        """What the fit keeps of these images, or an evaluation finds on the disk from a run."""
+        if self._caches is None:
+            return find_cache(split, self.cfg) if self.cfg.cache == "disk" and not trains else None
+        if split is not getattr(self.splits, split.name, None) or trains != (split.name == "train"):
+            return None
+        return self._caches.get(split.name)
+
+    @property
+    def _device(self) -> torch.device | None:
+        """Of this rank; None outside of a run."""
+        return None if self.trainer is None else self.trainer.strategy.root_device
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -170,6 +170,10 @@ def survey(cfg: DataConfig, contents: bool = False) -> Survey:
     notes = list(splits.notes)
     if contents and not generated.is_generated(cfg):
         notes += _contents(splits, cfg)
+    if contents and cfg.cache != "none":
+        from clf.data.cache_size import size_note  # imports Pillow
+
+        notes.append(size_note(splits.train.images, splits.val.images, cfg))
     return Survey(splits.classes, faults, notes)
 
 

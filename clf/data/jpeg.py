@@ -1,13 +1,17 @@
 """The part of a JPEG that is asked for, at the smallest scale that has enough pixels.
 
-libjpeg decodes at 1/2, 1/4 and 1/8 by leaving out the fine detail, which is much faster. It is
-simplejpeg's libjpeg-turbo, which is 1.4 times as fast as PIL and releases the GIL, with its fast
-transform: the pixels are within a few grey levels of PIL's.
+libjpeg-turbo decodes at 1/2, 1/4 and 1/8 by leaving out the fine detail, with its fast transform:
+the pixels are within a few grey levels of PIL's. Where jpeg_region.c has been compiled (see
+`clf.data.jpeg_build`) what lies outside the part costs little; elsewhere, and where that doubts the
+data, simplejpeg decodes all of the image. Both release the GIL and give the same pixels.
 
 H x W pixels.
 """
 
+import ctypes
 import io
+import warnings
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -21,6 +25,31 @@ ORIENTATION = 0x0112  # EXIF tag
 APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA  # markers
 ICC = b"ICC_PROFILE\0"  # begins a segment, then its number and that of all such segments
 SCALES = (1, 2, 4)  # eighths of the size that libjpeg's fast transforms can give
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """The compiled jpeg_region.c. OSError: this machine lacks libjpeg-turbo."""
+    library = ctypes.CDLL(str(path))
+    numbers = [ctypes.c_int] * 5
+    library.clf_jpeg_region.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *numbers, ctypes.c_void_p]
+    return library
+
+
+def _library() -> ctypes.CDLL | None:
+    for path in sorted(Path(__file__).parent.glob("jpeg_region*.so")):
+        try:
+            return load(path)
+        except OSError as error:
+            warnings.warn(
+                f"{path} cannot be loaded ({error}), so that JPEGs are decoded whole, which takes "
+                "longer; install libjpeg-turbo (on Debian libjpeg62-turbo), or compile it on this "
+                "machine: python -m clf.data.jpeg_build",
+                stacklevel=2,
+            )
+    return None
+
+
+LIBRARY = _library()
 
 
 class Jpeg:
@@ -61,6 +90,11 @@ class Jpeg:
     def _decode(self, box: Box, eighths: int) -> np.ndarray:
         """The pixels of a box of the stored image."""
         top, left, height, width = scaled(box, self, eighths)
+        if LIBRARY is not None:
+            region_HWC = np.empty((height, width, 3), np.uint8)
+            where = (top, left, height, width, region_HWC.ctypes.data)
+            if LIBRARY.clf_jpeg_region(self.data, len(self.data), eighths, *where) == 0:
+                return region_HWC
         image_HWC = simplejpeg.decode_jpeg(
             self.data,
             fastdct=True,

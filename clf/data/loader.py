@@ -6,10 +6,10 @@ B images of a batch, 3 channels, S pixels a side.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +18,12 @@ from torch import Tensor
 from clf.batch import PADDING, ClassificationBatch
 from clf.data.ahead import Courier, OnItsWay
 from clf.data.bad_images import BadImages
+from clf.data.cache import Cache
 from clf.data.decode import ON_WHITE, Look, UnreadableError, open_picture
+from clf.data.decoding_threads import start_threads
 from clf.data.index import Split
+from clf.data.on_device import COLUMNS, OnDevice
+from clf.data.picture import Finished, Picture
 from clf.data.sampler import EvalSampler, MicroBatch, TrainSampler
 from clf.data.transforms import EvalTransform, TrainTransform
 
@@ -61,6 +65,9 @@ class ThreadedLoader:
         bad: takes the images that cannot be read, whose rows get the label PADDING and keep their
             index; None: the first one is a DataError
         courier: brings the batches to this rank's device; None: they stay in the host's memory
+        cache: has the images, or most of them, decoded
+        store: has the images on the device, and crops them there; a batch has, until it is sent,
+            what to take of each
     """
 
     def __init__(
@@ -74,10 +81,12 @@ class ThreadedLoader:
         look: Look = ON_WHITE,
         bad: BadImages | None = None,
         courier: Courier | None = None,
+        cache: Cache | None = None,
+        store: OnDevice | None = None,
     ) -> None:
         self.look, self.bad, self._left_out = look, bad, 0  # so many in this epoch, by this rank
         self.split, self.sampler, self.transform = split, sampler, transform
-        self.courier = courier or Courier(None)
+        self.cache, self.store, self.courier = cache, store, courier or Courier(None)
         self._now = transform  # as it is in the epoch that is iterated over
         self.batch_sampler = None  # Lightning asks every loader with a sampler for it
         self.seed, self.threads, self.prefetch = seed, threads, prefetch
@@ -135,12 +144,12 @@ class ThreadedLoader:
             finally:
                 torch.set_num_threads(here)
             self._leave_out(batch, micro, unread)
-            yield self.courier.hand_out(self.courier.send(batch))
+            yield self.courier.hand_out(self.courier.send(batch, self._pictures()))
 
     def _ahead(self, batches: Iterator[MicroBatch]) -> Iterator[ClassificationBatch]:
         """Keeps `prefetch` batches in the making. The threads stop however the caller leaves."""
         queue: deque[Filling] = deque()
-        pool = _start_threads(self.threads)
+        pool = start_threads(self.threads)
         try:
             while True:
                 while len(queue) <= self.prefetch and (micro := next(batches, None)) is not None:
@@ -168,18 +177,25 @@ class ThreadedLoader:
         for part in one.parts:
             unread |= part.result()
         self._leave_out(one.batch, one.micro, unread)
-        return self.courier.send(one.batch)
+        return self.courier.send(one.batch, self._pictures())
+
+    def _pictures(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes the images on the device, where they live there."""
+        return None if self.store is None else partial(self.store.pictures, size=self._now.size)
 
     @torch.inference_mode(False)  # other threads could not fill tensors of the caller's inference
     def _empty(self, micro: MicroBatch) -> ClassificationBatch:
         """A batch with its labels and indices; the images are still to be filled in."""
         size, indices_B = self._now.size, micro.indices_m
         labels_B = np.where(indices_B == PADDING, PADDING, self.split.labels[indices_B])
-        images_BHWC = torch.empty(
-            (len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self.pin
-        )
+        if self.store is not None:
+            images = torch.zeros((len(indices_B), len(COLUMNS)), dtype=torch.int64)
+        else:
+            shape = len(indices_B), size, size, 3
+            images_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+            images = images_BHWC.permute(0, 3, 1, 2)  # channels_last
         return ClassificationBatch(
-            images=images_BHWC.permute(0, 3, 1, 2),  # channels_last
+            images=images,
             labels=self._pinned(labels_B),
             indices=self._pinned(indices_B),
         )
@@ -206,17 +222,25 @@ class ThreadedLoader:
                 images_BCHW[row].zero_()
                 continue
             index = int(indices[row])
-            path = self.split.path(index)
             try:
-                picture = open_picture(self.split.images[index], path, self.look)
-                images_BCHW[row].copy_(self._now(picture, rngs[row]))
+                if self.store is not None:
+                    self.store.fill(images_BCHW[row], index, self._now, rngs[row])
+                elif isinstance(picture := self._picture(index), Finished):
+                    images_BCHW.permute(0, 2, 3, 1).numpy()[row] = picture.pixels_HWC
+                else:
+                    images_BCHW[row].copy_(self._now(picture, rngs[row]))
             except Exception as error:
                 if self.bad is not None and isinstance(error, UnreadableError):
                     unread[row] = error
                     continue
-                error.add_note(f"while reading {path}")
+                error.add_note(f"while reading {self.split.path(index)}")
                 raise
         return unread
+
+    def _picture(self, index: int) -> Picture | Finished:
+        if self.cache is not None and (picture := self.cache.picture(index)) is not None:
+            return picture
+        return open_picture(self.split.images[index], self.split.path(index), self.look)
 
     def _leave_out(self, batch: ClassificationBatch, micro: MicroBatch, unread: Unread) -> None:
         """Mask the rows that could not be read. No other row changes: each has a generator of its
@@ -237,24 +261,3 @@ class ThreadedLoader:
         self._left_out += len(unread)
         # The ranks add up their numbers at the epoch's end; this one alone may be enough.
         self.bad.check(self.split.name, self._left_out, self.sampler.size)
-
-
-def _start_threads(count: int) -> ThreadPoolExecutor:
-    """A pool whose threads use one core each; torch would use all cores in every thread."""
-    here = torch.get_num_threads()
-    all_up = Barrier(count + 1)
-
-    def start() -> None:
-        # When a thread first asks for the number, torch sets it to the process's, which would undo
-        # ours if it happened later.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_up.wait()
-
-    pool = ThreadPoolExecutor(count, thread_name_prefix="clf-loader")
-    for _ in range(count):
-        pool.submit(start)
-    all_up.wait()
-    # In a thread, `set_num_threads` sets its own number and that of all threads started later.
-    torch.set_num_threads(here)
-    return pool

@@ -9,15 +9,83 @@ B images of a batch, S x S pixels of each, h x w of its box, T pixels that one p
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from clf.config import DataConfig
+from clf.data.cache import Cache, stored_box
+from clf.data.cache_size import GB, size_text
+from clf.data.decode import REMEDY, UnreadableError
+from clf.data.reader import DataError
 
 # What a row says of its image, int64: where its pixels begin among all, how many a line has; the
 # box in them; whether it is flipped. A row of zeros is a black image.
 COLUMNS = ("start", "line", "top", "left", "height", "width", "flipped")
+SHARE_OF_FREE = 0.5  # of a GPU's memory, where data.cache_gb says nothing
+PART = 2**28  # bytes that are copied at once
 MOST = 2**25  # numbers of a part of a batch that is resized at once: some 500 MB
+
+
+class OnDevice:
+    """The pixels of a cache on a device, which every rank has on its own.
+
+    Args:
+        cache: of the training images; it is read here, and not kept
+    """
+
+    def __init__(self, cache: Cache, device: torch.device) -> None:
+        self.rows_N5 = np.array(cache.rows_N5)
+        pixels_P = torch.empty(len(cache.pixels), dtype=torch.uint8, device=device)
+        for first in range(0, len(pixels_P), PART):
+            part = np.array(cache.pixels[first : first + PART])  # of the file's map, which is not
+            pixels_P[first : first + PART] = torch.from_numpy(part)  # to be written to
+        self.pixels_P3 = pixels_P.view(-1, 3)
+
+    def fill(self, row_7: Tensor, index: int, transform: Any, rng: np.random.Generator) -> None:
+        """Write `COLUMNS` of an image.
+
+        Args:
+            transform: the TrainTransform that draws its box and whether it is flipped
+
+        Raises:
+            UnreadableError: it could not be decoded
+        """
+        start, h, w, height, width = self.rows_N5[index].tolist()
+        if start < 0:
+            raise UnreadableError(f"image {index} could not be read when it was decoded; {REMEDY}")
+        box, flipped = transform.draw(height, width, rng)
+        stored = stored_box(box, (height, width), (h, w))
+        row_7.numpy()[:] = start // 3, w, *stored, flipped
+
+    def close(self) -> None:
+        """Give the device's memory back, whoever may still know this object."""
+        self.pixels_P3 = torch.empty(0, 3, dtype=torch.uint8)
+
+    def pictures(self, rows_B7: Tensor, size: int) -> Tensor:
+        """[B, 3, size, size] uint8, on the device."""
+        return crop_and_resize_batch(self.pixels_P3, rows_B7, size)
+
+
+def store_on(device: torch.device | None, cache: Cache, cfg: DataConfig) -> OnDevice | None:
+    """The images on a GPU; None where there is none: the cache serves a CPU as it is.
+
+    Raises:
+        DataError: they take too much of the GPU's memory
+    """
+    if device is None or device.type != "cuda":
+        return None
+    free, size = torch.cuda.mem_get_info(device)[0], len(cache.pixels)
+    most = SHARE_OF_FREE * free if cfg.cache_gb is None else min(cfg.cache_gb * GB, free)
+    if size > most:
+        why = f"{SHARE_OF_FREE:.0%} of what is free" if cfg.cache_gb is None else "data.cache_gb"
+        raise DataError(
+            f"data.cache=device: the training images take {size_text(size)}, and a GPU gives them "
+            f"at most {size_text(most)} ({why}); set data.cache=ram, or a smaller data.image_size"
+        )
+    return OnDevice(cache, device)
 
 
 class Taps(NamedTuple):

@@ -4,7 +4,7 @@ for by the box, so that none outside of it need be decoded.
 H x W pixels.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,3 +42,9 @@ class Decoded:
         """A view of the pixels of the box, at full scale."""
         top, left, height, width = box
         return self.image_HWC[top : top + height, left : left + width]
+
+
+class Finished(NamedTuple):
+    """An image of an evaluation as the model sees it, which no transform need look at again."""
+
+    pixels_HWC: np.ndarray

@@ -152,8 +152,9 @@ class BaseClassificationModel(LightningModule):
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
         if not self.is_compiled:
             return self.network(self.normalised(images_BCHW))
-        # The network's own code normalises. A CUDA graph writes its next output to the same memory.
-        return self.network(images_BCHW).clone()
+        logits_BC = self.network(images_BCHW)  # whose own code normalises
+        # A CUDA graph writes its next output to the same memory. Anything else is refused later.
+        return logits_BC.clone() if isinstance(logits_BC, Tensor) else logits_BC
 
     def normalised(self, images_BCHW: Tensor) -> Tensor:
         """uint8 images as floats; floats as they are."""

@@ -96,7 +96,7 @@ def trainer_arguments(cfg: RunConfig) -> dict[str, Any]:
         "num_nodes": cfg.nodes,
         "sync_batchnorm": cfg.strategy.sync_batchnorm,
         "gradient_clip_val": cfg.strategy.gradient_clip,
-        "deterministic": cfg.strategy.deterministic,
+        "deterministic": _deterministic(cfg.strategy.deterministic),
         "benchmark": not cfg.strategy.deterministic and accelerator == "gpu",
         **_strategy(cfg, accelerator),
     }
@@ -157,3 +157,8 @@ def _precision(cfg: StrategyConfig, accelerator: str) -> Any:
     if cfg.precision != "auto":
         return cfg.precision
     return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _deterministic(asked: bool) -> bool | None:
+    """For Lightning; None where nothing has to be set: to set it, torch imports its compiler."""
+    return True if asked else (False if torch.are_deterministic_algorithms_enabled() else None)

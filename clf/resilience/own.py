@@ -13,7 +13,7 @@ from clf.run_folder import RunFolder
 # What says where and on what a run runs, or what is shown of it: it may change without a word.
 OF_THE_MACHINE = (
     *("name", "runs_dir", "nodes", "gpus", "slurm.", "tracking.", "strategy.", "report", "debug"),
-    *("data.root", "data.origin", "data.stage", "data.threads", "data.prefetch"),
+    *("data.root", "data.origin", "data.stage", "data.cache_", "data.threads", "data.prefetch"),
     *("data.micro_batch_size", "checkpoint.", "trusted_packages"),
 )
 

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,10 @@ class StatusFile(Callback):
     Fields: state (running; preempted, or stopped if that was by Ctrl-C; failed; finished, once the
     evaluation that ends a run is done), signal (that asked it to leave, or None), run, host, pid
     and process_began (which tell the process from a later one of that number), device, epoch and
-    step (completed so far), epochs and steps (in all), images_per_second, metrics (the latest of
-    each name), checkpoint (the newest that is on the disk: `BackgroundCheckpointIO.saved`),
-    stopped_early (why, or None), eta_s (of the training), started and updated (seconds since 1970),
+    step (completed so far), epochs and steps (in all), speed (`clf.tracking.bounds.Speed`),
+    metrics (the latest of each name), checkpoint (the newest that is on the disk:
+    `BackgroundCheckpointIO.saved`), stopped_early (why, or None), eta_s (of the training), started
+    and updated (seconds since 1970),
     error, wandb (page, or folder to sync; None without W&B) and wandb_id, not_written (file -> why
     the disk has not taken it), began and left (completed epochs, step, batch within the epoch,
     learning_rate: where this start began to train, and where it was asked to leave).
@@ -209,7 +211,7 @@ class StatusFile(Callback):
         eta_s = None
         if self._begun and steps and step > self._begun[1]:
             eta_s = (now - self._begun[0]) / (step - self._begun[1]) * (steps - step)
-        speeds = [one.images_per_second for one in _throughputs(trainer)]
+        speeds = [asdict(one.speed) for one in _throughputs(trainer)]
         return {
             "state": state,
             "run": self.folder.path.name,
@@ -221,7 +223,7 @@ class StatusFile(Callback):
             "epochs": trainer.max_epochs,
             "step": step,
             "steps": steps,
-            "images_per_second": speeds[0] if speeds else None,
+            "speed": speeds[0] if speeds else {},
             "metrics": self.metrics,
             "checkpoint": getattr(trainer.strategy.checkpoint_io, "saved", None),
             "stopped_early": self._stopped_early,

@@ -2,6 +2,7 @@
 files and in W&B. Lightning counts from 0 while it trains."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -9,7 +10,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 
 from clf.atomic import say
-from clf.metrics.measures import as_trained, line
+from clf.metrics.measures import as_trained, line, percent
+from clf.tracking.bounds import Speed, in_words
 from clf.tracking.early_stopping import why_stopped
 
 
@@ -46,10 +48,11 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self._validated: int | None = None  # number of an epoch that has no line yet
+        self._speed = Speed()  # at its end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._validated = epoch_number(trainer)
+            self._validated, self._speed = epoch_number(trainer), speed_of(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(trainer)
@@ -68,6 +71,7 @@ class EpochLines(Callback):
             f"step {trainer.global_step}",
             f"val {line(scalars, 'val')}{as_trained(scalars)}",
             f"train loss {scalars['train/loss']:.4g}",
+            *in_words(asdict(self._speed)),
         ]
         say("   ".join(parts))
         self._validated = None
@@ -79,3 +83,18 @@ class ProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
         return text.ljust(len(self.validation_description))  # another length would flicker
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Those that the model shows, and how fast it is."""
+        speed = speed_of(trainer)
+        shown = {"images/s": speed.now and f"{speed.now:,.0f}"}
+        if speed.waiting_share is not None:
+            shown["waiting"] = percent(speed.waiting_share, digits=0)
+        found = {name: text for name, text in shown.items() if text}
+        return {**super().get_metrics(trainer, pl_module), **found}
+
+
+def speed_of(trainer: Any) -> Speed:
+    """What the callback that measures it has found so far."""
+    found = (getattr(callback, "speed", None) for callback in trainer.callbacks)
+    return next((speed for speed in found if isinstance(speed, Speed)), Speed())

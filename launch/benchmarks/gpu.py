@@ -58,15 +58,16 @@ def step_on_gpu(sizes: Sizes) -> Iterator[Comparison]:
             write_jpegs(Path(folder), sizes.jpegs, copies, 1, 97)
             read = {"folder": folder, "workers": cores}
             task = read | {"batch": sizes.gpu_images, "crop": sizes.crop}
-            on_jpegs, loader = in_turns(
+            on_jpegs, there, loader = in_turns(
                 sizes,
                 Side(f"clf, JPEGs by {cores} threads", ours, size | read),
+                Side("clf, data.cache=device", ours, size | read | {"cache": "device"}),
                 Side("its loader alone", loader_alone, task),
             )
         yield Comparison(
             f"{what}, JPEGs of 500x375",
             "images/s",
-            [on_jpegs, on_noise[0], loader],
+            [on_jpegs, there, on_noise[0], loader],
             bound(median(on_noise[0]), median(on_jpegs), median(loader, "cpu"), cores),
         )
 
@@ -127,6 +128,7 @@ def ours(
     compile_mode: str | None = None,
     folder: str | None = None,
     workers: int = 0,
+    cache: str = "none",
     device: str = "gpu",
 ) -> None:
     """The step of a run: its model, precision, optimizer, schedule and metrics, under Lightning.
@@ -134,6 +136,7 @@ def ours(
     Args:
         compile_mode: None: not compiled
         folder: of JPEGs; None: one batch, which is on the device
+        cache: "device" to decode them before, and have them there
         device: "cpu" only where a test looks whether this runs
     """
     import torch
@@ -164,29 +167,33 @@ def ours(
         batch = {name: one.to(place) for name, one in batch_of(images, pixels).items()}
         batches: Any = repeat(batch)
     else:
-        batches = _loader(folder, images, pixels, workers, place)
+        batches = _loader(folder, images, pixels, workers, cache, place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's about a fit without validation
         model = build_model(cfg, CLASSES, pretrained=False)
         trainer.fit(model, Metered(meter, batches, steps, device == "gpu", WARM_UP))
 
 
-def _loader(folder: str, images: int, pixels: int, workers: int, device: Any) -> Any:
+def _loader(folder: str, images: int, pixels: int, workers: int, cache: str, device: Any) -> Any:
     import numpy as np
     from torchvision.datasets import ImageFolder
 
     from clf.config import DataConfig
     from clf.data.ahead import Courier
+    from clf.data.cache import open_caches
     from clf.data.index import Split
     from clf.data.loader import ThreadedLoader
+    from clf.data.on_device import OnDevice
     from clf.data.sampler import TrainSampler
     from clf.data.transforms import TrainTransform
 
-    cfg = DataConfig(batch_size=images, image_size=pixels)
+    cfg = DataConfig(batch_size=images, image_size=pixels, cache=cache)
     rows = ImageFolder(folder).samples
     split = Split([path for path, _ in rows], np.array([label for _, label in rows]))
     order, transform = TrainSampler(split.labels, cfg, seed=0), TrainTransform(cfg)
-    return ThreadedLoader(split, order, transform, 0, workers, courier=Courier(device))
+    there = None if cache == "none" else OnDevice(open_caches([split], cfg)["train"], device)
+    courier = Courier(device)
+    return ThreadedLoader(split, order, transform, 0, workers, store=there, courier=courier)
 
 
 def plain_loop(

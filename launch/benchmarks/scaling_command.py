@@ -59,7 +59,8 @@ def scaling(arguments: argparse.Namespace, setting: dict[str, Any]) -> int:
         for row in measure(planned, 60 * (arguments.queue_minutes or QUEUE_MINUTES), say):
             rows.append(row)
     finally:  # after Ctrl-C too
-        print_rows(load, rows)
+        if rows:
+            print_rows(load, rows)
     numbers = [
         {**asdict(row), "step_s": row.step_s, "speed_up": speed_up, "efficiency": efficiency}
         for row, (speed_up, efficiency) in zip(rows, compared(rows), strict=True)

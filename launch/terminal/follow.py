@@ -10,6 +10,7 @@ from typing import Any
 
 from clf.metrics.measures import AS_TRAINED, as_trained, line, percent
 from clf.run_folder import read_scalars, read_status
+from clf.tracking.bounds import in_words
 from launch.runs.folders import Run
 from launch.terminal.logs import print_failure, where_it_left
 from launch.terminal.screen import duration, is_live, print_commands
@@ -76,6 +77,7 @@ class Follower:
         # SLURM ends lost ranks by itself, and its jobs go on when nobody looks.
         self.queued = read_job(run_dir).get("cluster", LOCAL) != LOCAL
         self.waits_for: str | None = None
+        self._advised = False
         self._asked = 0.0
 
     def follow(self) -> bool:
@@ -196,7 +198,7 @@ class Follower:
         )
         parts = [
             duration(status.get("eta_s"), " left"),
-            _speed(status),
+            *in_words(status.get("speed") or {}),
             str(status.get("device") or ""),
         ]
         text = Text(
@@ -219,10 +221,20 @@ class Follower:
             if epoch <= self.epochs_shown or not is_complete or "val/loss" not in scalars:
                 continue
             self.epochs_shown = epoch
-            tail = "" if train is None else f"   [dim]train loss {train:.4g}[/dim]"
+            parts = [] if train is None else [f"train loss {train:.4g}"]
+            parts += in_words(self._status().get("speed") or {})
+            tail = f"   [dim]{'   '.join(parts)}[/dim]" if parts else ""
             self.out.print(
                 f"epoch {epoch:>3}   val {line(scalars, 'val')}{as_trained(scalars)}{tail}"
             )
+        self._print_advice()
+
+    def _print_advice(self) -> None:
+        """Once, what to set where the training waits for its data."""
+        found = (self._status().get("speed") or {}).get("advice")
+        if found and not self._advised:
+            self._advised = True
+            self.out.print(f"note: {found}", markup=False)
 
 
 def _tasks(job: Any) -> list[Any]:
@@ -253,8 +265,3 @@ def _epochs_in(run_dir: Path) -> int:
     """The last epoch that an earlier start of the run has completed; 0: none."""
     numbers = _numbers_by_epoch(run_dir)
     return max((epoch for epoch, scalars in numbers.items() if "val/loss" in scalars), default=0)
-
-
-def _speed(status: dict[str, Any]) -> str:
-    speed = status.get("images_per_second")
-    return f"{speed:,.0f} images/s" if speed else ""

@@ -7,6 +7,7 @@ from typing import Any
 from clf.config.describe import Row
 from clf.config.listing import Model
 from clf.metrics.measures import percent
+from clf.tracking.bounds import in_words
 from launch.runs.drill import Comparison, Stage
 from launch.runs.sweep import Sweep
 from launch.terminal.screen import duration, number, print_columns, print_fields
@@ -68,6 +69,8 @@ def print_status(out: Any, state: RunState) -> None:
         or None,
         "best top-1": percent(state.best, missing=""),
         "time left": duration(state.eta_s),
+        "speed": " · ".join(in_words(state.speed)),
+        "what bounds it": state.speed.get("advice"),
         "end": state.stopped_early,
         "restarts": str(state.restarts),
         "what is wrong": state.diagnosis,

@@ -11,7 +11,12 @@ from clf.run_folder import RunFolder
 
 ENTRIES = ("state_dict", "optimizer_states", "lr_schedulers", "clf_ema", "global_step", "epoch")
 # Columns of metrics.csv that tell of the machine, not of the training
-OF_THE_CLOCK = ("train/images_per_second", "train/waiting_share", "checkpoint/")
+OF_THE_CLOCK = (
+    "train/images_per_second",
+    "train/waiting_share",
+    "train/process_memory_gib",
+    "checkpoint/",
+)
 
 
 def differences(run: RunFolder, whole: RunFolder) -> list[str]:

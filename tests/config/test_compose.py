@@ -183,6 +183,17 @@ def test_a_mistake_is_named_with_its_remedy(override: str, message: str) -> None
         (["strategy.sync_batchnorm=true", ON_CPU], "SyncBatchNorm computes on GPUs only"),
         (["strategy.compile=true", "strategy.gradient_checkpointing=true"], "would count their"),
         (["strategy=deepspeed_zero3", "strategy.compile=true"], "set strategy.compile=false"),
+        (
+            [
+                "data.cache=device",
+                "data.augment.policy=rand_augment",
+                "data.augment.hue=0.1",
+                "data.interpolation=bicubic",
+            ],
+            "take out data.augment.hue, data.augment.policy, data.interpolation=bicubic, or set "
+            "data.cache=ram",
+        ),
+        (["data.cache=device", "data.micro_batch_size=auto"], "set a number, or data.cache=ram"),
         (["strategy.compile_mode=reduce-overhead"], "nothing is compiled; set strategy.compile=t"),
         (
             ["strategy.compile=true", "strategy.compile_mode=max-autotune", ON_CPU],

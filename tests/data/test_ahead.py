@@ -67,6 +67,24 @@ def test_a_gpu_copies_in_a_stream_of_its_own_and_the_step_waits_for_the_copy_alo
     assert cuda.log == ["computing waits for the event", "images there in use by computing"]
 
 
+def test_a_gpu_makes_the_pictures_that_live_on_it_in_that_stream_too():
+    cuda = Cuda()
+
+    def pictures(rows: Any) -> Any:
+        cuda.log.append(f"made of {rows.name} in {cuda.now}")
+        return Cargo(cuda, "pictures")
+
+    batch: Any = {"images": Cargo(cuda, "rows"), "labels": Cargo(cuda, "labels")}
+    there: Any = Courier(torch.device("cuda", 0), cuda).send(batch, pictures).batch
+    assert cuda.log[:3] == [
+        "made of rows in copying",
+        "pictures copied in copying",
+        "labels copied in copying",
+    ]
+    assert batch["images"].name == "rows"
+    assert there["images"].name == "pictures there"
+
+
 def test_without_a_gpu_a_batch_stays_as_it_is():
     batch: Any = {"images": torch.zeros(1)}
     for courier in (Courier(None), Courier(torch.device("cpu"))):
@@ -80,7 +98,7 @@ class Noting(Courier):
         super().__init__(None)
         self.log: list[tuple[str, list[int]]] = []
 
-    def send(self, batch: Any) -> OnItsWay:
+    def send(self, batch: Any, pictures: None = None) -> OnItsWay:
         self.log.append(("sent", batch["indices"].tolist()))
         return OnItsWay({key: value.clone() for key, value in batch.items()}, None)  # type: ignore
 

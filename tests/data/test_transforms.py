@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from clf.config import AugmentConfig, ConfigError, DataConfig
 from clf.data import policies, transforms
+from clf.data.cache_size import train_short_side
 from clf.data.datamodule import ClassificationDataModule
 from clf.data.picture import Decoded
 from clf.data.transforms import EvalTransform, TrainTransform, draw_crop
@@ -92,8 +93,8 @@ def test_a_crop_does_not_write_into_the_image_that_it_came_from(image_HWC):
 
 
 def test_a_small_crop_is_still_taken_from_enough_pixels():
-    transform = train(224, crop_scale=[0.25, 1.0], crop_ratio=[0.5, 2.0])
-    side = transform.short_side
+    augment = AugmentConfig(crop_scale=[0.25, 1.0], crop_ratio=[0.5, 2.0])
+    side = train_short_side(DataConfig(image_size=224, augment=augment))
     for shape in ((side, side), (side, 3 * side), (2 * side, side)):
         for seed in range(200):
             rng = np.random.default_rng(seed)

@@ -54,17 +54,19 @@ def test_every_section_runs_and_the_json_holds_each_side_of_each_comparison(
     numbers = json.loads(file.read_text())
     assert numbers["cores"] >= 1
     assert set(numbers["versions"]) >= {"python", "torch", "torchvision", "simplejpeg"}
+    assert numbers["versions"]["jpeg_region"] in ("compiled", "not compiled")
     assert {name: len(rows) for name, rows in numbers["results"].items()} == {
-        "loader": 2,
+        "loader": 3,
         "step": 1,
         "metrics": 2,
-        "startup": 2,
+        "startup": 4,
         "scale": 6,
     }
     shown = capsys.readouterr().out
     for section, row in ((name, row) for name, rows in numbers["results"].items() for row in rows):
         assert f"{row['what']} [{row['unit']} by the wall, by CPU time]" in shown
-        assert len(row["peers"]) == {"loader": 2, "scale": 0}.get(section, 1)
+        peers_of_it = 0 if section == "scale" else 2 if "JPEGs" in row["what"] else 1
+        assert len(row["peers"]) == peers_of_it
         for one in (row["ours"], *row["peers"]):
             assert len(one["wall"]["values"]) == len(one["cpu"]["values"]) == 1
             assert min(*one["wall"]["values"], *one["cpu"]["values"]) > 0

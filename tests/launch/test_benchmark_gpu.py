@@ -51,12 +51,13 @@ def test_each_way_of_running_a_step_reaches_what_runs_it() -> None:
     assert (loop.function, loop.arguments["compiled"]) == (plain_loop, True)
 
 
+@pytest.mark.parametrize("cache", ["none", "device"])
 def test_a_run_of_jpegs_goes_from_the_loader_to_the_step(
-    tiny: dict[str, Any], tmp_path: Path
+    tiny: dict[str, Any], tmp_path: Path, cache: str
 ) -> None:
     write_jpegs(tmp_path, count=8, copies=2, tiles=1, quality=90)
     meter = Meter()
-    ours(meter, **tiny, folder=str(tmp_path), workers=2)
+    ours(meter, **tiny, folder=str(tmp_path), workers=2, cache=cache)
     assert meter.reading is not None
     assert meter.reading.amount == 4
 
@@ -93,4 +94,5 @@ def test_on_a_gpu_each_network_is_measured_on_noise_and_on_jpegs(
     assert rows[0]["what"].endswith("A GPU, batches that are there")
     assert ["note" in row for row in rows] == [False, True] * 2
     assert rows[1]["note"].startswith("The steps bound it: the steps alone take 1,000 images/s, a")
-    assert [peer["name"] for peer in rows[1]["peers"]] == ["clf, fused AdamW", "its loader alone"]
+    beside = ["clf, data.cache=device", "clf, fused AdamW", "its loader alone"]
+    assert [peer["name"] for peer in rows[1]["peers"]] == beside

@@ -91,6 +91,10 @@ def test_compiled_it_computes_the_same_and_normalises_in_the_networks_own_code(t
     assert all(torch.equal(*pair) for pair in zip(plain.buffers(), compiled.buffers(), strict=True))
     assert ((3, 3, 32, 32), torch.uint8) in traced[0]
     assert ("reduce-overhead" in traced[0]) == (mode == "reduce-overhead")
+    # What is no tensor reaches the check that names it.
+    compiled.network.register_forward_hook(lambda *given: {"logits": given[2]})
+    assert compiled(images).keys() == {"logits"}
+    compiled.network._forward_hooks.clear()
     # A copy, such as an average of weights, normalises by itself.
     copied = copy.deepcopy(compiled)
     assert torch.equal(copied(images), plain(images))

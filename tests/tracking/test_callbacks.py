@@ -15,7 +15,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from clf.config import TrackingConfig
+from clf.config import DataConfig, TrackingConfig
 from clf.resilience.bad_loss import BadLoss
 from clf.resilience.signals import Stopped
 from clf.run_folder import RunFolder, read_departures, read_status
@@ -202,7 +202,7 @@ def test_a_finished_run_says_so_with_its_last_numbers(run):
     assert status["metrics"] == pytest.approx(
         {"train/loss": 1.25, "val/acc_top1": 3 / 8, "test/acc_top1": 3 / 5}
     )
-    assert status["images_per_second"] > 0
+    assert status["speed"]["now"] > 0
     assert status["started"] <= status["updated"]
     assert status["wandb"] == str(next(run.wandb.glob("offline-run-*")))
 
@@ -278,7 +278,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.time = self.monotonic = self.perf_counter = lambda: self.now
+        self.time = self.monotonic = self.perf_counter = self.process_time = lambda: self.now
 
     def passes(self, module, split) -> None:
         self.now += 0.25 if split == "train" else 100.0
@@ -294,7 +294,7 @@ def test_images_per_second_is_of_the_global_batch_and_of_training_alone(folder, 
     found = {int(r["step"]): float(r[name]) for r in rows(folder.metrics_csv) if name in r}
     assert sorted(found) == [3, 7, 9, 11, 15, 19]
     assert [*found.values()] == pytest.approx([BATCH / 0.5] * len(found))
-    assert read_status(folder.path)["images_per_second"] == pytest.approx(BATCH / 0.5)
+    assert read_status(folder.path)["speed"]["now"] == pytest.approx(BATCH / 0.5)
 
 
 class LateData(Data):
@@ -327,6 +327,45 @@ def test_the_waiting_share_is_the_loaders_part_of_the_time_of_training(folder, m
     found = {int(r["step"]): float(r[name]) for r in rows(folder.metrics_csv) if name in r}
     assert sorted(found) == [3, 7, 9, 11, 15, 19]
     assert [*found.values()] == pytest.approx([0.75] * 6)
+    speed = read_status(folder.path)["speed"]
+    expected = {"now": BATCH, "average": BATCH, "waiting_share": 0.75}
+    assert {key: speed[key] for key in expected} == pytest.approx(expected)
+    assert (speed["memory_of"], speed["advice"]) == ("process", None)
+    assert 0.1 < speed["memory_gib"] < 100
+    last = rows(folder.metrics_csv)[-1]
+    assert float(last["train/images_per_second_average"]) == pytest.approx(BATCH)
+    assert float(last["train/process_memory_gib"]) == pytest.approx(speed["memory_gib"])
+
+
+def test_the_average_is_of_all_windows_and_now_of_the_last(folder, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(steps, "time", clock)
+
+    def slower(module, split) -> None:
+        clock.now += 100.0 if split != "train" else 1.0 if module.current_epoch else 0.25
+
+    trainer(folder, epochs=2).fit(Tiny(slower), Data())
+    speed = read_status(folder.path)["speed"]
+    assert speed["now"] == pytest.approx(BATCH)
+    assert speed["average"] == pytest.approx(20 * BATCH / (10 * 0.25 + 10 * 1.0))
+
+
+def test_a_run_that_waits_for_its_data_says_once_what_to_set(folder, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(steps, "time", clock)
+    made = trainer(folder, epochs=3)
+    throughput = next(one for one in made.callbacks if isinstance(one, Throughput))
+    throughput.data, throughput.cores = DataConfig(name="digits", threads=2), 8
+    made.callbacks.append(EpochLines())
+    made.fit(Tiny(clock.passes), LateData(clock))
+    advice = "training waits for its data 75 % of the time (rank 0): set data.threads=null; "
+    advice += "it is 2, and the rank has 8 cores"
+    assert read_status(folder.path)["speed"]["advice"] == advice
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count(f"note: {advice}") == 1
+    lines = [line for line in (shown.out + shown.err).splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    assert f"{BATCH} images/s ({BATCH} on average)   waited for data 75 %   process" in lines[0]
 
 
 def test_a_loader_that_does_not_count_its_seconds_has_no_waiting_share(run):
@@ -421,6 +460,8 @@ def test_a_log_file_has_a_line_for_each_epoch_and_none_for_the_sanity_check(fold
     run.fit(WithLoss(), datamodule=Data())
     run.validate(WithLoss(), datamodule=Data(), verbose=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert all(" images/s (" in line and line.endswith(" GiB") for line in lines)
+    lines = [line[: line.index("   ", line.index("train loss"))] for line in lines]
     # Right of the 8 images: four of class 0, then three of class 2.
     assert lines == [
         "epoch   1/2   step 10   val top-1 50.0 %   loss 0.125   train loss 0.25",

@@ -20,7 +20,12 @@ from tests import tiny
 from tests.disk import Disk, small_disk
 
 FAST = {"learning_rate": 0.02, "warmup_epochs": 0}
-TIMED = ("train/images_per_second", "train/waiting_share")
+TIMED = (
+    "train/images_per_second",
+    "train/images_per_second_average",
+    "train/waiting_share",
+    "train/process_memory_gib",
+)
 
 
 @pytest.fixture
