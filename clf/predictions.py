@@ -52,19 +52,32 @@ class Predictions:
         """float32, the probability of the predicted class."""
         return self.probabilities_NC[np.arange(len(self)), self.predicted_N]
 
-    def confusion(self, groups_C: np.ndarray | None = None) -> np.ndarray:
-        """int64 [C, C]: images of class i that were predicted as class j.
+    def confusion(self, most: int) -> tuple[np.ndarray, list[list[int]]]:
+        """int64 [D, D]: images of the i-th group of classes that were predicted as one of the j-th;
+        and the labels of each group, [first, last + 1].
 
         Args:
-            groups_C: int64, the group of each class, from 0: the matrix is of groups
+            most: groups; fewer classes have one each, of more some neighbours are added up, since
+                the counts of all pairs of ImageNet-21k's classes would take 3.8 GB
         """
+        C = len(self.classes)
+        edges = np.linspace(0, C, min(C, most) + 1).round().astype(int)
+        size, known_N = len(edges) - 1, self.labels_N != UNKNOWN
+        groups_C = np.repeat(np.arange(size), np.diff(edges))
+        pair_n = groups_C[self.labels_N[known_N]] * size + groups_C[self.predicted_N[known_N]]
+        counts_DD = np.bincount(pair_n, minlength=size**2).reshape(size, size)
+        return counts_DD, [[int(a), int(b)] for a, b in zip(edges, edges[1:], strict=False)]
+
+    def class_counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(images of each class, those of them that are right, images that were predicted as each
+        class), int64 [C]; images whose class is not known count for nothing."""
         known_N = self.labels_N != UNKNOWN
         labels_n, predicted_n = self.labels_N[known_N], self.predicted_N[known_N]
-        size = len(self.classes)
-        if groups_C is not None:
-            labels_n, predicted_n = groups_C[labels_n], groups_C[predicted_n]
-            size = int(groups_C.max()) + 1
-        return np.bincount(labels_n * size + predicted_n, minlength=size**2).reshape(size, size)
+        counted = labels_n, labels_n[labels_n == predicted_n], predicted_n
+        support_C, correct_C, predicted_C = (
+            np.bincount(each, minlength=len(self.classes)) for each in counted
+        )
+        return support_C, correct_C, predicted_C
 
     def calibration(self, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(images, those of them that are right, sum of their confidences), each [bins], by equally

@@ -121,10 +121,7 @@ def _word(step: int, words: str) -> Chart:
 def confusion(predictions: Predictions) -> tuple[Chart, list[list[int]]]:
     """The confusion matrix as a heat map, each row in shares of its class; and for each row and
     column of the drawing the labels that it stands for, [first, last + 1]."""
-    C = len(predictions.classes)
-    edges = np.linspace(0, C, min(C, MOST_CLASSES) + 1).round().astype(int)
-    spans = [[int(a), int(b)] for a, b in zip(edges, edges[1:], strict=False)]
-    drawn_DD = predictions.confusion(np.repeat(np.arange(len(spans)), np.diff(edges)))
+    drawn_DD, spans = predictions.confusion(MOST_CLASSES)
     support_D = drawn_DD.sum(axis=1, keepdims=True)
     share_DD = drawn_DD / np.maximum(support_D, 1)
     names = _distinct([_span_name(predictions.classes, a, b) for a, b in spans])

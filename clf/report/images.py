@@ -13,6 +13,7 @@ from clf.report.read import RunReport
 
 DPI = 110
 MOST_NAMES = 60  # classes that are named at an axis
+MOST_PLACES = 1000  # of a side of the matrix, which has fewer pixels than twice that
 
 
 def write_images(run: RunReport, folder: Path) -> None:
@@ -49,16 +50,19 @@ def _confusion(run: RunReport) -> Any:
     from matplotlib.figure import Figure
 
     assert run.predictions is not None
-    counts_CC = run.predictions.confusion()
-    share_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-    names = [_plain(printable(name)) for name in run.predictions.classes]
+    classes = run.predictions.classes
+    counts_DD, spans = run.predictions.confusion(MOST_PLACES)
+    share_DD = counts_DD / np.maximum(counts_DD.sum(axis=1, keepdims=True), 1)
+    names = [_plain(printable(name)) for name in classes]
     side = min(14.0, 4 + 0.22 * min(len(names), MOST_NAMES))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    drawn = axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    drawn = axes.imshow(share_DD, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(drawn, ax=axes, label="share of the class", shrink=0.8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    if len(spans) < len(names):
+        axes.set_title(f"{len(names):,} classes as {len(spans):,}: neighbours are added up")
     if len(names) <= MOST_NAMES:
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)

@@ -14,9 +14,10 @@ import numpy as np
 from clf.config.faults import printable
 from clf.metrics.measures import BINS, percent
 from clf.predictions import UNKNOWN, Predictions, confidently_wrong
-from clf.tracking.tables import PerClassRow, header
+from clf.tracking.tables import PerClassRow, header, worst_and_best
 
 MOST_CLASSES = 50  # in a chart: of more nothing could be read, and W&B cuts a table at 10,000 rows
+MOST_ROWS = 10_000  # of a table: W&B would show the first ones alone
 MOST_PICTURES = 24
 OTHERS = "(other classes)"
 
@@ -27,12 +28,13 @@ def evaluation_charts(predictions: Predictions, pictures: Path) -> dict[str, Any
     Args:
         pictures: <index>.jpg of some images of the split; those that are not there are not shown
     """
-    split, matrix_CC = predictions.split, predictions.confusion()
-    if not matrix_CC.any():
+    split, counts = predictions.split, predictions.class_counts()
+    support_C, correct_C, _ = counts
+    if not support_C.any():
         return {}
     charts = {
-        f"{split}/confusion_matrix": _confusion_matrix(predictions, matrix_CC),
-        f"{split}/class_accuracy": _bars(predictions.classes, matrix_CC),
+        f"{split}/confusion_matrix": _confusion_matrix(predictions, counts),
+        f"{split}/class_accuracy": _bars(predictions.classes, support_C, correct_C),
         f"{split}/calibration": _calibration(predictions),
     }
     if images := _worst_pictures(predictions, pictures):
@@ -41,13 +43,15 @@ def evaluation_charts(predictions: Predictions, pictures: Path) -> dict[str, Any
 
 
 def per_class_table(rows: Sequence[PerClassRow], before: Sequence[PerClassRow] | None) -> Any:
-    """The per-class table of an evaluation.
+    """The per-class table of an evaluation; of more than `MOST_ROWS` classes the worst and the
+    best.
 
     Args:
         before: rows of the epoch before, for the column "delta" beside the accuracy; None: without
     """
     import wandb
 
+    rows = worst_and_best(rows, MOST_ROWS)
     columns: list[str | int] = [*header(rows)]
     cells = [[printable(row.name), *row.cells()[1:]] for row in rows]
     if before is not None:
@@ -60,15 +64,16 @@ def per_class_table(rows: Sequence[PerClassRow], before: Sequence[PerClassRow] |
     return wandb.Table(columns=columns, data=cells)
 
 
-def _confusion_matrix(predictions: Predictions, matrix_CC: np.ndarray) -> Any:
+def _confusion_matrix(predictions: Predictions, counts: tuple[np.ndarray, ...]) -> Any:
     import wandb
 
     C, known_N = len(predictions.classes), predictions.labels_N != UNKNOWN
     names, title = [printable(name) for name in predictions.classes], "Confusion matrix"
     place_C = np.arange(C)  # of each class in the chart
     if C > MOST_CLASSES:
-        wrong_CC = matrix_CC - np.diag(matrix_CC.diagonal())
-        order_C = np.argsort(-(wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)), kind="stable")
+        support_C, correct_C, predicted_C = counts
+        wrong_C = (support_C - correct_C) + (predicted_C - correct_C)
+        order_C = np.argsort(-wrong_C, kind="stable")
         shown = np.sort(order_C[: MOST_CLASSES - 1])
         place_C = np.full(C, len(shown))
         place_C[shown] = np.arange(len(shown))
@@ -82,10 +87,9 @@ def _confusion_matrix(predictions: Predictions, matrix_CC: np.ndarray) -> Any:
     )
 
 
-def _bars(classes: list[str], matrix_CC: np.ndarray) -> Any:
+def _bars(classes: list[str], support_C: np.ndarray, correct_C: np.ndarray) -> Any:
     import wandb
 
-    support_C, correct_C = matrix_CC.sum(axis=1), matrix_CC.diagonal()
     accuracy_C = correct_C / np.maximum(support_C, 1)
     with_images = np.flatnonzero(support_C)
     order = with_images[np.argsort(accuracy_C[with_images], kind="stable")][:MOST_CLASSES]

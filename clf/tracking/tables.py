@@ -114,6 +114,19 @@ def worst_first(rows: Iterable[PerClassRow]) -> list[PerClassRow]:
     )
 
 
+def worst_and_best(rows: Sequence[PerClassRow], most: int) -> Sequence[PerClassRow]:
+    """All rows as they are, or if there are more than `most`, half as many of the worst classes and
+    as many of the best, the worst first."""
+    if len(rows) <= most:
+        return rows
+    ordered = worst_first(rows)
+    seen = sum(row.accuracy is not None for row in rows)
+    if seen <= most:
+        return ordered[:most]
+    best = most // 2
+    return ordered[: most - best] + ordered[seen - best : seen]
+
+
 def render(
     rows: Sequence[PerClassRow],
     title: str,

@@ -16,9 +16,9 @@ from clf.resilience.background import Background
 from clf.resilience.own import run_id
 from clf.run_folder import RunFolder
 from clf.tracking import wandb_start
-from clf.tracking.charts import evaluation_charts, per_class_table
+from clf.tracking.charts import MOST_ROWS, evaluation_charts, per_class_table
 from clf.tracking.epochs import CountsEpochsFromOne
-from clf.tracking.tables import PerClassRow
+from clf.tracking.tables import PerClassRow, write_csv
 from clf.tracking.wandb_key import NO_KEY
 from clf.tracking.wandb_start import (
     Mode,
@@ -50,7 +50,7 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
         super().__init__(*args, **kwargs)
         self._scalars, self._media = Background("clf-wandb"), Background("clf-wandb-media")
         self._is_lost = False  # W&B has failed to take a scalar
-        self._has_lost_media = False
+        self._has_lost_media = self._has_cut_a_table = False
         self._latest: tuple[int | None, Any] | None = None
 
     @property
@@ -91,10 +91,32 @@ class GuardedWandbLogger(CountsEpochsFromOne, WandbLogger):
                 table has the column "delta" beside the accuracy then. None: it has not
         """
 
+        if len(rows) > MOST_ROWS:
+            self._medium(lambda: self._log_whole_table(name, rows, epoch))
         numbered = self.with_epoch_number({"epoch": epoch})  # of now
         self._medium(
             lambda: self._log_numbered(numbered | {name: per_class_table(rows, before)}, step)
         )
+
+    def _log_whole_table(self, name: str, rows: Sequence[PerClassRow], epoch: int) -> None:
+        """As a file, of which each evaluation is a version. It stays beside the recording, from
+        where `wandb sync` uploads it."""
+        import wandb
+
+        split, run = name.partition("/")[0], self.experiment
+        path = self._recording / "per_class" / f"{split}_epoch{epoch + 1:03}.csv"
+        path.parent.mkdir(exist_ok=True)
+        write_csv(rows, path)
+        artifact = wandb.Artifact(f"per_class-{split}-{run.id}", type="per_class")
+        artifact.add_file(str(path), name=f"{split}.csv", policy="immutable")
+        run.log_artifact(artifact)
+        if not self._has_cut_a_table:
+            rank_zero_warn(
+                f"W&B shows {MOST_ROWS:,} rows of a table: {name} there has the {MOST_ROWS // 2:,} "
+                f"worst and the {MOST_ROWS // 2:,} best of {len(rows):,} classes. All are in "
+                f"per_class/{split}.csv of the run folder, and in the artifact {artifact.name}"
+            )
+        self._has_cut_a_table = True
 
     @rank_zero_only
     def log_evaluation(self, predictions: Predictions, pictures: Path, step: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from launch.benchmarks.comparison import Comparison, Sizes
 from launch.benchmarks.loader import loader
 from launch.benchmarks.metrics import metrics
+from launch.benchmarks.scale import scale
 from launch.benchmarks.startup import startup
 from launch.benchmarks.step import step
 
@@ -14,4 +15,5 @@ SECTIONS: dict[str, Callable[[Sizes], Iterator[Comparison]]] = {
     "step": step,
     "metrics": metrics,
     "startup": startup,
+    "scale": scale,
 }

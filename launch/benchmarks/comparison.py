@@ -30,6 +30,10 @@ class Sizes:
     steps: int = 20  # a round
     rows: int = 256  # of a metric's update
     updates: int = 200  # a round
+    many_images: int = 14_200_000  # those of ImageNet-21k
+    many_classes: int = 21_841
+    many_nodes: int = 128
+    listed_images: int = 1_000_000
     gpu_images: int = 256  # a training step on a GPU
     gpu_steps: int = 50  # a round
 
@@ -45,6 +49,10 @@ SMOKE = Sizes(
     step_side=32,
     steps=1,
     updates=2,
+    many_images=2_000,
+    many_classes=20,
+    many_nodes=2,
+    listed_images=1_000,
     gpu_images=4,
     gpu_steps=2,
 )
@@ -71,6 +79,7 @@ class Reading:
     amount: float  # images, updates, commands: whatever the unit counts
     wall_s: float
     cpu_s: float  # of the process and of the processes that it started
+    peak_mb: float = 0.0  # memory of the process at its peak, above that before
 
 
 @dataclass(frozen=True)

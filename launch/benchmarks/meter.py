@@ -1,5 +1,7 @@
-"""Time of the wall and of the processor that a process and those that it starts take."""
+"""Time of the wall and of the processor that a process and those that it starts take, and its
+memory."""
 
+import contextlib
 import os
 import resource
 import time
@@ -16,9 +18,13 @@ class Meter:
 
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
+        self._before_mb = 0.0
         self.reading: Reading | None = None
 
     def start(self) -> None:
+        with contextlib.suppress(OSError):  # where it may not, an earlier peak counts too
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: proc(5)
+        self._before_mb = _memory_mb("VmRSS")
         self._start = time.perf_counter(), cpu_seconds()
 
     def stop(self, amount: float) -> None:
@@ -28,7 +34,15 @@ class Meter:
             raise BenchmarkError("its meter was stopped without a start")
         if not amount > 0:
             raise BenchmarkError(f"nothing was done: amount {amount}")
-        self.reading = Reading(amount, wall - self._start[0], cpu - self._start[1])
+        peak_mb = max(0.0, _memory_mb("VmHWM") - self._before_mb)
+        self.reading = Reading(amount, wall - self._start[0], cpu - self._start[1], peak_mb)
+
+
+def _memory_mb(name: str) -> float:
+    """A number of /proc/self/status: VmRSS, what is held now, or VmHWM, the most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return int(kib) * 1024 / 1e6
 
 
 def cpu_seconds() -> float:

@@ -186,8 +186,19 @@ def listing_s(files: int) -> float:
 
 def index_costs(images: int) -> tuple[float, float, float]:
     """Of a million images, by a list of so many: megabytes, and CPU seconds to write and read."""
-    from clf.config import DataConfig
     from clf.data import index_file
+
+    splits, cfg = listed(images)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        path = Path(folder, "data_index.npz")
+        write_s = _cpu_seconds(partial(index_file.write, path, splits, cfg))
+        read_s = _cpu_seconds(partial(index_file.read, path, cfg, lambda: iter(())))
+        return path.stat().st_size / images, 1e6 / images * write_s, 1e6 / images * read_s
+
+
+def listed(images: int) -> Any:
+    """(ImageSplits, DataConfig): so many images in folders, as a reader would list them."""
+    from clf.config import DataConfig
     from clf.data.index import ImageSplits, Split
 
     cfg, labels_N = DataConfig(name="imagefolder", root="/images"), sampler(images).labels_N
@@ -197,12 +208,7 @@ def index_costs(images: int) -> tuple[float, float, float]:
     ]
     classes = [f"n{label:08d}" for label in range(-(-images // A_CLASS))]
     val, test = (Split([], labels_N[:0], name) for name in ("val", "test"))
-    splits = ImageSplits(classes, Split(paths, labels_N), val, test)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        path = Path(folder, "data_index.npz")
-        write_s = _cpu_seconds(partial(index_file.write, path, splits, cfg))
-        read_s = _cpu_seconds(partial(index_file.read, path, cfg, lambda: iter(())))
-        return path.stat().st_size / images, 1e6 / images * write_s, 1e6 / images * read_s
+    return ImageSplits(classes, Split(paths, labels_N), val, test), cfg
 
 
 def sampler(images: int) -> Any:
@@ -219,18 +225,12 @@ def sampler(images: int) -> Any:
 def table_costs(classes: int, nodes: int) -> tuple[int, float]:
     """Bytes of a per-class table, and CPU seconds to make it and write it twice, as val.csv and as
     that of its epoch."""
-    import numpy as np
-
     from clf.tracking.tables import rows_from_counts, write_csv
 
-    rng = np.random.default_rng(0)
-    support_NC = rng.integers(1, 9, (nodes, classes))
-    correct_NC = rng.integers(0, support_NC)
-    names, hosts = [f"n{label:08d}" for label in range(classes)], [f"node{n}" for n in range(nodes)]
+    counted = counts_by_node(classes, nodes)
 
     def write(path: Path) -> None:
-        predicted_C = support_NC.sum(0)
-        rows = rows_from_counts(names, support_NC, correct_NC, predicted_C, hosts[:nodes])
+        rows = rows_from_counts(*counted)
         for name in (path, path.with_name("val_epoch001.csv")):
             write_csv(rows, name)
 
@@ -238,6 +238,17 @@ def table_costs(classes: int, nodes: int) -> tuple[int, float]:
         path = Path(folder, "val.csv")
         seconds = _cpu_seconds(partial(write, path))
         return path.stat().st_size, seconds
+
+
+def counts_by_node(classes: int, nodes: int) -> Any:
+    """What `clf.tracking.tables.rows_from_counts` takes."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    support_NC = rng.integers(1, 9, (nodes, classes))
+    correct_NC = rng.integers(0, support_NC)
+    names, hosts = [f"n{label:08d}" for label in range(classes)], [f"node{n}" for n in range(nodes)]
+    return names, support_NC, correct_NC, support_NC.sum(0), hosts
 
 
 def _cpu_seconds(act: Callable[[], object]) -> float:

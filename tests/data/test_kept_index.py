@@ -257,6 +257,22 @@ def test_ranks_read_one_list_and_one_fault(tmp_path, ranks):
     assert "nowhere" in fault
 
 
+def test_when_64_ranks_start_again_none_lists_a_folder_of_images(tmp_path, monkeypatch):
+    data, file = classes(tmp_path / "data"), tmp_path / "run" / "data_index.npz"
+    file.parent.mkdir()
+    paths, listed = splits_of_run(file, data).train.paths, set()
+    scandir, listdir = os.scandir, os.listdir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.add(os.fspath(path)) or scandir(path))
+    monkeypatch.setattr(os, "listdir", lambda path: listed.add(os.fspath(path)) or listdir(path))
+    monkeypatch.setenv("WORLD_SIZE", "64")
+    for rank in range(64):
+        monkeypatch.setenv("RANK", str(rank))
+        assert splits_of_run(file, data).train.paths == paths
+    assert listed <= {str(file.parent)}
+    os.scandir(data.root).close()
+    assert str(data.root) in listed, "a listing would have been seen"
+
+
 def test_a_resumed_run_sees_the_images_that_it_began_with(tmp_path):
     """The bits of an interrupted run are those of one that was left alone, though an image and a
     class were added in between."""

@@ -60,11 +60,13 @@ def test_every_section_runs_and_the_json_holds_each_side_of_each_comparison(
         "step": 1,
         "metrics": 2,
         "startup": 4,
+        "scale": 6,
     }
     shown = capsys.readouterr().out
-    for row in (row for rows in numbers["results"].values() for row in rows):
+    for section, row in ((name, row) for name, rows in numbers["results"].items() for row in rows):
         assert f"{row['what']} [{row['unit']} by the wall, by CPU time]" in shown
-        assert len(row["peers"]) == (2 if "JPEGs" in row["what"] else 1)
+        peers_of_it = 0 if section == "scale" else 2 if "JPEGs" in row["what"] else 1
+        assert len(row["peers"]) == peers_of_it
         for one in (row["ours"], *row["peers"]):
             assert len(one["wall"]["values"]) == len(one["cpu"]["values"]) == 1
             assert min(*one["wall"]["values"], *one["cpu"]["values"]) > 0
@@ -144,6 +146,17 @@ def test_the_cpu_seconds_are_those_of_children_too_while_they_run_and_afterwards
     assert meter.reading is not None
     assert meter.reading.amount == 5
     assert meter.reading.cpu_s >= 0.04
+
+
+def test_the_peak_is_that_of_the_memory_between_start_and_stop() -> None:
+    program = (
+        "from launch.benchmarks.meter import Meter\nmeter = Meter()\n"
+        "before = b'1' * 200_000_000\ndel before\nmeter.start()\n"
+        "within = b'1' * 80_000_000\ndel within\nmeter.stop(1)\nprint(meter.reading.peak_mb)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 60 < float(done.stdout) < 150
 
 
 def test_a_meter_that_was_not_used_is_no_reading() -> None:

@@ -1,5 +1,6 @@
 """The predictions that a run leaves: those of every image of its final evaluation, once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,25 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_the_confusion_counts_images_whose_class_is_known() -> None:
     known = [0, 2, 1], [0, 1, 1]
-    np.testing.assert_array_equal(some().confusion(), confusion_matrix(*known, labels=[0, 1, 2]))
+    expected = confusion_matrix(*known, labels=[0, 1, 2])
+    counts, spans = some().confusion(most=3)
+    np.testing.assert_array_equal(counts, expected)
+    assert spans == [[0, 1], [1, 2], [2, 3]]
+    support, correct, predicted = some().class_counts()
+    np.testing.assert_array_equal(support, expected.sum(axis=1))
+    np.testing.assert_array_equal(correct, expected.diagonal())
+    np.testing.assert_array_equal(predicted, expected.sum(axis=0))
+
+
+def test_a_confusion_of_many_classes_adds_up_neighbours_and_never_counts_all_pairs() -> None:
+    classes, images = 200_000, 1_000  # all pairs would take 320 GB
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, classes, (2, images))
+    predictions = replace(some(), classes=["one"] * classes, labels_N=labels, predicted_N=predicted)
+    counts, spans = predictions.confusion(most=50)
+    np.testing.assert_array_equal(counts, confusion_matrix(labels // 4_000, predicted // 4_000))
+    assert spans[1] == [4_000, 8_000]
+    assert predictions.class_counts()[0].sum() == images
 
 
 @pytest.mark.parametrize("damage", [b"", b"no NumPy file", None], ids=["empty", "text", "cut"])

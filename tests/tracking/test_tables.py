@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from clf.tracking.tables import PerClassRow, read_csv, render, rows_from_counts, write_csv
+from clf.tracking.tables import (
+    PerClassRow,
+    read_csv,
+    render,
+    rows_from_counts,
+    worst_and_best,
+    write_csv,
+)
 
 CLASSES = ["0", "00", 'a "quoted", name', "Größe 7", "[bold]"]
 SUPPORT_NC = np.array([[4, 0, 3, 1, 7], [5, 0, 0, 2, 4]])
@@ -89,6 +96,14 @@ def test_the_worst_classes_come_first_and_those_without_images_last():
     shown = [line.strip() for line in lines if any(line.startswith(f"  {n}") for n in names)]
     order = ["worst", "bad", "bad but rare", "good", "empty"]
     assert [re.split(r"\s{2,}", line)[0] for line in shown] == order
+
+
+def test_a_table_that_is_too_long_has_the_worst_and_the_best_classes_that_have_images():
+    rows = [PerClassRow(str(c), 10 if c else 0, c) for c in range(10)]
+    assert worst_and_best(rows, 10) == rows
+    assert [row.correct for row in worst_and_best(rows, 4)] == [1, 2, 8, 9]
+    few = [PerClassRow(str(c), 0, 0) for c in range(10)] + rows[1:3]
+    assert [row.correct for row in worst_and_best(few, 4)] == [1, 2, 0, 0]
 
 
 def test_a_class_without_images_is_not_shown_as_wrong():

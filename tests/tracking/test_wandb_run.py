@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clf.config import TrackingConfig
 from clf.run_folder import RunFolder
-from clf.tracking import wandb_key, wandb_run, wandb_start
+from clf.tracking import charts, wandb_key, wandb_run, wandb_start
 from clf.tracking.tables import PerClassRow, read_csv, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger, close, wandb_logger
 from clf.tracking.wandb_start import chosen_mode
@@ -429,6 +429,35 @@ def test_the_table_in_wandb_equals_the_csv_and_a_class_without_images_has_no_acc
         ["1", 3, 3, 1.0, 8, 3 / 8, 1.0, 6 / 11],
     ]
     assert table["data"] == [row.cells() for row in read_csv(path)]
+
+
+def test_a_table_that_wandb_would_cut_has_the_worst_and_the_best_classes_and_says_so(
+    folder, recwarn, monkeypatch
+):
+    assert charts.MOST_ROWS == wandb.Table.MAX_ROWS
+    for module in (charts, wandb_run):
+        monkeypatch.setattr(module, "MOST_ROWS", 8)
+    rows = [PerClassRow(f"n{c:02d}", 40, (7 * c) % 40, 3) for c in range(30)]
+    rows[7] = PerClassRow("n07", 0, 0, 0)
+    logger = start(folder, "offline")
+    for epoch in range(2):
+        logger.log_per_class("val/per_class", rows, epoch=epoch, step=9 * epoch, before=rows)
+    close([logger])
+    (run,) = offline_runs(folder)
+    ordered = sorted(row.correct for row in rows if row.support)
+    for file in run.glob("files/media/table/val/per_class*.json"):
+        correct = [row[2] for row in json.loads(file.read_text())["data"]]
+        assert correct == ordered[:4] + ordered[-4:]
+    logged = [one["artifact"] for one in records(run) if "artifact" in one]
+    tables = [one for one in logged if one["name"].startswith("per_class-val-")]
+    assert len(tables) == 2
+    (content,) = tables[1]["manifest"]["contents"]
+    assert content["path"] == "val.csv"
+    assert read_csv(Path(content["local_path"])) == rows
+    assert Path(content["local_path"]).is_relative_to(run)
+    (told,) = (str(one.message) for one in recwarn if "rows of a table" in str(one.message))
+    assert "has the 4 worst and the 4 best of 30 classes" in told
+    assert "per_class/val.csv of the run folder" in told
 
 
 def test_scalars_and_config_of_an_offline_run_can_be_uploaded_later(folder):
