@@ -84,7 +84,7 @@ def test_help_names_every_command_and_loads_none_of_them(clf: Path, place: Path)
     program = (
         "import sys; from launch.__main__ import main\n"
         "sys.argv = ['clf', '--help']; main()\n"
-        "print({'argparse', 'clf', 'slurm', 'numpy', 'omegaconf', 'torch'} & set(sys.modules))"
+        "print({'argparse', 'clf.config', 'slurm', 'numpy', 'omegaconf', 'torch'} & set(sys.modules))"
     )
     assert run(python, "-c", program).stdout.endswith("{'argparse'}\n")
 

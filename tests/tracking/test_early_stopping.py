@@ -62,7 +62,7 @@ def test_the_log_the_status_and_the_end_of_the_command_say_why(stopped) -> None:
 def test_every_epoch_has_a_line_with_its_train_loss(stopped) -> None:
     folder, log = stopped
     losses = [float(row["train/loss"]) for row in validated(folder)]
-    found = re.findall(r"^epoch +(\d)/9   step \d+   val top-1 .*   train loss (\S+)$", log, re.M)
+    found = re.findall(r"^epoch +(\d)/9   step \d+   val top-1 .*   train loss (\S+)   ", log, re.M)
     assert found == [(str(n), f"{loss:.4g}") for n, loss in enumerate(losses, 1)]
     assert [row["epoch"] for row in validated(folder)] == ["1", "2", "3"]
 
