@@ -43,7 +43,7 @@ class BaseClassificationModel(LightningModule):
     mean: Tensor
     std: Tensor
     mix: Mix | None = None  # of the images that train
-    is_compiled = False
+    _compiled: Any = None  # see `compile_network`
 
     def __init__(self, num_classes: int, **settings: Any) -> None:
         super().__init__()
@@ -150,17 +150,25 @@ class BaseClassificationModel(LightningModule):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
-        if not self.is_compiled:
-            return self.network(self.normalised(images_BCHW))
-        logits_BC = self.network(images_BCHW)  # whose own code normalises
+        if self._compiled is None:
+            return self._logits(images_BCHW)
+        logits_BC = self._compiled(self, images_BCHW)
         # A CUDA graph writes its next output to the same memory. Anything else is refused later.
         return logits_BC.clone() if isinstance(logits_BC, Tensor) else logits_BC
+
+    def _logits(self, images_BCHW: Tensor) -> Tensor:
+        return self.network(self.normalised(images_BCHW))
 
     def normalised(self, images_BCHW: Tensor) -> Tensor:
         """uint8 images as floats; floats as they are."""
         if images_BCHW.dtype != torch.uint8:
             return images_BCHW
         return (images_BCHW - self.mean).div_(self.std)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether torch.compile makes the network's code."""
+        return self._compiled is not None
 
     def compile_network(self, mode: str) -> None:
         """Let torch.compile make the network's code when it meets its first images: of training,
@@ -170,11 +178,10 @@ class BaseClassificationModel(LightningModule):
         Args:
             mode: of torch.compile; "reduce-overhead" and "max-autotune" replay CUDA graphs
         """
-        self.is_compiled = True
-        self.network.register_forward_pre_hook(self._normalise)
-        # Images have one of a few sizes. Code for any size took torch 2.11 minutes on a GPU, and
-        # failed in the backward pass of a ResNet whose last features are a single pixel.
-        self.network.compile(dynamic=False, mode=mode)
+        # A function of the model, so that a copy, such as an average of weights, has its own
+        # weights. Images have one of a few sizes: code for any size took torch 2.11 minutes on a
+        # GPU, and failed in the backward pass of a ResNet whose last features are a single pixel.
+        self._compiled = torch.compile(BaseClassificationModel._logits, dynamic=False, mode=mode)
         if mode == "default":
             return
         for parameter in self.network.parameters():
@@ -182,9 +189,6 @@ class BaseClassificationModel(LightningModule):
                 # A gradient that a CUDA graph has made lies in the graph's memory, where the next
                 # micro-batch's forward pass would write over it before it is accumulated.
                 parameter.register_hook(torch.clone)
-
-    def _normalise(self, network: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
-        return (self.normalised(images[0]),)
 
     def loss_fn(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """The loss that is trained with: class weights and label smoothing included, a scalar."""

@@ -84,7 +84,8 @@ def test_help_names_every_command_and_loads_none_of_them(clf: Path, place: Path)
     program = (
         "import sys; from launch.__main__ import main\n"
         "sys.argv = ['clf', '--help']; main()\n"
-        "print({'argparse', 'clf.config', 'slurm', 'numpy', 'omegaconf', 'torch'} & set(sys.modules))"
+        "names = {'argparse', 'clf.config', 'slurm', 'numpy', 'omegaconf', 'torch'}\n"
+        "print(names & set(sys.modules))"
     )
     assert run(python, "-c", program).stdout.endswith("{'argparse'}\n")
 

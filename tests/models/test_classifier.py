@@ -53,9 +53,9 @@ def traced(monkeypatch):
         graphs.append([(tuple(i.shape), i.dtype) for i in images] + list(mode.values()))
         return graph.forward
 
-    plain = nn.Module.compile
+    plain = torch.compile
     monkeypatch.setattr(
-        nn.Module, "compile", lambda self, **how: plain(self, backend=backend, **how)
+        torch, "compile", lambda function, **how: plain(function, backend=backend, **how)
     )
     return graphs
 
@@ -89,15 +89,21 @@ def test_compiled_it_computes_the_same_and_normalises_in_the_networks_own_code(t
         for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
             assert torch.equal(one.grad, other.grad)
     assert all(torch.equal(*pair) for pair in zip(plain.buffers(), compiled.buffers(), strict=True))
+    # The same graph has the images as they are and a convolution's weights.
     assert ((3, 3, 32, 32), torch.uint8) in traced[0]
+    assert [shape for shape, dtype in traced[0][:2] if dtype == torch.float32]
     assert ("reduce-overhead" in traced[0]) == (mode == "reduce-overhead")
     # What is no tensor reaches the check that names it.
     compiled.network.register_forward_hook(lambda *given: {"logits": given[2]})
     assert compiled(images).keys() == {"logits"}
     compiled.network._forward_hooks.clear()
-    # A copy, such as an average of weights, normalises by itself.
+    # A copy, such as an average of weights, runs with its own.
     copied = copy.deepcopy(compiled)
+    for model in (copied, plain):
+        for parameter in model.parameters():
+            parameter.data.mul_(0.5)
     assert torch.equal(copied(images), plain(images))
+    assert not torch.equal(compiled(images), plain(images))
 
 
 def test_uint8_images_are_normalised_as_torchvision_does():
