@@ -17,7 +17,7 @@ def step(sizes: Sizes) -> Iterator[Comparison]:
     from clf.parallel.strategies import resolve_accelerator, trainer_arguments
 
     cfg = RunConfig(gpus=1)
-    device = "one GPU" if resolve_accelerator(cfg.strategy) == "gpu" else "one core"
+    device = "one GPU" if resolve_accelerator(cfg.strategy) == "gpu" else "CPU"
     size = {"images": sizes.step_images, "pixels": sizes.step_side, "steps": sizes.steps}
     yield Comparison(
         f"ResNet18 training step, {sizes.step_images} images of {sizes.step_side} px, "
