@@ -4,7 +4,6 @@ there already, and on JPEGs; and which of the two bounds a run, decoding or comp
 import math
 import statistics
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import repeat
@@ -22,7 +21,7 @@ from launch.benchmarks.comparison import (
 from launch.benchmarks.jpegs import write_jpegs
 from launch.benchmarks.loader import ours as loader_alone
 from launch.benchmarks.meter import Meter
-from launch.benchmarks.step import CLASSES, Metered, batch_of
+from launch.benchmarks.step import CLASSES, Metered, batch_of, train
 
 NETWORKS = ("resnet50", "resnet18")
 WARM_UP = 12  # steps: cuDNN tries its algorithms, and code is compiled
@@ -142,36 +141,24 @@ def ours(
     import torch
 
     from clf.models.build import build_model
-    from clf.parallel.lightning_internals import quiet_lightning
     from clf.parallel.strategies import trainer_arguments
     from clf.plan import compose
-    from clf.run import Trainer
 
     words = [f"model={network}", f"model.optimizer={optimizer}", "model.warmup_epochs=0"]
     words += [f"strategy.accelerator={device}", "gpus=1"]
     if compile_mode is not None:
         words += ["strategy.compile=true", f"strategy.compile_mode={compile_mode}"]
     cfg = compose(words)
-    quiet_lightning()
     torch.manual_seed(0)
     place = torch.device("cuda" if device == "gpu" else "cpu")
-    trainer = Trainer(
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **trainer_arguments(cfg),
-    )
     if folder is None:
         batch = {name: one.to(place) for name, one in batch_of(images, pixels).items()}
         batches: Any = repeat(batch)
     else:
         batches = _loader(folder, images, pixels, workers, cache, place)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's about a fit without validation
-        model = build_model(cfg, CLASSES, pretrained=False)
-        trainer.fit(model, Metered(meter, batches, steps, device == "gpu", WARM_UP))
+    model = build_model(cfg, CLASSES, pretrained=False)
+    metered = Metered(meter, batches, steps, device == "gpu", WARM_UP)
+    train(model, metered, trainer_arguments(cfg))
 
 
 def _loader(folder: str, images: int, pixels: int, workers: int, cache: str, device: Any) -> Any:

@@ -35,12 +35,22 @@ def ours(meter: Meter, images: int, pixels: int, steps: int) -> None:
     import torch
 
     from clf.models.resnet import ResNet18Model
+
+    on_gpu, arguments = _setting()
+    model = ResNet18Model(CLASSES, warmup_epochs=0).to(memory_format=torch.channels_last)
+    train(model, Metered(meter, repeat(batch_of(images, pixels)), steps, on_gpu), arguments)
+
+
+def train(model: Any, batches: Any, arguments: dict[str, Any]) -> None:
+    """An epoch under Lightning, which leaves nothing behind.
+
+    Args:
+        arguments: of the Trainer: devices, strategy, precision
+    """
     from clf.parallel.lightning_internals import quiet_lightning
     from clf.run import Trainer
 
-    on_gpu, arguments = _setting()
     quiet_lightning()
-    model = ResNet18Model(CLASSES, warmup_epochs=0).to(memory_format=torch.channels_last)
     trainer = Trainer(
         max_epochs=1,
         logger=False,
@@ -51,7 +61,7 @@ def ours(meter: Meter, images: int, pixels: int, steps: int) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's about a fit without validation
-        trainer.fit(model, Metered(meter, repeat(batch_of(images, pixels)), steps, on_gpu))
+        trainer.fit(model, batches)
 
 
 def plain_torch(meter: Meter, images: int, pixels: int, steps: int) -> None:
