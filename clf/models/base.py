@@ -151,13 +151,10 @@ class BaseClassificationModel(LightningModule):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Images, uint8 in 0..255 or floats already normalised, to logits [B, C]."""
         if self._compiled is None:
-            return self._logits(images_BCHW)
+            return _logits(self, images_BCHW)
         logits_BC = self._compiled(self, images_BCHW)
         # A CUDA graph writes its next output to the same memory. Anything else is refused later.
         return logits_BC.clone() if isinstance(logits_BC, Tensor) else logits_BC
-
-    def _logits(self, images_BCHW: Tensor) -> Tensor:
-        return self.network(self.normalised(images_BCHW))
 
     def normalised(self, images_BCHW: Tensor) -> Tensor:
         """uint8 images as floats; floats as they are."""
@@ -181,7 +178,7 @@ class BaseClassificationModel(LightningModule):
         # A function of the model, so that a copy, such as an average of weights, has its own
         # weights. Images have one of a few sizes: code for any size took torch 2.11 minutes on a
         # GPU, and failed in the backward pass of a ResNet whose last features are a single pixel.
-        self._compiled = torch.compile(BaseClassificationModel._logits, dynamic=False, mode=mode)
+        self._compiled = torch.compile(_logits, dynamic=False, mode=mode)
         if mode == "default":
             return
         for parameter in self.network.parameters():
@@ -400,3 +397,7 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_is_plain(one) for pair in value.items() for one in pair)
     return value is None or type(value) in (bool, int, float, str)
+
+
+def _logits(model: BaseClassificationModel, images_BCHW: Tensor) -> Tensor:
+    return model.network(model.normalised(images_BCHW))
