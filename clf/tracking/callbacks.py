@@ -24,9 +24,9 @@ from clf.resilience.processes import this_process
 from clf.resilience.signals import Preempted, Stopped
 from clf.run_folder import RunFolder
 from clf.tracking.early_stopping import why_stopped
-from clf.tracking.epochs import epoch_number
+from clf.tracking.epochs import epoch_number, speed_of
 from clf.tracking.nodes import departing_nodes, node_name
-from clf.tracking.steps import Throughput, step_of_scalars
+from clf.tracking.steps import step_of_scalars
 from clf.tracking.tables import PerClassRow, read_csv, rows_from_counts, write_csv
 from clf.tracking.wandb_run import GuardedWandbLogger
 
@@ -211,7 +211,6 @@ class StatusFile(Callback):
         eta_s = None
         if self._begun and steps and step > self._begun[1]:
             eta_s = (now - self._begun[0]) / (step - self._begun[1]) * (steps - step)
-        speeds = [asdict(one.speed) for one in _throughputs(trainer)]
         return {
             "state": state,
             "run": self.folder.path.name,
@@ -223,7 +222,7 @@ class StatusFile(Callback):
             "epochs": trainer.max_epochs,
             "step": step,
             "steps": steps,
-            "speed": speeds[0] if speeds else {},
+            "speed": asdict(speed_of(trainer)),
             "metrics": self.metrics,
             "checkpoint": getattr(trainer.strategy.checkpoint_io, "saved", None),
             "stopped_early": self._stopped_early,
@@ -265,10 +264,6 @@ def _place(trainer: Any) -> dict[str, Any]:
         "batch": loader.state_dict()["batches"] if hasattr(loader, "state_dict") else None,
         "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
     }
-
-
-def _throughputs(trainer: Any) -> list[Throughput]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
 
 
 def _total_steps(trainer: Trainer, began: dict[str, Any] | None) -> int | None:

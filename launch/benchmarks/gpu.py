@@ -19,6 +19,7 @@ from launch.benchmarks.comparison import (
     in_turns,
 )
 from launch.benchmarks.jpegs import write_jpegs
+from launch.benchmarks.loader import loader_of
 from launch.benchmarks.loader import ours as loader_alone
 from launch.benchmarks.meter import Meter
 from launch.benchmarks.step import CLASSES, Metered, batch_of, train
@@ -140,6 +141,7 @@ def ours(
     """
     import torch
 
+    from clf.config import DataConfig
     from clf.models.build import build_model
     from clf.parallel.strategies import trainer_arguments
     from clf.plan import compose
@@ -155,32 +157,11 @@ def ours(
         batch = {name: one.to(place) for name, one in batch_of(images, pixels).items()}
         batches: Any = repeat(batch)
     else:
-        batches = _loader(folder, images, pixels, workers, cache, place)
+        data = DataConfig(batch_size=images, image_size=pixels, cache=cache)
+        batches = loader_of(folder, data, workers, place)
     model = build_model(cfg, CLASSES, pretrained=False)
     metered = Metered(meter, batches, steps, device == "gpu", WARM_UP)
     train(model, metered, trainer_arguments(cfg))
-
-
-def _loader(folder: str, images: int, pixels: int, workers: int, cache: str, device: Any) -> Any:
-    import numpy as np
-    from torchvision.datasets import ImageFolder
-
-    from clf.config import DataConfig
-    from clf.data.ahead import Courier
-    from clf.data.cache import open_caches
-    from clf.data.index import Split
-    from clf.data.loader import ThreadedLoader
-    from clf.data.on_device import OnDevice
-    from clf.data.sampler import TrainSampler
-    from clf.data.transforms import TrainTransform
-
-    cfg = DataConfig(batch_size=images, image_size=pixels, cache=cache)
-    rows = ImageFolder(folder).samples
-    split = Split([path for path, _ in rows], np.array([label for _, label in rows]))
-    order, transform = TrainSampler(split.labels, cfg, seed=0), TrainTransform(cfg)
-    there = None if cache == "none" else OnDevice(open_caches([split], cfg)["train"], device)
-    courier = Courier(device)
-    return ThreadedLoader(split, order, transform, 0, workers, store=there, courier=courier)
 
 
 def plain_loop(

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns
 from launch.benchmarks.jpegs import TILE, write_jpegs
@@ -53,21 +54,36 @@ def cached(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> No
 
 
 def _run(meter: Meter, folder: str, batch: int, crop: int, workers: int, cache: str) -> None:
-    import numpy as np
-    from torchvision.datasets import ImageFolder
-
     from clf.config import AugmentConfig, DataConfig
-    from clf.data.cache import open_caches
-    from clf.data.index import Split
-    from clf.data.loader import ThreadedLoader
-    from clf.data.sampler import TrainSampler
-    from clf.data.transforms import TrainTransform
 
     augment = AugmentConfig(crop_scale=list(SCALE), crop_ratio=list(RATIO))
     cfg = DataConfig(batch_size=batch, image_size=crop, cache=cache, augment=augment)
+    run_through(meter, loader_of(folder, cfg, workers), lambda item: len(item["images"]))
+
+
+def loader_of(folder: str, cfg: Any, workers: int, device: Any = None) -> Any:
+    """The loader of a training run, of the images of an ImageFolder.
+
+    Args:
+        cfg: DataConfig
+        device: of its batches; None: they stay in the host's memory
+    """
+    import numpy as np
+    from torchvision.datasets import ImageFolder
+
+    from clf.data.ahead import Courier
+    from clf.data.cache import open_caches
+    from clf.data.index import Split
+    from clf.data.loader import ThreadedLoader
+    from clf.data.on_device import OnDevice
+    from clf.data.sampler import TrainSampler
+    from clf.data.transforms import TrainTransform
+
     rows = ImageFolder(folder).samples
     split = Split([path for path, _ in rows], np.array([label for _, label in rows]))
-    order = TrainSampler(split.labels, cfg, seed=0)
-    kept = open_caches([split], cfg)["train"] if cache != "none" else None
-    loader = ThreadedLoader(split, order, TrainTransform(cfg), 0, workers, cache=kept)
-    run_through(meter, loader, lambda item: len(item["images"]))
+    order, transform = TrainSampler(split.labels, cfg, seed=0), TrainTransform(cfg)
+    kept = open_caches([split], cfg)["train"] if cfg.cache != "none" else None
+    there: dict[str, Any] = {"cache": kept}
+    if kept is not None and cfg.cache == "device":
+        there = {"store": OnDevice(kept, device)}
+    return ThreadedLoader(split, order, transform, 0, workers, courier=Courier(device), **there)

@@ -11,7 +11,6 @@ from launch.benchmarks.comparison import BenchmarkError, Side
 from launch.benchmarks.meter import Meter
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's defaults of RandomResizedCrop
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 INSTALL = "pip install 'clf[bench]', in a checkout pip install -e '.[bench]'"
 
 
@@ -41,12 +40,14 @@ def torchvision(meter: Meter, folder: str, batch: int, crop: int, workers: int) 
     from torchvision import transforms as v1
     from torchvision.datasets import ImageFolder
 
+    from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
+
     transform = v1.Compose(
         [
             v1.RandomResizedCrop(crop, SCALE, RATIO),
             v1.RandomHorizontalFlip(),
             v1.ToTensor(),
-            v1.Normalize(MEAN, STD),
+            v1.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     loader = DataLoader(
@@ -66,6 +67,8 @@ def timm(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None
     from timm.data import create_loader
     from timm.data.dataset import ImageDataset
 
+    from clf.config.weights import IMAGENET_MEAN, IMAGENET_STD
+
     no_jitter: dict[str, Any] = {"color_jitter": None}
     loader = create_loader(
         ImageDataset(folder),
@@ -77,8 +80,8 @@ def timm(meter: Meter, folder: str, batch: int, crop: int, workers: int) -> None
         ratio=RATIO,
         interpolation="bilinear",
         num_workers=workers,
-        mean=MEAN,
-        std=STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         **no_jitter,
     )
     run_through(meter, loader, lambda item: len(item[0]))
