@@ -10,15 +10,11 @@ from tests.docs.pages import ROOT, Command
 HERE = "here"  # tests/docs/test_commands.py types it
 SLURM = "on SLURM"  # tests/slurm/test_docs.py types it on the testbed
 EXAMPLE = "tests/test_extending.py"  # runs every block of its page
+BENCHMARK = "tests/launch/test_benchmark.py"  # runs every section at a tiny size
 SETUP = "setup"  # what builds the environment: CI does it, see `setup_fault`
 
 # Commands that other tests run: the test, and a text of it that shows it.
 ELSEWHERE = {
-    "python launch/benchmark.py all": ("tests/launch/test_benchmark.py", '"all"'),
-    "python launch/benchmark.py all --json numbers.json": (
-        "tests/launch/test_benchmark.py",
-        '"--json"',
-    ),
     "python launch/benchmark.py loader --vs torchvision,dali,spdl,timm": (
         "tests/launch/test_benchmark.py",
         '"--vs", "torchvision,timm"',
@@ -27,7 +23,6 @@ ELSEWHERE = {
         "tests/launch/test_benchmark_gpu.py",
         '"step", "--gpu"',
     ),
-    "python launch/benchmark.py loader": ("tests/launch/test_benchmark.py", '"loader"'),
     "python launch/benchmark.py scaling --nodes 1,2,4 --model resnet50": (
         "tests/slurm/test_scaling.py",
         '"--nodes", "1,2"',
@@ -136,6 +131,8 @@ def place(command: Command) -> str | None:
         return SLURM
     if re.match(r"python launch/submit\.py", text) and needs_slurm(text):
         return SLURM
+    if re.match(r"python launch/benchmark\.py (?!scaling)", text):
+        return BENCHMARK
     return HERE if re.match(r"python launch/\w+\.py", text) else None
 
 

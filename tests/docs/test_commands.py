@@ -14,9 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from launch.arguments.benchmark import benchmark_parser
 from tests.docs.home import filled, furnish
 from tests.docs.pages import ROOT, Command, commands
-from tests.docs.places import ELSEWHERE, EXAMPLE, HERE, RECIPES, SETUP, bare, place, setup_fault
+from tests.docs.places import (
+    BENCHMARK,
+    ELSEWHERE,
+    EXAMPLE,
+    HERE,
+    RECIPES,
+    SETUP,
+    bare,
+    place,
+    setup_fault,
+)
 from tests.docs.printed import differences
 
 # Runs that pages call RUN and NAME.
@@ -123,6 +134,8 @@ def test_the_command_has_a_place_where_it_is_run(command: Command) -> None:
     assert place(command), advice
     if place(command) == SETUP:
         assert setup_fault(bare(command)) == "", command.where
+    if place(command) == BENCHMARK:  # whole, it takes minutes; argparse ends where a flag is wrong
+        benchmark_parser().parse_args(shlex.split(bare(command))[2:])
     if (text := bare(command)) in ELSEWHERE:
         file, proof = ELSEWHERE[text]
         assert proof in (ROOT / file).read_text(), f"{command.where}: {file} has no {proof}"
