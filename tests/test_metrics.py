@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from torchmetrics.classification import MulticlassAccuracy
 
 from clf.batch import PADDING
-from clf.metrics.counts import FEW, ClassificationMetrics
+from clf.metrics.counts import AT_ONCE, FEW, ClassificationMetrics
 
 
 def batches(total: int, classes: int, seed: int, size: int = 7) -> list[tuple]:
@@ -138,7 +138,7 @@ def test_batches_counted_together_give_the_bits_of_batches_counted_one_by_one(mo
     data = [*batches(700, 43, seed=4), *batches(3, 43, seed=5)]
     together = ClassificationMetrics(43, 5)
     found = run(together, data)
-    monkeypatch.setattr("clf.metrics.counts.AT_ONCE", 1)
+    monkeypatch.setitem(AT_ONCE, "cpu", 1)
     alone = ClassificationMetrics(43, 5)
     for name, value in run(alone, data).items():
         assert torch.equal(found[name], value), name

@@ -24,7 +24,10 @@ from clf.batch import PADDING
 from clf.metrics.measures import BINS, Counts, reported
 
 ONE = 2**30  # a confidence of 1, in the integers that confidences are added up in
-AT_ONCE = 2**16  # logits that are counted together, unless a single batch has more
+# Logits that are counted together, unless a single batch has more: a CPU counts fastest what its
+# cache holds; elsewhere the fewer launches the better, at 8 MB.
+AT_ONCE = {"cpu": 2**17}
+AT_ONCE_ELSEWHERE = 2**21
 FEW = 128  # classes, of which a CPU finds the largest logit as fast one by one
 NO_INDEX = torch.iinfo(torch.int64).max  # larger than the index of any image
 
@@ -119,13 +122,16 @@ class ClassificationMetrics(Metric):
                 is bad, and to tell an image that could not be read from padding
         """
         self.loss_sums.add_(torch.stack([loss_sum, weight_sum]))
-        # A copy: the memory of a compiled network's logits is that of the next batch's.
-        wide_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32), copy=True)
+        self._held_logits += logits_BC.numel()
+        most = AT_ONCE.get(logits_BC.device.type, AT_ONCE_ELSEWHERE)
+        is_enough = self._held_logits >= most
+        # What is held is a copy: a compiled network writes the next batch's logits over these.
+        wide = torch.promote_types(logits_BC.dtype, torch.float32)
+        wide_BC = logits_BC.to(wide, copy=not is_enough)
         if indices_B is None:
             indices_B = torch.where(labels_B == PADDING, PADDING, NO_INDEX)
         self._held.append((wide_BC, labels_B, indices_B))
-        self._held_logits += wide_BC.numel()
-        if self._held_logits >= AT_ONCE:
+        if is_enough:
             self.count_held()
 
     def count_held(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns, run_side
 from launch.benchmarks.meter import Meter
 
-Update = Callable[[], None]
+Updates = Callable[[int], None]  # does so many, and leaves none of their work for later
 # Operations that give memory, or look at a tensor in another way.
 NO_LAUNCH = {
     f"aten::{name}"
@@ -61,18 +61,17 @@ def launches(meter: Meter, whose: str, rows: int, classes: int, updates: int) ->
     the mean of all updates, since ours does most of its work once for several."""
     from torch.profiler import ProfilerActivity, profile
 
-    update = {"ours": _ours, "theirs": _theirs}[whose](rows, classes)
-    update()
+    do = {"ours": _ours, "theirs": _theirs}[whose](rows, classes)
+    do(1)
     meter.start()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _ in range(updates):
-            update()
+        do(updates)
     leaves = [event.name for event in profiled.events() if not event.cpu_children]
     launched = sum(name.startswith("aten::") and name not in NO_LAUNCH for name in leaves)
     meter.stop(launched / updates)
 
 
-def _ours(rows: int, classes: int) -> Update:
+def _ours(rows: int, classes: int) -> Updates:
     import torch
 
     from clf.metrics.counts import ClassificationMetrics
@@ -80,10 +79,16 @@ def _ours(rows: int, classes: int) -> Update:
     metrics = ClassificationMetrics(classes, top_k=5)
     sums = torch.tensor(1.0), torch.tensor(float(rows))
     batch = (*_batch(rows, classes), *sums, torch.arange(rows))
-    return lambda: metrics.update(*batch)
+
+    def do(updates: int) -> None:
+        for _ in range(updates):
+            metrics.update(*batch)
+        metrics.count_held()
+
+    return do
 
 
-def _theirs(rows: int, classes: int) -> Update:
+def _theirs(rows: int, classes: int) -> Updates:
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
     batch = _batch(rows, classes)
@@ -93,11 +98,12 @@ def _theirs(rows: int, classes: int) -> Update:
         MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
     ]
 
-    def update() -> None:
-        for metric in metrics:
-            metric.update(*batch)
+    def do(updates: int) -> None:
+        for _ in range(updates):
+            for metric in metrics:
+                metric.update(*batch)
 
-    return update
+    return do
 
 
 def _batch(rows: int, classes: int) -> Any:
@@ -109,9 +115,8 @@ def _batch(rows: int, classes: int) -> Any:
     return logits_BC, torch.randint(classes, (rows,), generator=generator)
 
 
-def _measured(meter: Meter, update: Update, updates: int) -> None:
+def _measured(meter: Meter, do: Updates, updates: int) -> None:
     for count in (2, updates):  # two to warm up
         meter.start()
-        for _ in range(count):
-            update()
+        do(count)
         meter.stop(count)
