@@ -333,13 +333,18 @@ def test_a_process_that_is_asked_to_leave_builds_no_further_and_reads_files(
 # --- whose pixels they are ---
 
 
+def write_splits(root: Path, images: int) -> None:
+    """A train and a val folder of two classes with so many images each."""
+    for split in ("train", "val"):
+        for seed, name in enumerate(("a", "b")):
+            write_images(root / split / name, images, seed)
+
+
 def test_other_images_and_other_settings_have_other_pixels(
     cached: Callable[..., DataConfig], tmp_path: Path
 ) -> None:
     root = tmp_path / "images"
-    for split in ("train", "val"):
-        for seed, name in enumerate(("a", "b")):
-            write_images(root / split / name, 4, seed)
+    write_splits(root, 4)
     cfg = cached(root=root)
 
     def of(trains: bool = True, **changes: Any) -> str:
@@ -379,9 +384,7 @@ def test_a_changed_image_is_decoded_anew_on_a_disk(
     cached: Callable[..., DataConfig], tmp_path: Path
 ) -> None:
     root = tmp_path / "images"
-    for split in ("train", "val"):
-        for seed, name in enumerate(("a", "b")):
-            write_images(root / split / name, 4, seed)
+    write_splits(root, 4)
     before = seen(ready(cached("disk", root=root)))
     noise(np.random.default_rng(99), 24, 28).save(root / "train" / "a" / "000.jpg", quality=90)
     after = seen(ready(cached("disk", root=root)))
@@ -395,9 +398,7 @@ def test_a_changed_image_is_decoded_anew_on_a_disk(
 @pytest.fixture
 def with_broken(tmp_path: Path) -> Path:
     root = tmp_path / "broken"
-    for split in ("train", "val"):
-        for seed, name in enumerate(("a", "b")):
-            write_images(root / split / name, 6, seed)
+    write_splits(root, 6)
     (root / "train" / "a" / "002.jpg").write_bytes(b"")
     (root / "val" / "b" / "001.jpg").write_bytes(b"no image")
     return root
