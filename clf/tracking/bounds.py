@@ -73,23 +73,34 @@ def advice(
 
 def _remedy(data: DataConfig, cores: int, cores_busy: float) -> str:
     """The first of the remedies that fits."""
-    cache = data.cache == "none"
-    system = file_system(Path(data.root)) if data.root else ""
     if data.threads is not None and data.threads < cores:
         return f"set data.threads=null; it is {data.threads}, and the rank has {cores} cores"
+    more = "give it more (slurm.cpus_per_gpu)" if CORES_PER_RANK in os.environ else ""
+    if data.cache != "none":
+        return _remedy_of_a_cache(data.cache, f"its {cores} cores", cores_busy >= BUSY, more)
     if cores_busy >= BUSY:
-        more = "give it more (slurm.cpus_per_gpu)" if CORES_PER_RANK in os.environ else ""
-        less = "set data.cache=ram or disk, which decodes each image once" if cache else ""
-        instead = ", or ".join(one for one in (less, more) if one) or "store the images smaller"
-        return f"its {cores} cores are busy decoding; {instead}"
+        less = "set data.cache=ram or disk, which decodes each image once"
+        return f"its {cores} cores are busy decoding; {', or '.join(filter(None, (less, more)))}"
+    system = file_system(Path(data.root)) if data.root else ""
     if system in NETWORK and data.stage == "none":
         return (
             f"its cores wait for a network file system ({system}); set data.stage=node, which "
             "copies the data once to the node's own disk"
         )
-    if cache:
-        return "its cores wait for the disk; set data.cache=ram, which reads each file once"
-    return "its cores wait for the disk; tar files and shards read faster than many small files"
+    return "its cores wait for the disk; set data.cache=ram, which reads each file once"
+
+
+def _remedy_of_a_cache(cache: str, cores: str, are_busy: bool, more: str) -> str:
+    """Of a training that decodes no image."""
+    lighter = "try it without data.augment.policy and data.augment.jpeg"
+    if are_busy:
+        return f"{cores} are busy augmenting; {', or '.join(filter(None, (more, lighter)))}"
+    if cache == "disk":
+        return "its cores wait for the cache on the node's disk; set data.cache=ram"
+    return (
+        f"its images are in memory (data.cache={cache}) and {cores} are not busy, so neither files "
+        f"nor decoding hold it up; {lighter}"
+    )
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:

@@ -13,15 +13,12 @@ CLASSES = 43
 
 def step(sizes: Sizes) -> Iterator[Comparison]:
     """Training steps on a batch that is there already: what Lightning and our metrics cost."""
-    from clf.config import RunConfig
-    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
-
-    cfg = RunConfig(gpus=1)
-    device = "one GPU" if resolve_accelerator(cfg.strategy) == "gpu" else "CPU"
+    on_gpu, arguments = _setting()
+    device = "one GPU" if on_gpu else "one core"
     size = {"images": sizes.step_images, "pixels": sizes.step_side, "steps": sizes.steps}
     yield Comparison(
         f"ResNet18 training step, {sizes.step_images} images of {sizes.step_side} px, "
-        f"{device}, {trainer_arguments(cfg)['precision']}",
+        f"{device}, {arguments['precision']}",
         "images/s",
         in_turns(
             sizes,

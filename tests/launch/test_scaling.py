@@ -135,7 +135,8 @@ def test_the_numbers_are_medians_of_the_log_lines_without_the_first(tmp_path: Pa
     assert (found.ranks, found.step_s) == (8, 0.32)
     write_rows(tmp_path, rows[0])
     assert read_run(tmp_path, 2, 4, 64).fault == (
-        "it wrote fewer than two log lines; give more --steps"
+        "it wrote fewer than two log lines; give more --steps, or, where the data have too few "
+        "images for them, epochs=10 or tracking.log_every=1"
     )
 
 
