@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clf.atomic import file_system
 from clf.config import DataConfig
 from clf.cores import CORES_PER_RANK
 from clf.metrics.measures import percent
@@ -101,17 +102,3 @@ def _remedy_of_a_cache(cache: str, cores: str, are_busy: bool, more: str) -> str
         f"its images are in memory (data.cache={cache}) and {cores} are not busy, so neither files "
         f"nor decoding hold it up; {lighter}"
     )
-
-
-def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The kind of the file system that a path is on, as Linux calls it; "" elsewhere."""
-    if not mounts.is_file():
-        return ""
-    real = os.path.realpath(path)
-    found = ("", "")
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, at, kind, *_ = line.split(" ")
-        at = at.replace("\\040", " ")
-        if (real == at or real.startswith(at.rstrip("/") + "/")) and len(at) >= len(found[0]):
-            found = (at, kind)
-    return found[1]

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from clf.atomic import file_system
 from clf.config import DataConfig
 from clf.cores import CORES_PER_RANK
 from clf.tracking import bounds
-from clf.tracking.bounds import Speed, advice, file_system, in_words
+from clf.tracking.bounds import Speed, advice, in_words
 from clf.tracking.epochs import ProgressBar
 from launch.terminal.follow import Follower
 from launch.terminal.tables import print_status
