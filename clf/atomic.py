@@ -259,17 +259,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The kind of the file system that a path is on, as Linux calls it; "" elsewhere."""
-    if not mounts.is_file():
-        return ""
-    real = os.path.realpath(path)
-    found = ("", "")
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, at, kind, *_ = line.split(" ")
-        at = at.replace("\\040", " ")
-        if (real == at or real.startswith(at.rstrip("/") + "/")) and len(at) >= len(found[0]):
-            found = (at, kind)
-    return found[1]

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from torchmetrics.classification import MulticlassAccuracy
 
 from clf.batch import PADDING
-from clf.metrics.counts import AT_ONCE, FEW, ClassificationMetrics
+from clf.metrics.counts import FEW, ClassificationMetrics
 
 
 def batches(total: int, classes: int, seed: int, size: int = 7) -> list[tuple]:
@@ -134,31 +134,6 @@ def test_a_confidence_of_1_is_in_the_last_bin_as_in_guo_et_al():
     assert result["ece"] == pytest.approx(sum(gaps), abs=1e-6)
 
 
-def test_batches_counted_together_give_the_bits_of_batches_counted_one_by_one(monkeypatch):
-    data = [*batches(700, 43, seed=4), *batches(3, 43, seed=5)]
-    together = ClassificationMetrics(43, 5)
-    found = run(together, data)
-    monkeypatch.setitem(AT_ONCE, "cpu", 1)
-    alone = ClassificationMetrics(43, 5)
-    for name, value in run(alone, data).items():
-        assert torch.equal(found[name], value), name
-    assert torch.equal(together.counts_K, alone.counts_K)
-    assert torch.equal(together.loss_sums, alone.loss_sums)
-
-
-def test_a_batch_that_is_held_is_counted_as_it_was_and_where_it_was():
-    metrics, logits = ClassificationMetrics(3, 1), torch.eye(3)
-    metrics.update(logits, torch.arange(3), torch.tensor(1.0), torch.tensor(3.0))
-    logits.zero_()  # a compiled network writes the next batch's into the same memory
-    assert metrics.counts_K.sum() == 0, "three rows are too few to be counted at once"
-    metrics.to("cpu")  # a move counts them first: they would be on another device than the states
-    assert metrics.counts_K[3:6].tolist() == [1, 1, 1]
-    metrics.update(logits, torch.arange(3), torch.tensor(1.0), torch.tensor(3.0))
-    metrics.reset()
-    metrics.count_held()
-    assert metrics.counts_K.sum() == 0
-
-
 def test_the_order_of_the_images_does_not_change_a_bit_of_the_calibration_error():
     data = batches(500, 10, seed=1)
     forwards = run(ClassificationMetrics(10, 5), data)
@@ -239,7 +214,6 @@ def test_an_update_never_waits_for_the_device():
     logits, labels = torch.randn(7, 10, device="meta"), torch.zeros(7, device="meta").long()
     total = torch.zeros((), device="meta")
     metrics.update(logits, labels, total, total, labels)
-    metrics.count_held()
     assert metrics.counts_K.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         metrics.compute()

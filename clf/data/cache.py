@@ -34,7 +34,6 @@ from clf.data.packed import THREADS, digest, file_of, start_of
 from clf.data.picture import Box, Finished
 from clf.data.reader import Span
 from clf.data.transforms import EvalTransform
-from clf.resilience.signals import is_asked_to_leave
 
 FORMAT = 1  # to be raised where the files or the decoding change
 LOOKED_AT = 100_000  # files at most whose sizes and times are compared
@@ -189,7 +188,7 @@ class _Part:
             later: parts that will need room as well
             there: bytes of the parts that are whole
         """
-        leave = is_asked_to_leave
+        leave = cache_build.is_asked_to_leave
         if self.is_whole() or leave():
             return
         with cache_place.building(self.path, self.is_whole, leave) as mine:

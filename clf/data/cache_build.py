@@ -6,6 +6,7 @@ h x w stored pixels of an image of H x W.
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,7 +20,6 @@ from PIL import Image
 from clf.atomic import reason, remedy, say, write_file, write_text
 from clf.config import DataConfig
 from clf.cores import usable_cores
-from clf.data.cache_place import is_still
 from clf.data.cache_size import size_text, stored_size
 from clf.data.decode import Look, UnreadableError, open_picture
 from clf.data.decoding_threads import start_threads
@@ -27,7 +27,7 @@ from clf.data.index import Split
 from clf.data.picture import Picture
 from clf.data.reader import DataError
 from clf.data.transforms import EvalTransform
-from clf.resilience.signals import is_asked_to_leave
+from clf.resilience.signals import STOP
 
 CHUNK = 16  # images of a task
 PROGRESS_S = 5.0  # between lines of progress; a terminal's line changes ten times as often
@@ -49,6 +49,12 @@ def stored(picture: Picture, cfg: DataConfig, trains: bool) -> tuple[np.ndarray,
         smaller = Image.fromarray(pixels_HWC).resize((w, h), Image.Resampling.LANCZOS)
         pixels_HWC = np.asarray(smaller)
     return np.ascontiguousarray(pixels_HWC), (height, width)
+
+
+def is_asked_to_leave() -> bool:
+    """Whether a signal waits that this process holds back while it gets ready (see
+    `clf.resilience.signals.held`). What is decoded by then is lost, and the run leaves soon."""
+    return bool(signal.sigpending() & set(STOP))
 
 
 def build(path: Path, split: Split, cfg: DataConfig, trains: bool, most: int) -> bool:
@@ -135,12 +141,7 @@ class _PixelFile:
         """All is on the disk from here on, also after a power cut."""
         if self.cfg.cache == "disk":
             os.fsync(self._file)
-        self._whole = True  # what is at the path now is not deleted, whoever has written it
-        if not is_still(self.path, self._file):
-            raise DataError(
-                f"data.cache={self.cfg.cache}: another node has written {self.path} meanwhile, so "
-                "that locks do not hold there; set data.cache_dir to a folder of this node's own"
-            )
+        self._whole = True
 
 
 def _decode_all(file: _PixelFile, split: Split, cfg: DataConfig, trains: bool) -> np.ndarray | None:
@@ -177,7 +178,7 @@ def _decode_all(file: _PixelFile, split: Split, cfg: DataConfig, trains: bool) -
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for one in done:
                 one.result()
-            if is_asked_to_leave():  # what is decoded by then is lost, and the run leaves soon
+            if is_asked_to_leave():
                 return None
             progress.at(int((rows_N5[:, 1] > 0).sum()), file.end)
     finally:

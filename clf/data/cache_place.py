@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clf.atomic import file_system, reason, remedy, remove_unfinished, say
+from clf.atomic import reason, remedy, remove_unfinished, say
 from clf.config import DataConfig
 from clf.data.reader import DataError
 
@@ -50,8 +50,7 @@ def node_disk(folder: str | None) -> str:
 
 def known_folder(cfg: DataConfig) -> Path:
     """The folder in which this user's decoded images are kept; it may not be there."""
-    name = "kept" if cfg.cache == "disk" else "cache"  # what `sweep` empties is never kept
-    return Path(_base(cfg)).expanduser() / f"clf-{os.getuid()}" / name
+    return Path(_base(cfg)).expanduser() / f"clf-{os.getuid()}" / "cache"
 
 
 def _base(cfg: DataConfig) -> str:
@@ -68,7 +67,7 @@ def cache_folder(cfg: DataConfig) -> Path:
             "to a folder in memory, data.cache=disk, or data.cache=none"
         )
     try:
-        folder = own_folder(base, "data.cache_dir") / known_folder(cfg).name
+        folder = own_folder(base, "data.cache_dir") / "cache"
         folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -81,11 +80,9 @@ def cache_folder(cfg: DataConfig) -> Path:
 
 
 def free_bytes(folder: Path, kind: str) -> int:
-    """How much could still be written there; in memory, which a folder for temporary files may be
-    in as well, no more than this process may have."""
+    """How much could still be written there; in memory no more than this process may have."""
     free = shutil.disk_usage(folder).free
-    on_disk = kind == "disk" and file_system(folder) not in ("tmpfs", "ramfs")
-    return free if on_disk else min([free, *_free_memory()])
+    return free if kind == "disk" else min([free, *_free_memory()])
 
 
 def _free_memory() -> Iterator[int]:
@@ -127,29 +124,17 @@ def hold(path: Path) -> int:
     """
     while True:
         file = _open(path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH)  # whoever deletes holds it for a moment
-        except OSError as error:
-            os.close(file)
-            raise _no_locks(path, error) from error
-        if is_still(path, file):
+        fcntl.flock(file, fcntl.LOCK_SH)  # whoever deletes holds it for a moment
+        if _is_still(path, file):
             return file
         os.close(file)
-
-
-def _no_locks(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"data.cache: {path.parent} takes no locks ({reason(error)}), by which processes agree who "
-        "writes there; set data.cache_dir to a folder of this node's own disk. "
-        f"{remedy(error, path)}"
-    )
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def is_still(path: Path, file: int) -> bool:
+def _is_still(path: Path, file: int) -> bool:
     """Whether the open file is the one at the path, which somebody may have deleted since."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file))
@@ -175,7 +160,7 @@ def _delete_unless_held(path: Path, file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
-    if not is_still(path, file):
+    if not _is_still(path, file):
         return False
     for ending in ENDINGS:
         path.with_suffix(ending).unlink(missing_ok=True)
@@ -232,7 +217,11 @@ def _wait(pixels: Path, file: int, is_there: Callable[[], bool], leave: Callable
             return True
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise _no_locks(pixels, error) from error
+                raise DataError(
+                    f"data.cache: {pixels.parent} takes no locks ({reason(error)}), by which "
+                    "processes agree who writes there; set data.cache_dir to a folder of this "
+                    f"node's own disk. {remedy(error, pixels)}"
+                ) from error
         if is_there() or leave():
             return False
         now, before = time.monotonic(), size

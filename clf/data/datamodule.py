@@ -215,8 +215,7 @@ class ClassificationDataModule(LightningDataModule):
         if self.cfg.cache == "device" and cache is not None:
             self._store = store_on(self._device, cache, self.cfg)
             if self._store is not None and self._caches is not None:
-                self._caches.pop("train").close()  # the node's memory need not have them too,
-                cache = None  # which it would as long as the loader has their map
+                self._caches.pop("train").close()  # the node's memory need not have them too
         return self._loader(train, order, transform, cache, self._store)
 
     def val_dataloader(self) -> ThreadedLoader:

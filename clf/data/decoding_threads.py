@@ -19,13 +19,9 @@ def start_threads(count: int) -> ThreadPoolExecutor:
         all_up.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="clf-loader")
-    try:
-        for _ in range(count):
-            pool.submit(start)
-        all_up.wait()
-    except BaseException:
-        all_up.abort()  # or those that are up would wait for ever, and the process for them
-        raise
+    for _ in range(count):
+        pool.submit(start)
+    all_up.wait()
     # In a thread, `set_num_threads` sets its own number and that of all threads started later.
     torch.set_num_threads(here)
     return pool

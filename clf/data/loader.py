@@ -224,8 +224,7 @@ class ThreadedLoader:
             index = int(indices[row])
             try:
                 if self.store is not None:
-                    path = self.split.path
-                    self.store.fill(images_BCHW[row], index, path, self._now, rngs[row])
+                    self.store.fill(images_BCHW[row], index, self._now, rngs[row])
                 elif isinstance(picture := self._picture(index), Finished):
                     images_BCHW.permute(0, 2, 3, 1).numpy()[row] = picture.pixels_HWC
                 else:

@@ -9,7 +9,6 @@ B images of a batch, S x S pixels of each, h x w of its box, T pixels that one p
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,18 +44,10 @@ class OnDevice:
             pixels_P[first : first + PART] = torch.from_numpy(part)  # to be written to
         self.pixels_P3 = pixels_P.view(-1, 3)
 
-    def fill(
-        self,
-        row_7: Tensor,
-        index: int,
-        path: Callable[[int], str],
-        transform: Any,
-        rng: np.random.Generator,
-    ) -> None:
+    def fill(self, row_7: Tensor, index: int, transform: Any, rng: np.random.Generator) -> None:
         """Write `COLUMNS` of an image.
 
         Args:
-            path: names the image of an index, where it could not be read
             transform: the TrainTransform that draws its box and whether it is flipped
 
         Raises:
@@ -64,7 +55,7 @@ class OnDevice:
         """
         start, h, w, height, width = self.rows_N5[index].tolist()
         if start < 0:
-            raise UnreadableError(f"{path(index)}: unreadable when it was decoded; {REMEDY}")
+            raise UnreadableError(f"image {index} could not be read when it was decoded; {REMEDY}")
         box, flipped = transform.draw(height, width, rng)
         stored = stored_box(box, (height, width), (h, w))
         row_7.numpy()[:] = start // 3, w, *stored, flipped

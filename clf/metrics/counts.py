@@ -1,9 +1,6 @@
 """The counts behind every metric: exact on any number of ranks, O(B + C) an update, one sync an
 epoch. What is computed from them stands in `measures.py`.
 
-The work on a batch is some thirty small operations, each of which costs its launch. So batches are
-held, and counted several at once: the counts are integers, and their sum is the same.
-
 `ClassificationMetrics` only adds up integers by class (and the loss's two sums) on the device.
 Nothing is divided, and no rank talks to another, before the end of the epoch. So a result depends
 neither on how the images were spread over ranks nor on the padding that made the ranks equal.
@@ -11,23 +8,17 @@ neither on how the images were spread over ranks nor on the padding that made th
 B rows of a batch, C classes, M bins of confidence, N nodes.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.nn import Module
 from torchmetrics import Metric
 
 from clf.batch import PADDING
 from clf.metrics.measures import BINS, Counts, reported
 
 ONE = 2**30  # a confidence of 1, in the integers that confidences are added up in
-# Logits that are counted together, unless a single batch has more: a CPU counts fastest what its
-# cache holds; elsewhere the fewer launches the better, at 8 MB.
-AT_ONCE = {"cpu": 2**17}
-AT_ONCE_ELSEWHERE = 2**21
 FEW = 128  # classes, of which a CPU finds the largest logit as fast one by one
 NO_INDEX = torch.iinfo(torch.int64).max  # larger than the index of any image
 
@@ -82,8 +73,6 @@ class ClassificationMetrics(Metric):
             raise ValueError(f"top_k must be from 1 to num_classes={num_classes}, got {top_k}")
         self.num_classes, self.top_k = num_classes, top_k
         self.num_nodes, self.node_rank = num_nodes, node_rank
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []  # batches to be counted
-        self._held_logits = 0
         # K = support of each class, correct of each, predicted of each; the three single counts;
         # images of each bin, correct of each, sum of the confidences of each; images that could not
         # be read.
@@ -112,7 +101,7 @@ class ClassificationMetrics(Metric):
         weight_sum: Tensor,
         indices_B: Tensor | None = None,
     ) -> None:
-        """Add a batch. Needs no host sync. The states may lack it until `count_held`.
+        """Add a batch. Needs no host sync.
 
         Args:
             logits_BC: float [B, C]
@@ -121,27 +110,7 @@ class ClassificationMetrics(Metric):
             indices_B: int64 [B], the images' positions in the split, to name an image whose label
                 is bad, and to tell an image that could not be read from padding
         """
-        self.loss_sums.add_(torch.stack([loss_sum, weight_sum]))
-        self._held_logits += logits_BC.numel()
-        most = AT_ONCE.get(logits_BC.device.type, AT_ONCE_ELSEWHERE)
-        is_enough = self._held_logits >= most
-        # What is held is a copy: a compiled network writes the next batch's logits over these.
-        wide = torch.promote_types(logits_BC.dtype, torch.float32)
-        wide_BC = logits_BC.to(wide, copy=not is_enough)
-        if indices_B is None:
-            indices_B = torch.where(labels_B == PADDING, PADDING, NO_INDEX)
-        self._held.append((wide_BC, labels_B, indices_B))
-        if is_enough:
-            self.count_held()
-
-    def count_held(self) -> None:
-        """Bring the states up to date: count the batches that `update` has held until now."""
-        if self._held:
-            held, self._held, self._held_logits = self._held, [], 0
-            one = held[0] if len(held) == 1 else map(torch.cat, zip(*held, strict=True))
-            self._count(*one)
-
-    def _count(self, wide_BC: Tensor, labels_B: Tensor, indices_B: Tensor) -> None:
+        wide_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
         label_B = labels_B.clamp(0, self.num_classes - 1)
         valid_B, used_B = label_B == labels_B, labels_B != PADDING
         predicted_B = _predicted(wide_BC)
@@ -154,7 +123,7 @@ class ClassificationMetrics(Metric):
         # Rounded down. Of a row that is not finite it may be anything: the epoch ends in an error.
         fixed_B = confidence_B1.squeeze(1).mul_(ONE).long()
         bin_B = torch.bucketize(fixed_B, self.edges_M)
-        skipped_B = (indices_B != PADDING) > used_B
+        skipped_B = used_B > used_B if indices_B is None else (indices_B != PADDING) > used_B
         # A row adds at ten places: 1 or 0, and at one of them its confidence. a > b: a and not b.
         none_B = torch.zeros_like(label_B)
         places = [
@@ -175,17 +144,14 @@ class ClassificationMetrics(Metric):
         added_10B = torch.stack(added).long()
         added_10B[5].mul_(fixed_B)
         self.counts_K.index_add_(0, places_10B.view(-1), added_10B.view(-1))
-        first = torch.where(used_B > valid_B, indices_B, NO_INDEX).amin()
-        torch.minimum(self.first_bad, first, out=self.first_bad)
+        self.loss_sums.add_(torch.stack([loss_sum, weight_sum]))
+        if indices_B is not None:
+            first = torch.where(used_B > valid_B, indices_B, NO_INDEX).amin()
+            torch.minimum(self.first_bad, first, out=self.first_bad)
 
     def reset(self) -> None:
         super().reset()
-        self._held, self._held_logits = [], 0
         self.first_bad.fill_(NO_INDEX)
-
-    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> Module:
-        self.count_held()  # where they are, before the states move to another device
-        return super()._apply(fn, exclude_state)
 
     def compute(self) -> dict[str, Tensor]:
         """The epoch's numbers; call it on all ranks together.
@@ -199,7 +165,6 @@ class ClassificationMetrics(Metric):
             ValueError: a row had logits that are not finite
             BadLabelError: a label is not a class
         """
-        self.count_held()
         counts_K, loss_sums = sum_over_ranks(self.counts_K), sum_over_ranks(self.loss_sums)
         support_C, correct_C, predicted_C, single_3, images_M, right_M, fixed_M, skipped_1 = (
             counts_K.split(self._parts)
@@ -256,7 +221,6 @@ class ClassificationMetrics(Metric):
 
     def state_over_ranks(self) -> dict[str, Tensor]:
         """What all ranks have counted so far, on the CPU; call it on all ranks together."""
-        self.count_held()
         state = {"counts_K": self.counts_K, "loss_sums": self.loss_sums}
         return {name: sum_over_ranks(value).cpu() for name, value in state.items()}
 

@@ -281,7 +281,7 @@ class BaseClassificationModel(LightningModule):
         self._log_epoch("train")
 
     def on_validation_epoch_start(self) -> None:
-        self.metrics("val").reset()  # of an evaluation that was broken off
+        self.metrics("val").reset()  # the sanity check has counted too
         self.metrics(AS_TRAINED).reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -315,7 +315,7 @@ class BaseClassificationModel(LightningModule):
             self.split_metrics[f"{split}_metrics"] = metrics.to(self.class_weights.device)
 
     def _log_epoch(self, split: str) -> None:
-        """Compute over all ranks, log and reset, once an epoch."""
+        """Pattern A: compute (one sync), log, reset, once an epoch."""
         try:
             result = self.metrics(split).compute()
         except BadLabelError as error:

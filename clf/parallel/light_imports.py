@@ -66,7 +66,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Lightly(Loader):
-    """Executes a module in the way that `HOW` gives for it, and puts its own loader back."""
+    """Executes a module `HOW` it is said to, and hands over to its own loader."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader

@@ -2,11 +2,9 @@
 
 import os
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -126,24 +124,15 @@ def _strategy(cfg: RunConfig, accelerator: str) -> dict[str, Any]:
         from clf.parallel.zero import ZeroStrategy  # deepspeed takes seconds to import
 
         # The Trainer takes the precision from this strategy, which has its own plugin for it.
-        return {"strategy": ZeroStrategy(cfg.strategy, accelerator, precision, _timeout(cfg))}
+        return {"strategy": ZeroStrategy(cfg.strategy, accelerator, precision)}
     if world_size(cfg) == 1 and cfg.strategy.name != "ddp":
         return {"strategy": "auto", "precision": precision}
     ddp = Ddp(
         process_group_backend="nccl" if accelerator == "gpu" else "gloo",
         find_unused_parameters=cfg.strategy.find_unused_parameters,
-        timeout=_timeout(cfg),
         **DDP_SETTINGS,
     )
     return {"strategy": ddp, "precision": precision}
-
-
-def _timeout(cfg: RunConfig) -> timedelta:
-    """How long ranks wait for each other where they meet, and in a collective: longer than torch's
-    half an hour if one node may still decode or copy images that the others have. What hangs is
-    found by `hang_timeout_s` sooner than by either."""
-    is_prepared = cfg.data.cache != "none" or cfg.data.stage != "none"
-    return timedelta(days=1) if is_prepared else default_pg_timeout
 
 
 def wrap_again(strategy: Strategy) -> None:

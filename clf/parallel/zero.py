@@ -13,13 +13,11 @@ It differs from Lightning's own `DeepSpeedStrategy` in three ways:
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.strategies.strategy import Strategy
@@ -44,22 +42,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         cfg: gives the stage and what is offloaded
         accelerator: "gpu", or "cpu" for ranks over gloo
         precision: "32-true", "bf16-mixed" or "16-mixed"
-        timeout: for which ranks wait for each other
     """
 
-    def __init__(
-        self,
-        cfg: StrategyConfig,
-        accelerator: str,
-        precision: str,
-        timeout: timedelta = default_pg_timeout,
-    ) -> None:
+    def __init__(self, cfg: StrategyConfig, accelerator: str, precision: str) -> None:
         if accelerator == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
         super().__init__(
             config=engine_config(cfg, accelerator, precision),
             process_group_backend="nccl" if accelerator == "gpu" else "gloo",
-            timeout=timeout,
             precision_plugin=ZeroPrecision(precision, "cuda" if accelerator == "gpu" else "cpu"),
         )
         internals.check_deepspeed()

@@ -252,7 +252,6 @@ def _counts(pl_module: Any) -> Iterator[tuple[Key, Tensor]]:
             for name, buffer in module.named_buffers(recurse=False):
                 yield (place, name), buffer
     metrics = pl_module.metrics("train")
-    metrics.count_held()
     for name in ("counts_K", "loss_sums", "first_bad"):
         yield (-1, name), getattr(metrics, name)
 

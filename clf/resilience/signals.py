@@ -67,15 +67,6 @@ class StopRequest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
-def is_asked_to_leave() -> bool:
-    """Whether a signal of `STOP` has come to this process, or waits while it holds them back
-    (`held`). For work that takes long before the training loop looks at the request: one of its
-    threads may have taken the signal that the main thread holds back."""
-    handlers = map(signal.getsignal, STOP)
-    has_come = any(isinstance(one, StopRequest) and one.signal for one in handlers)
-    return has_come or bool(signal.sigpending() & set(STOP))
-
-
 class LocalStopRequest(StopRequest):
     """The same for a run on this machine, which somebody may be looking at.
 

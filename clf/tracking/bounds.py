@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clf.atomic import file_system
 from clf.config import DataConfig
 from clf.cores import CORES_PER_RANK
 from clf.metrics.measures import percent
@@ -74,31 +73,34 @@ def advice(
 
 def _remedy(data: DataConfig, cores: int, cores_busy: float) -> str:
     """The first of the remedies that fits."""
+    cache = data.cache == "none"
+    system = file_system(Path(data.root)) if data.root else ""
     if data.threads is not None and data.threads < cores:
         return f"set data.threads=null; it is {data.threads}, and the rank has {cores} cores"
-    more = "give it more (slurm.cpus_per_gpu)" if CORES_PER_RANK in os.environ else ""
-    if data.cache != "none":
-        return _remedy_of_a_cache(data.cache, f"its {cores} cores", cores_busy >= BUSY, more)
     if cores_busy >= BUSY:
-        less = "set data.cache=ram or disk, which decodes each image once"
-        return f"its {cores} cores are busy decoding; {', or '.join(filter(None, (less, more)))}"
-    system = file_system(Path(data.root)) if data.root else ""
+        more = "give it more (slurm.cpus_per_gpu)" if CORES_PER_RANK in os.environ else ""
+        less = "set data.cache=ram or disk, which decodes each image once" if cache else ""
+        instead = ", or ".join(one for one in (less, more) if one) or "store the images smaller"
+        return f"its {cores} cores are busy decoding; {instead}"
     if system in NETWORK and data.stage == "none":
         return (
             f"its cores wait for a network file system ({system}); set data.stage=node, which "
             "copies the data once to the node's own disk"
         )
-    return "its cores wait for the disk; set data.cache=ram, which reads each file once"
+    if cache:
+        return "its cores wait for the disk; set data.cache=ram, which reads each file once"
+    return "its cores wait for the disk; tar files and shards read faster than many small files"
 
 
-def _remedy_of_a_cache(cache: str, cores: str, are_busy: bool, more: str) -> str:
-    """Of a training that decodes no image."""
-    lighter = "try it without data.augment.policy and data.augment.jpeg"
-    if are_busy:
-        return f"{cores} are busy augmenting; {', or '.join(filter(None, (more, lighter)))}"
-    if cache == "disk":
-        return "its cores wait for the cache on the node's disk; set data.cache=ram"
-    return (
-        f"its images are in memory (data.cache={cache}) and {cores} are not busy, so neither files "
-        f"nor decoding hold it up; {lighter}"
-    )
+def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The kind of the file system that a path is on, as Linux calls it; "" elsewhere."""
+    if not mounts.is_file():
+        return ""
+    real = os.path.realpath(path)
+    found = ("", "")
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, at, kind, *_ = line.split(" ")
+        at = at.replace("\\040", " ")
+        if (real == at or real.startswith(at.rstrip("/") + "/")) and len(at) >= len(found[0]):
+            found = (at, kind)
+    return found[1]

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.arguments.parser import Parser, parser, refuse_empty
 from launch.arguments.run import add_flags_of_going_on
@@ -26,15 +25,14 @@ def jobs_parser() -> Parser:
     command = parser(
         "Look after runs: list, status, compare, logs, cancel, resume, drill, sync.", EXAMPLES
     )
-    runs_dir: dict[str, Any] = {"type": Path, "metavar": "DIR", "help": "default: runs"}
-    command.add_argument("--runs-dir", default=Path("runs"), **runs_dir)
+    command.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
+    )
     commands = command.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> Parser:
         one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         one.flags = command.flags  # argparse reports an unknown flag to the outer parser
-        # On either side of the command's name; where it is not given, what the outer one has stays.
-        one.add_argument("--runs-dir", default=argparse.SUPPRESS, **runs_dir)
         return one
 
     listing = add("list", "runs with their state, epoch, best top-1 and time left")

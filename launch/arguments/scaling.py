@@ -53,12 +53,6 @@ def asks_for_scaling(command: Parser, arguments: argparse.Namespace) -> bool:
     sections = [word for word in arguments.sections if "=" not in word]
     arguments.settings = [word for word in arguments.sections if "=" in word]
     if sections == [SCALING]:
-        typed = {word.partition("=")[0] for word in command.typed}
-        what = f"{SCALING} --on-paper" if arguments.on_paper else SCALING
-        others = ["--gpu", "--rounds", "--vs", *([] if arguments.costs else ["--smoke"])]
-        others += ["--json"] if arguments.on_paper else []
-        if ignored := [flag for flag in others if flag in typed]:
-            command.error(f"{ignored[0]}: `{what}` does not take it")
         for name in ("images_per_rank", "images_per_step", "steps", "queue_minutes"):
             if (number := getattr(arguments, name)) is not None and number <= 0:
                 command.error(f"--{name.replace('_', '-')} {number}: expected more than 0")

@@ -25,8 +25,7 @@ class Meter:
         with contextlib.suppress(OSError):  # where it may not, an earlier peak counts too
             Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now: proc(5)
         self._before_mb = _memory_mb("VmRSS")
-        running_s = _running_seconds()  # before the clocks: it looks at every process there is
-        self._start = time.perf_counter(), _own_seconds() + running_s
+        self._start = time.perf_counter(), cpu_seconds()
 
     def stop(self, amount: float) -> None:
         """`amount`: how much was done, such as the number of images."""
@@ -51,24 +50,15 @@ def cpu_seconds() -> float:
 
     The first two are exact, the last by the kernel's tick, which is usually 10 ms.
     """
-    return _own_seconds() + _running_seconds()
-
-
-def _own_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
-
-
-def _running_seconds() -> float:
-    """Of the descendants of this process that run."""
+    ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    here = sum(usage.ru_utime + usage.ru_stime for usage in ended)
     times, children = _processes()
     running, found = list(children.get(os.getpid(), [])), 0.0
     while running:
         pid = running.pop()
         found += times[pid]
         running += children.get(pid, [])
-    return found
+    return here + found
 
 
 def _processes() -> tuple[dict[int, float], dict[int, list[int]]]:
@@ -79,8 +69,8 @@ def _processes() -> tuple[dict[int, float], dict[int, list[int]]]:
         try:
             # The name before the last ) may have spaces: see proc_pid_stat(5).
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended meanwhile, or it is somebody else's and /proc hides it
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
         pid = int(folder.name)
         times[pid] = sum(int(field) for field in fields[11:15]) / TICKS_PER_S
         children.setdefault(int(fields[1]), []).append(pid)

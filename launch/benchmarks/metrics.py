@@ -6,7 +6,7 @@ from typing import Any
 from launch.benchmarks.comparison import Comparison, Side, Sizes, in_turns, run_side
 from launch.benchmarks.meter import Meter
 
-Updates = Callable[[int], None]  # does so many, and leaves none of their work for later
+Update = Callable[[], None]
 # Operations that give memory, or look at a tensor in another way.
 NO_LAUNCH = {
     f"aten::{name}"
@@ -39,12 +39,10 @@ def metrics(sizes: Sizes) -> Iterator[Comparison]:
         )
         what = f"update of the metrics, {sizes.rows} rows, {classes} classes, one core"
         mine, others = (
-            run_side(Side("launches", launches, {"whose": whose, **size})).amount
+            int(run_side(Side("launches", launches, {"whose": whose, **size})).amount)
             for whose in ("ours", "theirs")
         )
-        note = (
-            f"operations of an update, each a launch on a GPU: ours {mine:.0f}, theirs {others:.0f}"
-        )
+        note = f"operations of an update, each a launch on a GPU: ours {mine}, theirs {others}"
         yield Comparison(what, "us", in_turns(sizes, *sides), note)
 
 
@@ -57,21 +55,19 @@ def theirs(meter: Meter, rows: int, classes: int, updates: int) -> None:
 
 
 def launches(meter: Meter, whose: str, rows: int, classes: int, updates: int) -> None:
-    """Its amount: operations of an update that work on numbers, which a GPU launches one by one;
-    the mean of all updates, since ours does most of its work once for several."""
+    """Its amount: operations of an update that work on numbers, which a GPU launches one by one."""
     from torch.profiler import ProfilerActivity, profile
 
-    do = {"ours": _ours, "theirs": _theirs}[whose](rows, classes)
-    do(1)
+    update = {"ours": _ours, "theirs": _theirs}[whose](rows, classes)
+    update()
     meter.start()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        do(updates)
+        update()
     leaves = [event.name for event in profiled.events() if not event.cpu_children]
-    launched = sum(name.startswith("aten::") and name not in NO_LAUNCH for name in leaves)
-    meter.stop(launched / updates)
+    meter.stop(sum(name.startswith("aten::") and name not in NO_LAUNCH for name in leaves))
 
 
-def _ours(rows: int, classes: int) -> Updates:
+def _ours(rows: int, classes: int) -> Update:
     import torch
 
     from clf.metrics.counts import ClassificationMetrics
@@ -79,16 +75,10 @@ def _ours(rows: int, classes: int) -> Updates:
     metrics = ClassificationMetrics(classes, top_k=5)
     sums = torch.tensor(1.0), torch.tensor(float(rows))
     batch = (*_batch(rows, classes), *sums, torch.arange(rows))
-
-    def do(updates: int) -> None:
-        for _ in range(updates):
-            metrics.update(*batch)
-        metrics.count_held()
-
-    return do
+    return lambda: metrics.update(*batch)
 
 
-def _theirs(rows: int, classes: int) -> Updates:
+def _theirs(rows: int, classes: int) -> Update:
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
     batch = _batch(rows, classes)
@@ -98,12 +88,11 @@ def _theirs(rows: int, classes: int) -> Updates:
         MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
     ]
 
-    def do(updates: int) -> None:
-        for _ in range(updates):
-            for metric in metrics:
-                metric.update(*batch)
+    def update() -> None:
+        for metric in metrics:
+            metric.update(*batch)
 
-    return do
+    return update
 
 
 def _batch(rows: int, classes: int) -> Any:
@@ -115,8 +104,9 @@ def _batch(rows: int, classes: int) -> Any:
     return logits_BC, torch.randint(classes, (rows,), generator=generator)
 
 
-def _measured(meter: Meter, do: Updates, updates: int) -> None:
+def _measured(meter: Meter, update: Update, updates: int) -> None:
     for count in (2, updates):  # two to warm up
         meter.start()
-        do(count)
+        for _ in range(count):
+            update()
         meter.stop(count)

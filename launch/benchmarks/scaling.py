@@ -232,8 +232,7 @@ class Waiting:
         try:
             while (state := self._state()).lives:
                 late = time.monotonic() - self.submitted > self.queue_s
-                has_run = state.restarts > 0  # a preempted job waits in the queue again
-                if state.state == "queued" and late and not has_run and self._cancelled():
+                if state.state == "queued" and late and self._cancelled():
                     return f"not started within {self.queue_s / 60:g} min ({state.reason})"
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
@@ -271,10 +270,7 @@ def read_run(
     """What a run wrote of its speed."""
     rows = [row for row in read_scalars(run_dir) if row.get("train/images_per_second")][1:]
     if fault is None and not rows:
-        fault = (
-            "it wrote fewer than two log lines; give more --steps, or, where the data have too few "
-            "images for them, epochs=10 or tracking.log_every=1"
-        )
+        fault = "it wrote fewer than two log lines; give more --steps"
     if fault is not None:
         return Measured(nodes, gpus, batch_size, fault=fault)
     speeds = [float(row["train/images_per_second"]) for row in rows]

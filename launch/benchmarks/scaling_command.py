@@ -61,14 +61,12 @@ def scaling(arguments: argparse.Namespace, setting: dict[str, Any]) -> int:
     finally:  # after Ctrl-C too
         if rows:
             print_rows(load, rows)
-            _write(arguments, {**setting, "load": asdict(load), "scaling": list(_numbered(rows))})
+    numbers = [
+        {**asdict(row), "step_s": row.step_s, "speed_up": speed_up, "efficiency": efficiency}
+        for row, (speed_up, efficiency) in zip(rows, compared(rows), strict=True)
+    ]
+    _write(arguments, {**setting, "load": asdict(load), "scaling": numbers})
     return 1 if any(row.fault for row in rows) else 0
-
-
-def _numbered(rows: Sequence[Measured]) -> Iterator[dict[str, Any]]:
-    for row, (speed_up, efficiency) in zip(rows, compared(rows), strict=True):
-        more = {"step_s": row.step_s, "speed_up": speed_up, "efficiency": efficiency}
-        yield asdict(row) | more
 
 
 def _write(arguments: argparse.Namespace, numbers: dict[str, Any]) -> None:

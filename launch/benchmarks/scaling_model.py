@@ -71,10 +71,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Step:
-    """A step on some nodes."""
+    """A step on some nodes, and its parts."""
 
     ranks: int
     compute_s: float  # of the slowest rank
+    all_reduce_s: float  # of all buckets, as if nothing hid them
     exposed_s: float  # what the backward pass does not hide
 
     @property
@@ -139,7 +140,7 @@ def step(training: Training, nodes: int, cluster: Cluster, spread: float) -> Ste
         return all_reduce_s(size * training.sent_bytes / 4, nodes, cluster)
 
     exposed = exposed_s(sizes, BACKWARD * compute_s, cost) if ranks > 1 else 0.0
-    return Step(ranks, compute_s, exposed)
+    return Step(ranks, compute_s, sum(map(cost, sizes)), exposed)
 
 
 def images_per_second(training: Training, made: Step) -> float:

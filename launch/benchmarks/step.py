@@ -13,12 +13,15 @@ CLASSES = 43
 
 def step(sizes: Sizes) -> Iterator[Comparison]:
     """Training steps on a batch that is there already: what Lightning and our metrics cost."""
-    on_gpu, arguments = _setting()
-    device = "one GPU" if on_gpu else "one core"
+    from clf.config import RunConfig
+    from clf.parallel.strategies import resolve_accelerator, trainer_arguments
+
+    cfg = RunConfig(gpus=1)
+    device = "one GPU" if resolve_accelerator(cfg.strategy) == "gpu" else "CPU"
     size = {"images": sizes.step_images, "pixels": sizes.step_side, "steps": sizes.steps}
     yield Comparison(
         f"ResNet18 training step, {sizes.step_images} images of {sizes.step_side} px, "
-        f"{device}, {arguments['precision']}",
+        f"{device}, {trainer_arguments(cfg)['precision']}",
         "images/s",
         in_turns(
             sizes,

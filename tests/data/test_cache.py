@@ -28,7 +28,6 @@ from clf.data.decode import open_picture
 from clf.data.index import load_splits, survey
 from clf.data.picture import Decoded
 from clf.data.reader import DataError
-from clf.resilience.signals import STOP, StopRequest, held
 from clf.run import fit
 from slurm.stage import stage
 from tests import tiny
@@ -331,89 +330,16 @@ def test_a_process_that_is_asked_to_leave_builds_no_further_and_reads_files(
     assert same(seen(data), seen(ready(data_config(folder))))
 
 
-def test_a_signal_that_another_thread_takes_ends_the_building_too(
-    folder: Path, cached: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a job: numpy's threads begin before the main thread holds the signal back, and the
-    kernel hands it to one of them. Nothing waits then, and the request has it."""
-    request, free, real = StopRequest(), threading.Event(), cache_build.open_picture
-    thread = threading.Thread(target=free.wait)
-    before = {number: signal.getsignal(number) for number in STOP}
-
-    def signalled(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGUSR2)
-        return real(*args)
-
-    try:
-        request.listen()
-        thread.start()
-        with held():
-            monkeypatch.setattr(cache_build, "open_picture", signalled)
-            ready(cached())
-            assert request.signal == "SIGUSR2"
-    finally:
-        free.set()
-        thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert files(cached()) == []
-
-
-def test_pixels_that_another_node_has_replaced_are_not_taken_for_whole(
-    cached: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a shared file system whose locks do not reach from node to node."""
-    monkeypatch.setattr(cache_build, "is_still", lambda path, file: False)
-    with pytest.raises(DataError, match="another node has written .*set data.cache_dir"):
-        ready(cached())
-    assert not [name for name in files(cached()) if name.endswith(".json")]
-
-
-def test_what_is_kept_on_a_disk_outlives_runs_with_a_cache_in_memory(
-    cached: Callable[..., DataConfig],
-) -> None:
-    ready(cached("disk")).teardown("fit")
-    kept = files(cached("disk"))
-    ready(cached()).teardown("fit")
-    assert files(cached("disk")) == kept != []
-
-
-def test_a_disk_that_is_in_memory_has_no_more_room_than_the_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(cache_place, "_free_memory", lambda: [1000])
-    for kind, most in (("tmpfs", 1000), ("ext4", shutil.disk_usage(tmp_path).free)):
-        monkeypatch.setattr(cache_place, "file_system", lambda folder, kind=kind: kind)
-        found = cache_place.free_bytes(tmp_path, "disk")
-        assert found == 1000 if kind == "tmpfs" else found > most // 2
-
-
-def test_a_folder_without_locks_is_refused_with_what_to_set(
-    cached: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def flock(*args: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(cache_place.fcntl, "flock", flock)
-    with pytest.raises(DataError, match="takes no locks .*set data.cache_dir to a folder of this"):
-        ready(cached())
-
-
 # --- whose pixels they are ---
-
-
-def write_splits(root: Path, images: int) -> None:
-    """A train and a val folder of two classes with so many images each."""
-    for split in ("train", "val"):
-        for seed, name in enumerate(("a", "b")):
-            write_images(root / split / name, images, seed)
 
 
 def test_other_images_and_other_settings_have_other_pixels(
     cached: Callable[..., DataConfig], tmp_path: Path
 ) -> None:
     root = tmp_path / "images"
-    write_splits(root, 4)
+    for split in ("train", "val"):
+        for seed, name in enumerate(("a", "b")):
+            write_images(root / split / name, 4, seed)
     cfg = cached(root=root)
 
     def of(trains: bool = True, **changes: Any) -> str:
@@ -453,7 +379,9 @@ def test_a_changed_image_is_decoded_anew_on_a_disk(
     cached: Callable[..., DataConfig], tmp_path: Path
 ) -> None:
     root = tmp_path / "images"
-    write_splits(root, 4)
+    for split in ("train", "val"):
+        for seed, name in enumerate(("a", "b")):
+            write_images(root / split / name, 4, seed)
     before = seen(ready(cached("disk", root=root)))
     noise(np.random.default_rng(99), 24, 28).save(root / "train" / "a" / "000.jpg", quality=90)
     after = seen(ready(cached("disk", root=root)))
@@ -467,7 +395,9 @@ def test_a_changed_image_is_decoded_anew_on_a_disk(
 @pytest.fixture
 def with_broken(tmp_path: Path) -> Path:
     root = tmp_path / "broken"
-    write_splits(root, 6)
+    for split in ("train", "val"):
+        for seed, name in enumerate(("a", "b")):
+            write_images(root / split / name, 6, seed)
     (root / "train" / "a" / "002.jpg").write_bytes(b"")
     (root / "val" / "b" / "001.jpg").write_bytes(b"no image")
     return root

@@ -198,25 +198,6 @@ def test_an_unknown_section_is_refused_with_the_known_ones(
     with pytest.raises(SystemExit, match="2"):
         main(["loader", "--rounds", "0"])
     assert "--rounds 0: expected at least 1" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main(["step", "--vs", "torchvision"])
-    assert "--vs: it is the section loader that is measured" in capsys.readouterr().err
-
-
-def test_what_was_measured_before_a_fault_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = Comparison("a step", "s", [Measured("ours", [Reading(1, 1, 1)])])
-
-    def step(sizes: object) -> Any:
-        yield whole
-        raise BenchmarkError("the second side failed")
-
-    monkeypatch.setattr("launch.benchmark.SECTIONS", {"step": step})
-    file = tmp_path / "numbers.json"
-    assert main(["step", "--json", str(file)]) == 1
-    (row,) = json.loads(file.read_text())["results"]["step"]
-    assert row["what"] == "a step"
 
 
 def test_help_shows_examples_and_does_not_wait_for_torch() -> None:

@@ -115,23 +115,6 @@ def test_a_size_that_slurm_refuses_does_not_cost_the_others_their_numbers(
     assert (other.fault, other.images_per_second) == (None, 9.0)
 
 
-def test_a_job_that_waits_in_the_queue_again_after_it_ran_is_not_one_that_never_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def waited(restarts: int) -> str | None:
-        more = {"restarts": restarts, "reason": "Priority"}
-        queued = SimpleNamespace(state="queued", lives=True, **more)
-        states = iter([queued, SimpleNamespace(state="finished", lives=False, **more)])
-        waiting = object.__new__(scaling.Waiting)
-        waiting.submitted, waiting.queue_s = 0.0, -1.0
-        waiting._state, waiting._cancelled = lambda: next(states), lambda: True
-        return waiting.wait()
-
-    monkeypatch.setattr(scaling.time, "sleep", lambda seconds: None)
-    assert waited(restarts=1) is None
-    assert str(waited(restarts=0)).startswith("not started within")
-
-
 def write_rows(folder: Path, *rows: dict[str, float]) -> None:
     names = ["epoch", "train/loss", "train/images_per_second", "train/waiting_share"]
     with (folder / "metrics.csv").open("w", newline="") as file:
@@ -152,8 +135,7 @@ def test_the_numbers_are_medians_of_the_log_lines_without_the_first(tmp_path: Pa
     assert (found.ranks, found.step_s) == (8, 0.32)
     write_rows(tmp_path, rows[0])
     assert read_run(tmp_path, 2, 4, 64).fault == (
-        "it wrote fewer than two log lines; give more --steps, or, where the data have too few "
-        "images for them, epochs=10 or tracking.log_every=1"
+        "it wrote fewer than two log lines; give more --steps"
     )
 
 
@@ -178,11 +160,6 @@ def test_a_size_without_a_speed_does_not_hide_those_of_the_others() -> None:
             ["scaling", "--images-per-rank", "8", "--images-per-step", "8"],
             "--images-per-rank is weak and --images-per-step strong scaling: give one",
         ),
-        (["scaling", "--gpu"], "--gpu: `scaling` does not take it"),
-        (["scaling", "--smoke"], "--smoke: `scaling` does not take it"),
-        (["scaling", "--costs", "--rounds=3"], "--rounds: `scaling` does not take it"),
-        (["scaling", "--on-paper", "--json", "x"], "--json: `scaling --on-paper` does not take it"),
-        (["scaling", "--json", "no/x"], "--json no/x: there is no such folder; create it first"),
         (["scaling", "--nodes", "1-4"], "--nodes 1-4: expected whole numbers, such as"),
     ],
 )

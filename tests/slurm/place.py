@@ -2,16 +2,12 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from clf.run_folder import read_json, read_status
 from slurm import queue
@@ -147,32 +143,3 @@ def read_job(run_dir: Path) -> str:
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@contextmanager
-def beside_whole(
-    folder: Path, testbed: Testbed, run: Callable[[Place], None], *settings: str
-) -> Iterator[Place]:
-    """A place whose jobs are done: those of `run` on the testbed and, at the same time, the run
-    `whole` of two ranks on this machine, which nothing disturbs."""
-    place = Place(folder, testbed)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in testbed.environment.items():
-            patch.setenv(name, value)
-        whole = subprocess.Popen(
-            [sys.executable, str(ROOT / "launch" / "submit.py"), "--name", "whole"]
-            + ["--gpus", "2", *settings, *SETTINGS],
-            cwd=place.folder,
-            env=place.local,
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            run(place)
-            assert whole.wait(240) == 0
-            yield place
-        finally:
-            if whole.poll() is None:
-                whole.send_signal(signal.SIGINT)  # it ends its job
-                whole.wait(60)
-            testbed.cancel_all()
-            testbed.repair()

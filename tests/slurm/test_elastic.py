@@ -6,6 +6,9 @@ spread over two. `whole` is an undisturbed run of two ranks on this machine.
 """
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,18 +17,34 @@ import torch
 from clf.config.saved import load
 from clf.run_folder import read_status
 from slurm.records import read_events
-from tests.slurm.place import STEPS, Place, beside_whole, read_job, table
+from tests.slurm.place import ROOT, SETTINGS, STEPS, Place, read_job, table
 from tests.slurm.testbed import Testbed
 
 
 @pytest.fixture(scope="module")
 def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """All jobs, done."""
-    folder = tmp_path_factory.mktemp("user")
-    with beside_whole(
-        folder, slurm_testbed, run_on_what_there_is, "data.micro_batch_size=64"
-    ) as made:
-        yield made
+    made = Place(tmp_path_factory.mktemp("user"), slurm_testbed)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in slurm_testbed.environment.items():
+            patch.setenv(name, value)
+        whole = subprocess.Popen(
+            [sys.executable, str(ROOT / "launch" / "submit.py"), "--name", "whole"]
+            + ["--gpus", "2", "data.micro_batch_size=64", *SETTINGS],
+            cwd=made.folder,
+            env=made.local,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            run_on_what_there_is(made)
+            assert whole.wait(240) == 0
+            yield made
+        finally:
+            if whole.poll() is None:
+                whole.send_signal(signal.SIGINT)
+                whole.wait(60)
+            slurm_testbed.cancel_all()
+            slurm_testbed.repair()
 
 
 def run_on_what_there_is(place: Place) -> None:

@@ -5,6 +5,9 @@ twice; `short` runs into its time limit; one rank of `broken` raises an error, a
 is killed; `cancelled` is cancelled. `whole` is an undisturbed run on this machine.
 """
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,16 +17,34 @@ from clf.run_folder import RunFolder, read_status
 from slurm.failures import diagnose
 from slurm.records import read_events
 from tests.chaos.equal import differences
-from tests.slurm.place import STEPS, Place, beside_whole, read_job, table, wait_for
+from tests.slurm.place import ROOT, SETTINGS, STEPS, Place, read_job, table, wait_for
 from tests.slurm.testbed import Testbed, processes
 
 
 @pytest.fixture(scope="module")
 def place(slurm_testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """All jobs, done."""
-    folder = tmp_path_factory.mktemp("user")
-    with beside_whole(folder, slurm_testbed, run_and_disturb) as made:
-        yield made
+    made = Place(tmp_path_factory.mktemp("user"), slurm_testbed)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in slurm_testbed.environment.items():
+            patch.setenv(name, value)
+        whole = subprocess.Popen(
+            [sys.executable, str(ROOT / "launch" / "submit.py"), "--name", "whole"]
+            + ["--gpus", "2", *SETTINGS],
+            cwd=made.folder,
+            env=made.local,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            run_and_disturb(made)
+            assert whole.wait(240) == 0
+            yield made
+        finally:
+            if whole.poll() is None:
+                whole.send_signal(signal.SIGINT)  # it ends its job
+                whole.wait(60)
+            slurm_testbed.cancel_all()
+            slurm_testbed.repair()
 
 
 def run_and_disturb(place: Place) -> None:
